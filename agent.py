@@ -1,0 +1,396 @@
+"""The to-do agent, its tools, and `stream_turn()`: a run of the Agents SDK as a stream of our events.
+
+An event is one of the plain dicts of the simple dialect ("thinking", "tool_call", "tool_result"); a piece of the
+answer's text, by far the most frequent event, is a bare `str`.
+"""
+
+import asyncio
+import dataclasses
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import openai
+from agents import (
+    Agent,
+    AgentsException,
+    FunctionTool,
+    InputGuardrailTripwireTriggered,
+    MaxTurnsExceeded,
+    Model,
+    ModelBehaviorError,
+    OutputGuardrailTripwireTriggered,
+    RunConfig,
+    RunContextWrapper,
+    Runner,
+    RunResultStreaming,
+    TResponseInputItem,
+    function_tool,
+)
+from agents.tool_context import ToolContext
+
+Event = str | dict[str, Any]
+
+log = logging.getLogger("todochat")
+
+INSTRUCTIONS = """\
+You are the assistant of a to-do list. Use the tools to add, list, complete, update and delete the user's tasks; \
+never claim a change that no tool has confirmed. To act on a task that the user describes in words, or by its place in \
+the list, call list_tasks first to find its id. Answer briefly, in the user's language."""
+
+MAX_LISTED = 100  # tasks that list_tasks shows the model at once
+MAX_TITLE = 200  # characters
+
+
+class Tasks(Protocol):
+    """What the tools need of a store: `db.Store`, or the host's own. Each method acts for the one user it is given."""
+
+    async def list_tasks(self, user_id: str, completed: bool | None = None) -> Sequence[Mapping[str, Any]]: ...
+    async def add_task(self, user_id: str, title: str, description: str | None = None) -> Mapping[str, Any]: ...
+    async def update_task(
+        self, user_id: str, task_id: int, **changes: str | bool | None
+    ) -> Mapping[str, Any] | None: ...
+    async def delete_task(self, user_id: str, task_id: int) -> Mapping[str, Any] | None: ...
+
+
+@dataclass(frozen=True)
+class TurnContext:
+    """What reaches the tools of one turn, and never the prompt.
+
+    `record(call_id, work, as_json)` does a tool's work and stores its result in the answer, both or neither.
+    """
+
+    user_id: str
+    tasks: Tasks
+    record: Callable[[str, Callable[[], Awaitable[Any]], Callable[[Any], Any]], Awaitable[Any]]
+
+
+# ---- the agent and its tools ----
+
+
+def todo_agent(model: Model) -> Agent[TurnContext]:
+    """Return the to-do agent; its tools act for the user in the run's `TurnContext`, whatever the model says."""
+    tools = [
+        function_tool(tool, failure_error_function=_tell_the_model)
+        for tool in (add_task, list_tasks, complete_task, update_task, delete_task)
+    ]
+    return Agent(name="To-do", instructions=INSTRUCTIONS, model=model, tools=[_recorded(tool) for tool in tools])
+
+
+async def add_task(ctx: RunContextWrapper[TurnContext], title: str, description: str | None = None) -> str:
+    """Add a task to the user's list.
+
+    Args:
+        title: What is to be done, in a few words.
+        description: Details, if the user gave any.
+    """
+    if (fault := _unfit(title)) is not None:
+        return fault
+    task = await ctx.context.tasks.add_task(ctx.context.user_id, title.strip(), description)
+    return _success(task)
+
+
+async def list_tasks(
+    ctx: RunContextWrapper[TurnContext], status: Literal["all", "pending", "completed"] = "all"
+) -> str:
+    """List the user's tasks with their ids, oldest first.
+
+    Args:
+        status: Which tasks to list.
+    """
+    completed = None if status == "all" else status == "completed"
+    tasks = await ctx.context.tasks.list_tasks(ctx.context.user_id, completed)
+    shown = [{name: task[name] for name in ("id", "title", "description", "completed")} for task in tasks[:MAX_LISTED]]
+    return json.dumps({"success": True, "total": len(tasks), "tasks": shown})
+
+
+async def complete_task(ctx: RunContextWrapper[TurnContext], task_id: int, completed: bool = True) -> str:
+    """Mark a task as done, or as open again.
+
+    Args:
+        task_id: The id of the task.
+        completed: False to open it again.
+    """
+    return _success(await ctx.context.tasks.update_task(ctx.context.user_id, task_id, completed=completed), task_id)
+
+
+async def update_task(
+    ctx: RunContextWrapper[TurnContext], task_id: int, title: str | None = None, description: str | None = None
+) -> str:
+    """Change a task's title or description.
+
+    Args:
+        task_id: The id of the task.
+        title: The new title, or null to keep it.
+        description: The new description, or null to keep it.
+    """
+    if title is not None and (fault := _unfit(title)) is not None:
+        return fault
+    wanted = {"title": title and title.strip(), "description": description}
+    changes = {name: value for name, value in wanted.items() if value is not None}
+    return _success(await ctx.context.tasks.update_task(ctx.context.user_id, task_id, **changes), task_id)
+
+
+async def delete_task(ctx: RunContextWrapper[TurnContext], task_id: int) -> str:
+    """Delete a task for good.
+
+    Args:
+        task_id: The id of the task.
+    """
+    return _success(await ctx.context.tasks.delete_task(ctx.context.user_id, task_id), task_id)
+
+
+def _success(task: Mapping[str, Any] | None, task_id: int | None = None) -> str:
+    # JSON text, not a dict: the SDK would give the model Python's repr of a dict.
+    if task is None:
+        return json.dumps({"success": False, "error": f"There is no task {task_id}."})
+    return json.dumps({"success": True, "task_id": task["id"], "title": task["title"], "completed": task["completed"]})
+
+
+def _unfit(title: str) -> str | None:
+    if title.strip() and len(title.strip()) <= MAX_TITLE:
+        return None
+    return json.dumps({"success": False, "error": f"A title has 1 to {MAX_TITLE} characters."})
+
+
+def _tell_the_model(ctx: RunContextWrapper[Any], error: Exception) -> str:
+    """Let the model mend its own mistakes (arguments that do not fit); anything else ends the turn."""
+    # An id of more than 64 bits is an OverflowError, half a surrogate pair in a title a UnicodeError.
+    if not isinstance(error, ModelBehaviorError | OverflowError | UnicodeError):
+        raise error
+    return json.dumps({"success": False, "error": "These arguments do not fit the tool."})
+
+
+def _recorded(tool: FunctionTool) -> FunctionTool:
+    invoke = tool.on_invoke_tool
+
+    async def on_invoke_tool(ctx: ToolContext[Any], arguments: str) -> Any:
+        return await ctx.context.record(ctx.tool_call_id, lambda: invoke(ctx, arguments), _plain)
+
+    return dataclasses.replace(tool, on_invoke_tool=on_invoke_tool)
+
+
+# ---- what the model is told ----
+
+
+def model_input(messages: Sequence[Mapping[str, Any]]) -> list[TResponseInputItem]:
+    """Turn stored messages (`db.Message`, oldest first) into the input of a run, tool calls and results included."""
+    return [item for message in messages for item in _items(message)]
+
+
+def _items(message: Mapping[str, Any]) -> list[TResponseInputItem]:
+    if message["role"] == "user":
+        return [{"role": "user", "content": message["content"]}]
+    items: list[TResponseInputItem] = []
+    written = 0
+    for n, call in enumerate(message["tool_calls"]):
+        items += _said(message["content"][written : call["at"]])
+        written = call["at"]
+        # Some models number their calls from 1 in each turn, and an id must not stand for two calls in one input.
+        call_id = f"call_{message['id']}_{n}"
+        arguments = json.dumps(call["args"] if isinstance(call["args"], dict) else {})
+        result = json.dumps(call.get("result", {"success": False, "error": "The call was cut off."}))
+        items += [
+            {"type": "function_call", "call_id": call_id, "name": call["name"], "arguments": arguments},
+            # Providers refuse a call without its output.
+            {"type": "function_call_output", "call_id": call_id, "output": result},
+        ]
+    return items + _said(message["content"][written:] + _ENDINGS.get(message["status"], ""))
+
+
+# Told in the assistant's own words: a system message in mid-conversation is refused by some providers.
+_ENDINGS = {
+    "stopped": "\n\n[The user stopped this answer here.]",
+    "failed": "\n\n[This answer failed here.]",
+    "interrupted": "\n\n[This answer was interrupted here.]",
+}
+
+
+def _said(text: str) -> list[TResponseInputItem]:
+    # A plain string: the Chat Completions converter of openai-agents 0.24 refuses a list of output_text parts.
+    return [{"role": "assistant", "content": text.strip()}] if text.strip() else []
+
+
+# ---- the turn ----
+
+
+async def stream_turn(
+    agent: Agent[Any],
+    messages: Sequence[Mapping[str, Any]],
+    context: Any,
+    *,
+    thread_id: int,
+    run_config: RunConfig,
+    idle_timeout: float = 60.0,
+    tool_timeout: float = 30.0,
+    on_usage: Callable[[int, int], None] = lambda input_tokens, output_tokens: None,
+) -> AsyncGenerator[Event, None]:
+    """Run `agent` on a conversation and yield what happens, as it happens.
+
+    `messages` is the stored conversation (`db.Message`), the user's new message last; `context` reaches the tools.
+    The model may be silent for `idle_timeout` seconds, and a tool may take `tool_timeout`. `on_usage` gets the number
+    of tokens, input and output, at the end. If there is no whole answer the last event is an "error".
+    """
+    yield {"type": "thinking", "content": "Processing your request...", "thread_id": thread_id}
+    result = Runner.run_streamed(agent, model_input(messages), context=context, run_config=run_config)
+    watchdog = _Watchdog(result, idle_timeout, tool_timeout)
+    try:
+        async for event in _translate(result, watchdog):
+            yield event
+        if watchdog.verdict is not None:
+            yield {"type": "error", "message": watchdog.verdict}
+    except (AgentsException, openai.OpenAIError, OSError) as error:
+        log.warning("conversation %d: %s", thread_id, _for_the_log(error))
+        yield {"type": "error", "message": _sentence(error)}
+    finally:
+        watchdog.stop()
+        result.cancel()  # leaving the loop would not: the SDK's run goes on without its reader
+        usage = result.context_wrapper.usage
+        on_usage(usage.input_tokens, usage.output_tokens)
+
+
+async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> AsyncIterator[Event]:
+    """Turn the SDK's events into ours. Text after a tool call starts a new paragraph."""
+    said_something = after_tool = called = False
+    held = ""
+    async for event in result.stream_events():
+        watchdog.heard()
+        if event.type == "raw_response_event":
+            # By type: the arguments of a tool call come as events with a `delta` too.
+            if event.data.type in ("response.output_text.delta", "response.refusal.delta"):
+                held, delta = _whole(held + event.data.delta)
+                if not delta:
+                    continue
+                if after_tool and said_something:
+                    yield "\n\n"
+                said_something, after_tool = True, False
+                yield delta
+            elif event.data.type == "response.reasoning_summary_text.delta":
+                yield {"type": "thinking", "content": event.data.delta}
+        elif event.type == "run_item_stream_event":
+            if event.name == "tool_called":
+                call = _call(event.item.raw_item)
+                called = after_tool = True
+                watchdog.running[call["id"]] = call["name"]
+                yield call
+            elif event.name == "tool_output":
+                call_id = str(_field(event.item.raw_item, "call_id"))
+                name = watchdog.running.pop(call_id, "tool")
+                output = _plain(getattr(event.item, "output", None))
+                yield {"type": "tool_result", "id": call_id, "name": name, "result": output}
+    if not said_something and not called and watchdog.verdict is None:
+        # A body that is not a stream at all comes out of the openai client as an answer with nothing in it.
+        raise ModelBehaviorError("The answer is empty.")
+
+
+def _whole(text: str) -> tuple[str, str]:
+    """Split off a trailing half of a surrogate pair, which some providers send in two deltas; mend the rest.
+
+    Returns what to hold back until the next delta, and text that can be stored as UTF-8.
+    """
+    if text.isascii():
+        return "", text
+    held = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+    complete = text[: len(text) - len(held)]
+    return held, complete.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+class _Watchdog:
+    """Cancels a run that has been silent for too long.
+
+    One timer for the whole run: a timeout around each event would cost more than all else that we do for a text delta.
+    """
+
+    def __init__(self, result: RunResultStreaming, idle: float, tool: float) -> None:
+        self.running: dict[str, str] = {}  # the tools that have been called and not answered: id to name
+        self.verdict: str | None = None
+        self._result, self._idle, self._tool = result, idle, tool
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+        self._timer = self._loop.call_later(min(idle, tool), self._look)
+
+    def heard(self) -> None:
+        self._last = self._loop.time()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        allowed = self._tool if self.running else self._idle
+        left = self._last + allowed - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(min(left, self._idle, self._tool), self._look)
+        else:
+            who = f"The tool {next(iter(self.running.values()))}" if self.running else "The model"
+            self.verdict = f"{who} did not answer within {allowed:g} seconds. Please try again."
+            self._result.cancel()
+
+
+def _call(item: Any) -> dict[str, Any]:
+    call_id = _field(item, "call_id") or _field(item, "id")
+    name = _field(item, "name") or _field(item, "type")  # the provider's own tools have no name
+    return {
+        "type": "tool_call",
+        "id": str(call_id),
+        "name": str(name),
+        "args": _parsed(_field(item, "arguments") or "{}"),
+    }
+
+
+def _field(item: Any, name: str) -> Any:
+    return item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)
+
+
+def _plain(output: Any) -> Any:
+    """Return a tool's output as JSON data, however the tool gave it."""
+    if isinstance(output, str):
+        return _parsed(output)
+    if hasattr(output, "model_dump"):
+        return output.model_dump(mode="json")
+    return json.loads(json.dumps(output, default=str))
+
+
+def _parsed(text: str) -> Any:
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)  # Python reads NaN and 1e400, and no browser reads what it then writes
+        return value
+    except (ValueError, RecursionError):
+        return text
+
+
+def _for_the_log(error: BaseException | None) -> str:
+    """Name an error without its text, which may quote the provider, a key or what somebody wrote."""
+    names = []
+    while error is not None:
+        status = getattr(error, "status_code", None)
+        names.append(type(error).__name__ + (f" {status}" if status else ""))
+        error = error.__cause__ or error.__context__
+    return " from ".join(names)
+
+
+def _sentence(error: BaseException) -> str:
+    """Say in words for the user what went wrong; never in the error's own, which may hold the provider's text."""
+    match error:
+        case MaxTurnsExceeded():
+            return "The assistant took too many steps without coming to an end. Please try a simpler request."
+        case InputGuardrailTripwireTriggered() | OutputGuardrailTripwireTriggered():
+            return "The assistant's rules do not allow this."
+        case openai.AuthenticationError() | openai.PermissionDeniedError():
+            return "The model's provider refused the server's API key. Its owner must check it."
+        case openai.RateLimitError():
+            return "The model is overloaded or its quota is used up. Please try again in a minute."
+        case openai.NotFoundError():
+            return "The model's provider does not know this model. The server's owner must check its name."
+        case openai.APITimeoutError():
+            return "The model did not answer in time. Please try again."
+        case openai.APIConnectionError() | OSError():
+            return "The connection to the model failed. Please try again."
+        case openai.APIStatusError() | openai.APIError():
+            return "The model's provider reported an error. Please try again."
+        case ModelBehaviorError():
+            return "The model's answer broke off. Please try again."
+        case _:
+            return "Something went wrong while answering. Please try again."

@@ -1,0 +1,630 @@
+"""The app: handlers, `create_app()`, and `main()` for the command line.
+
+python app.py                  start the service (see README.md for the settings)
+python app.py token NAME       print a token for NAME, for curl
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import signal
+import socket
+import stat
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from agents import Agent, Model, RunConfig
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+if TYPE_CHECKING or not __package__:  # a flat folder of modules ...
+    import agent as todo
+    import auth
+    import db
+    import models
+    import runs
+    import settings as config
+    import wire
+else:  # ... or the installed package `todochat`, in a process that may have an `agent` and a `db` of its own
+    from . import agent as todo
+    from . import auth, db, models, runs, wire
+    from . import settings as config
+
+log = logging.getLogger("todochat")
+
+MAX_BODY = 1024 * 1024  # bytes
+MAX_MESSAGE = 32_000  # characters
+MAX_TITLE = 200
+MAX_DESCRIPTION = 2_000
+MAX_PAGE = 200  # conversations
+TITLE_FROM_MESSAGE = 50  # characters
+STATIC = Path(__file__).with_name("static")
+
+Authenticate = Callable[[Request], Awaitable[str | None]]
+AgentOrFactory = Agent[Any] | Callable[[str], Agent[Any]]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the handlers work with; `app.state.service` while the app runs."""
+
+    store: db.Store
+    live: runs.Runs
+    agent: AgentOrFactory
+    authenticate: Authenticate
+    run_config: RunConfig
+    model_name: str
+    settings: config.Settings
+
+    def stream(self, run: runs.Run, turn: db.Turn) -> AsyncGenerator[runs.Event, None]:
+        """Return the events of one turn as the agent makes them."""
+
+        def on_usage(input_tokens: int, output_tokens: int) -> None:
+            run.tokens = input_tokens, output_tokens
+
+        return todo.stream_turn(
+            self.agent if isinstance(self.agent, Agent) else self.agent(run.user_id),
+            turn.history,
+            todo.TurnContext(run.user_id, self.store, run.record),
+            thread_id=run.conversation_id,
+            run_config=self.run_config,
+            idle_timeout=self.settings.model_idle_timeout,
+            on_usage=on_usage,
+        )
+
+
+# ---- requests ----
+
+
+def service_of(request: Request) -> Service:
+    """Return the running service, or say what the host forgot."""
+    service = getattr(request.app.state, "service", None)
+    if not isinstance(service, Service):
+        raise HTTPException(
+            500,
+            "The chat app was mounted, but its lifespan was not run. In your own lifespan add: "
+            "`async with chat.router.lifespan_context(chat):` and below it `yield`.",
+        )
+    return service
+
+
+async def user_of(request: Request) -> str:
+    """Return the id of the user who asks, or answer 401."""
+    user_id = await service_of(request).authenticate(request)
+    if user_id is None:
+        raise HTTPException(401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"})
+    return user_id
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """Return the JSON object in the body, or answer 400, 413 or 415."""
+    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise HTTPException(415, "Send JSON, with the header Content-Type: application/json.")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise HTTPException(413, f"The body is larger than {MAX_BODY} bytes.")
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError):  # malformed, empty, not UTF-8, too deep, a number with too many digits
+        raise HTTPException(400, "The body is not valid JSON in UTF-8.") from None
+    if not isinstance(value, dict):
+        raise HTTPException(400, "The body must be a JSON object.")
+    return value
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(name)
+
+
+def text_in(body: Mapping[str, Any], name: str, longest: int, *, too_long: int = 400) -> str:
+    """Return a required text, trimmed, or answer 400 (`too_long` if it is)."""
+    value = body.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise HTTPException(400, f"{name} is required: a text that is not empty.")
+    if len(value.strip()) > longest:
+        raise HTTPException(too_long, f"{name} is longer than {longest} characters.")
+    return _storable(value, name).strip()
+
+
+def description_in(body: Mapping[str, Any]) -> str | None:
+    """Return a task's description, None for null or an empty one, or answer 400."""
+    value = body.get("description")
+    if value is not None and not isinstance(value, str):
+        raise HTTPException(400, "description must be a text or null.")
+    if value is not None and len(value) > MAX_DESCRIPTION:
+        raise HTTPException(400, f"description is longer than {MAX_DESCRIPTION} characters.")
+    return _storable(value or "", "description").strip() or None
+
+
+def _storable(text: str, name: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise HTTPException(400, f"{name} holds half a surrogate pair, which is not a character.") from None
+    return text
+
+
+def thread_in(body: Mapping[str, Any]) -> int | None:
+    """Return the thread id, None if there is none, or answer 400. One that cannot exist is 0."""
+    value = body.get("thread_id")
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,25}", value):
+        value = int(value)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise HTTPException(400, "thread_id must be an integer.")
+    return value if 0 < value < 2**63 else 0
+
+
+def key_of(request: Request) -> str | None:
+    """Return the idempotency key, None if there is none, or answer 400."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+        raise HTTPException(400, "Idempotency-Key must have 1 to 255 printable ASCII characters and no spaces.")
+    return key
+
+
+def id_of(request: Request) -> int:
+    """Return the id in the path; one that cannot exist is answered like one that does not."""
+    text = request.path_params["id"]
+    if not re.fullmatch(r"[1-9][0-9]{0,18}", text) or int(text) >= 2**63:
+        raise HTTPException(404, "Not found.")
+    return int(text)
+
+
+def count_in(request: Request, name: str, default: int) -> int:
+    """Return a whole number from the query string, or answer 400."""
+    text = request.query_params.get(name, str(default))
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise HTTPException(400, f"{name} must be a whole number from 0 to 999999999.")
+    return int(text)
+
+
+def found(thing: Any) -> Any:
+    """Return what was looked up, or answer 404: the same for what is not there and for what is somebody else's."""
+    if not thing:
+        raise HTTPException(404, "Not found.")
+    return thing
+
+
+# ---- handlers: chat ----
+
+
+async def chatkit(request: Request) -> Response | wire.EventStream:
+    """POST /chatkit: take a message, stream the answer."""
+    service, user_id = service_of(request), await user_of(request)
+    body = await body_of(request)
+    if "type" in body:
+        raise HTTPException(400, 'The ChatKit protocol is not spoken here yet: send {"message": "..."}.')
+    message = text_in(body, "message", MAX_MESSAGE, too_long=413)
+    on_disconnect = body.get("on_disconnect", "continue")
+    if on_disconnect not in ("continue", "stop"):
+        raise HTTPException(400, 'on_disconnect must be "continue" or "stop".')
+    title = message if len(message) <= TITLE_FROM_MESSAGE else message[:TITLE_FROM_MESSAGE] + "..."
+    begin_turn = partial(
+        service.store.begin_turn,
+        user_id,
+        message,
+        title=title,
+        conversation_id=thread_in(body),
+        history_limit=service.settings.history_limit,
+        max_live=service.settings.max_live,
+        max_live_per_user=service.settings.max_live_per_user,
+        key=key_of(request),
+        request=hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest(),
+    )
+    turn, run = await service.live.begin(begin_turn, service.stream, user_id=user_id, model=service.model_name)
+    stop = partial(service.live.stop, turn.answer.conversation_id, "stopped") if on_disconnect == "stop" else None
+    return event_stream(turn.answer, run, on_disconnect=stop)
+
+
+def event_stream(
+    answer: db.Answer,
+    run: runs.Run | None,
+    *,
+    after: int = 0,
+    on_disconnect: Callable[[], Awaitable[Any]] | None = None,
+) -> wire.EventStream:
+    """Return the response that follows a run, or that replays an answer whose run is over."""
+    batches = wire.replay(answer) if run is None else run.follow(after)
+    headers = {"X-Thread-Id": str(answer.conversation_id)}
+    return wire.EventStream(wire.simple_frames(batches), headers, on_disconnect)
+
+
+async def join(request: Request) -> Response | wire.EventStream:
+    """GET /api/conversations/{id}/stream?after=N: replay the live answer from frame N and go on live."""
+    service, user_id = service_of(request), await user_of(request)
+    if request.method == "HEAD":  # it would follow the stream for nobody
+        raise HTTPException(405, "Use GET.", {"Allow": "GET"})
+    conversation_id, after = id_of(request), count_in(request, "after", 0)
+    run = service.live.get(conversation_id)
+    if run is None or run.user_id != user_id:
+        found(await service.store.has_conversation(user_id, conversation_id))
+        return Response(status_code=204)
+    if after > len(run.events):
+        raise HTTPException(400, f"after is {after}, but the live answer has only {len(run.events)} frames so far.")
+    return event_stream(run.answer(), run, after=after)
+
+
+async def stop(request: Request) -> Response:
+    """POST /api/conversations/{id}/stop: end the live answer and return it as it stands."""
+    service, user_id = service_of(request), await user_of(request)
+    conversation_id = id_of(request)
+    found(await service.store.has_conversation(user_id, conversation_id))
+    run = service.live.get(conversation_id)
+    if run is None or not await service.live.stop(conversation_id, "stopped"):
+        raise HTTPException(409, "Nothing is being answered in this conversation.")
+    return JSONResponse(found(await service.store.get_message(user_id, run.id)))
+
+
+# ---- handlers: conversations, tasks ----
+
+
+async def list_conversations(request: Request) -> Response:
+    """GET /api/conversations?limit=50&offset=0."""
+    service, user_id = service_of(request), await user_of(request)
+    limit, offset = min(count_in(request, "limit", 50), MAX_PAGE), count_in(request, "offset", 0)
+    return JSONResponse(await service.store.list_conversations(user_id, limit, offset))
+
+
+async def get_conversation(request: Request) -> Response:
+    """GET /api/conversations/{id}: with its messages."""
+    service, user_id = service_of(request), await user_of(request)
+    return JSONResponse(found(await service.store.get_conversation(user_id, id_of(request))))
+
+
+async def rename_conversation(request: Request) -> Response:
+    """PATCH /api/conversations/{id} {"title": ...}."""
+    service, user_id = service_of(request), await user_of(request)
+    title = text_in(await body_of(request), "title", MAX_TITLE)
+    return JSONResponse(found(await service.store.rename_conversation(user_id, id_of(request), title)))
+
+
+async def delete_conversation(request: Request) -> Response:
+    """DELETE /api/conversations/{id}: with its messages; a live answer in it ends."""
+    service, user_id = service_of(request), await user_of(request)
+    conversation_id = id_of(request)
+    found(await service.store.delete_conversation(user_id, conversation_id))
+    await service.live.stop(conversation_id, "stopped", runs.DELETED)
+    return JSONResponse({"status": "deleted"})
+
+
+async def list_tasks(request: Request) -> Response:
+    """GET /api/tasks?status=all|pending|completed."""
+    service, user_id = service_of(request), await user_of(request)
+    wanted = {"all": None, "pending": False, "completed": True}
+    status = request.query_params.get("status", "all")
+    if status not in wanted:
+        raise HTTPException(400, "status must be all, pending or completed.")
+    return JSONResponse(await service.store.list_tasks(user_id, wanted[status]))
+
+
+async def add_task(request: Request) -> Response:
+    """POST /api/tasks {"title": ..., "description": ...}."""
+    service, user_id = service_of(request), await user_of(request)
+    body = await body_of(request)
+    task = await service.store.add_task(user_id, text_in(body, "title", MAX_TITLE), description_in(body))
+    return JSONResponse(task, status_code=201)
+
+
+async def update_task(request: Request) -> Response:
+    """PATCH /api/tasks/{id} with any of title, description, completed."""
+    service, user_id = service_of(request), await user_of(request)
+    body = await body_of(request)
+    changes: dict[str, str | bool | None] = {}
+    if "title" in body:
+        changes["title"] = text_in(body, "title", MAX_TITLE)
+    if "description" in body:
+        changes["description"] = description_in(body)
+    if "completed" in body:
+        if not isinstance(body["completed"], bool):
+            raise HTTPException(400, "completed must be true or false.")
+        changes["completed"] = body["completed"]
+    if not changes:
+        raise HTTPException(400, "Send at least one of title, description and completed.")
+    return JSONResponse(found(await service.store.update_task(user_id, id_of(request), **changes)))
+
+
+async def delete_task(request: Request) -> Response:
+    """DELETE /api/tasks/{id}."""
+    service, user_id = service_of(request), await user_of(request)
+    found(await service.store.delete_task(user_id, id_of(request)))
+    return JSONResponse({"status": "deleted"})
+
+
+async def health(request: Request) -> Response:
+    """GET /health: 200 if the database answers."""
+    await service_of(request).store.ping()
+    return JSONResponse({"status": "healthy"})
+
+
+async def about(request: Request) -> Response:
+    """GET /api/model: which model answers."""
+    service, _ = service_of(request), await user_of(request)
+    return JSONResponse({"model": service.model_name, "offline": service.model_name == models.OFFLINE})
+
+
+async def page(request: Request) -> Response:
+    """GET /: the page."""
+    return FileResponse(STATIC / "index.html")
+
+
+# ---- the app ----
+
+Handler = Callable[[Request], Awaitable[ASGIApp]]
+
+
+def resource(path: str, **handlers: Handler) -> list[BaseRoute]:
+    """Return the routes of one path, with and without a slash at its end, with a handler for each method."""
+
+    async def dispatch(request: Request) -> ASGIApp:
+        return await handlers["GET" if request.method == "HEAD" else request.method](request)
+
+    return [Route(p, dispatch, methods=list(handlers)) for p in (path, path + "/")]
+
+
+def routes() -> list[BaseRoute]:
+    """Return all routes."""
+    return [
+        *resource("/chatkit", POST=chatkit),
+        *resource("/api/conversations", GET=list_conversations),
+        *resource(
+            "/api/conversations/{id}", GET=get_conversation, PATCH=rename_conversation, DELETE=delete_conversation
+        ),
+        *resource("/api/conversations/{id}/stream", GET=join),
+        *resource("/api/conversations/{id}/stop", POST=stop),
+        *resource("/api/tasks", GET=list_tasks, POST=add_task),
+        *resource("/api/tasks/{id}", PATCH=update_task, DELETE=delete_task),
+        *resource("/api/model", GET=about),
+        *resource("/health", GET=health),
+        Route("/", page),
+        Mount("/static", StaticFiles(directory=STATIC)),
+    ]
+
+
+async def refuse(request: Request, error: Exception) -> Response:
+    """Answer any error as JSON: `{"detail": "..."}`."""
+    headers: Mapping[str, str] | None = None
+    if isinstance(error, HTTPException):
+        status, headers = error.status_code, error.headers
+    elif isinstance(error, db.Conflict):
+        status = 409
+    elif isinstance(error, db.TooMany):
+        status, headers = 429 if error.of_user else 503, {"Retry-After": "5"}
+    else:  # db.Unavailable, runs.ShuttingDown
+        status, headers = 503, {"Retry-After": "5"}
+    detail = error.detail if isinstance(error, HTTPException) else str(error)
+    return JSONResponse({"detail": detail}, status, headers)
+
+
+async def apologise(request: Request, error: Exception) -> Response:
+    """Answer a mistake of ours; Starlette raises it again afterwards, for the server's log."""
+    return JSONResponse({"detail": "Something went wrong on the server."}, 500)
+
+
+def create_app(
+    *,
+    store: db.Store | str | None = None,
+    agent: AgentOrFactory | None = None,
+    authenticate: Authenticate | None = None,
+    model: Model | None = None,
+    settings: config.Settings | None = None,
+) -> Starlette:
+    """Return the service as a Starlette app, to serve or to mount.
+
+    store: an open `db.Store`, which stays the caller's to close, or a URL such as "sqlite:///chat.db".
+    agent: an `agents.Agent`, or a function of the user id that returns one. Its tools receive a `TurnContext`.
+    authenticate: `async (request) -> user id`, None for 401. By default a bearer token is checked.
+    model: what the to-do agent runs on (an `agents.Model`).
+    settings: `settings.Settings`.
+
+    What is not given is taken from the environment, now; the database is opened when the app's lifespan begins.
+    Raises `settings.BadSetting`, `models.BadModel` or `auth.UnfitKey`, each a sentence for whoever starts the server.
+    """
+    settings = settings or config.Settings.from_env(os.environ)
+    path = config.database_path(store) if isinstance(store, str) else settings.database
+    if authenticate is None:
+        authenticate = bearer(verifier(settings, path))
+    name = "custom"
+    if agent is None and model is None:
+        choice = models.choose_model(os.environ, idle_timeout=settings.model_idle_timeout)
+        model, name = choice.model, choice.name
+    if agent is None and model is not None:
+        agent = todo.todo_agent(model)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        ours = store if isinstance(store, db.Store) else await db.Store.open(path)
+        all_runs = runs.Runs(ours, db.Unavailable)
+        # What the model invents is the model's to mend; and tracing would reach for the network.
+        run_config = RunConfig(tracing_disabled=True, tool_not_found_behavior="return_error_to_model")
+        assert agent is not None
+        app.state.service = Service(ours, all_runs, agent, authenticate, run_config, name, settings)
+        try:
+            yield
+        finally:
+            await all_runs.close()
+            del app.state.service
+            if ours is not store:
+                await ours.close()
+
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "chatkit-frame-instance-id"],
+        expose_headers=["X-Thread-Id", "Retry-After"],
+        allow_credentials="*" not in settings.cors_origins,
+    )
+    expected = (HTTPException, db.Conflict, db.TooMany, db.Unavailable, runs.ShuttingDown)
+    app = Starlette(
+        routes=routes(),
+        middleware=[cors],
+        exception_handlers={**dict.fromkeys(expected, refuse), Exception: apologise},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+# ---- who may come in ----
+
+
+def bearer(verifier: auth.Verifier) -> Authenticate:
+    """Return the `authenticate` that checks `Authorization: Bearer <token>`."""
+
+    async def authenticate(request: Request) -> str | None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        return verifier.user_id(token.strip()) if scheme.lower() == "bearer" else None
+
+    return authenticate
+
+
+def verifier(settings: config.Settings, database: str) -> auth.Verifier:
+    """Return the verifier that the settings ask for; without any of them, one for the demo's own secret."""
+    key = settings.public_key or settings.secret or demo_secret(database)
+    try:
+        return auth.Verifier(key, settings.algorithm, issuer=settings.issuer, audience=settings.audience)
+    except auth.UnfitKey as error:
+        name = "JWT_PUBLIC_KEY" if settings.public_key else "BETTER_AUTH_SECRET"
+        raise config.BadSetting(f"{name} cannot be used: {error}") from error
+
+
+def demo_secret(database: str) -> str:
+    """Return the random secret kept beside the database, in a file only its owner can read; make it if need be."""
+    if database == ":memory:":
+        return secrets.token_urlsafe(32)
+    path = Path(f"{database}.secret")
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32))
+    except FileExistsError:
+        if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise config.BadSetting(
+                f"{path} can be read by others, so it is no secret: delete it, or chmod 600."
+            ) from None
+    except OSError as error:
+        raise config.BadSetting(f"Cannot write {path} ({error.strerror}): set BETTER_AUTH_SECRET.") from error
+    return path.read_text()
+
+
+def token(name: str, settings: config.Settings) -> str:
+    """Return a token for the user `name`, valid for 30 days."""
+    if settings.public_key:
+        raise config.BadSetting("With JWT_PUBLIC_KEY only the owner of the private key can make tokens.")
+    key = settings.secret or demo_secret(settings.database)
+    made = auth.sign(name, key, lifetime=30 * 24 * 3600, issuer=settings.issuer, audience=settings.audience)
+    if verifier(settings, settings.database).user_id(made) is None:
+        raise config.BadSetting("A user's name has 1 to 255 printable ASCII characters.")
+    return made
+
+
+# ---- the command line ----
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which by itself waits for open streams before it tells the app to shut down."""
+
+    def __init__(self, uvicorn_config: uvicorn.Config, app: Starlette, greeting: str) -> None:
+        super().__init__(uvicorn_config)
+        self._app = app
+        self._greeting = greeting
+        self._ending: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say where."""
+        await super().startup(sockets)
+        if self.started:
+            print(self._greeting, flush=True)
+            self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On the first signal end the live answers at once; on the second, the process."""
+        if self.should_exit:
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
+        if self.started:
+            self._loop.call_soon_threadsafe(self._end_runs)
+
+    def _end_runs(self) -> None:
+        service = getattr(self._app.state, "service", None)
+        if isinstance(service, Service):
+            self._ending = asyncio.ensure_future(service.live.close())
+
+
+def serve(settings: config.Settings, app: Starlette | None = None) -> None:
+    """Run the service (or an `app` of your own from `create_app`) until a signal ends it."""
+    if not settings.is_loopback and not (settings.secret or settings.public_key):
+        raise config.BadSetting(
+            f"HOST is {settings.host}, which others can reach: set BETTER_AUTH_SECRET to a secret of at least "
+            f"{auth.MIN_SECRET} bytes, for example the output of: openssl rand -hex 32"
+        )
+    app = app or create_app(settings=settings)
+    try:
+        listener = socket.create_server(
+            (settings.host, settings.port),
+            family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
+            backlog=2048,
+        )
+    except OSError as error:
+        raise config.BadSetting(
+            f"Cannot listen on {settings.host} port {settings.port} ({error.strerror}): set HOST and PORT."
+        ) from error
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    greeting = f"Serving on {url}"
+    if settings.is_loopback and not settings.public_key and not settings.secret:
+        greeting = f"Sign in: {url}/#token={token('demo', settings)}"
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log.setLevel(settings.log_level)
+    server = Server(
+        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=3, server_header=False),
+        app,
+        greeting,
+    )
+    server.run(sockets=[listener])
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; return the exit code: 2 for a setting that cannot be used."""
+    try:
+        settings = config.Settings.from_env(os.environ)
+        match arguments:
+            case []:
+                serve(settings)
+            case ["token", name]:
+                print(token(name, settings))
+            case _:
+                print(__doc__, file=sys.stderr)
+                return 2
+    except (config.BadSetting, models.BadModel, db.StoreError) as error:
+        print(f"todochat: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,613 @@
+"""The store: one SQLite file, raw SQL.
+
+Each public method of `Store` is one unit of work: it takes the id of the user it acts for, and it happens whole or not
+at all, even if its caller is cancelled in the middle. Nothing outside this file writes SQL.
+"""
+
+import asyncio
+import json
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
+
+import aiosqlite
+
+T = TypeVar("T")
+Status = Literal["streaming", "done", "stopped", "failed", "interrupted"]
+
+SCHEMA = Path(__file__).with_name("schema.sql")
+SCHEMA_VERSION = 1
+UPGRADES: dict[int, str] = {}  # from which version: the SQL that leads to the next one
+KEY_LIFETIME = timedelta(days=1)
+
+
+class StoreError(Exception):
+    """The database file cannot be used; the text is a sentence for whoever starts the server."""
+
+
+class Unavailable(Exception):
+    """The database cannot do it right now (locked, full, read-only); the text is a sentence for the user."""
+
+
+class Conflict(Exception):
+    """The request contradicts what is stored; the text is a sentence for the user."""
+
+
+class TooMany(Exception):
+    """There is no room for another live answer; the text is a sentence for the user."""
+
+    def __init__(self, sentence: str, *, of_user: bool) -> None:
+        super().__init__(sentence)
+        self.of_user = of_user
+
+
+class AnswerOver(Exception):
+    """The answer is no longer being written: it was stopped, or its conversation was deleted."""
+
+
+class Conversation(TypedDict):
+    """A conversation as the REST API shows it; times are ISO 8601 in UTC."""
+
+    id: int
+    title: str
+    created_at: str
+    updated_at: str
+    messages: NotRequired[list["Message"]]
+
+
+class ToolCall(TypedDict):
+    """A tool call of an answer: `at` is the offset in its content, in characters; no result if it was cut off."""
+
+    id: str
+    name: str
+    args: Any
+    result: NotRequired[Any]
+    at: int
+
+
+class Message(TypedDict):
+    """A message as the REST API shows it. `role` is "user" or "assistant"; a user's message is always "done"."""
+
+    id: int
+    role: Literal["user", "assistant"]
+    content: str
+    tool_calls: list[ToolCall]
+    status: Status
+    created_at: str
+
+
+class Task(TypedDict):
+    """A task as the REST API shows it."""
+
+    id: int
+    title: str
+    description: str | None
+    completed: bool
+    created_at: str
+    updated_at: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The stored state of one answer, as it is read and as it is written."""
+
+    id: int
+    conversation_id: int
+    content: str
+    tool_calls: list[ToolCall]
+    status: Status
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What `begin_turn` stored: the answer to come, and the messages before it, oldest first.
+
+    If it is an `earlier` one nothing was stored: the same idempotency key had started this answer before.
+    """
+
+    answer: Answer
+    history: list[Message]
+    earlier: bool = False
+
+
+class Store:
+    """The one connection to the file. Made by `await Store.open(path)`, ended by `await store.close()`."""
+
+    def __init__(self, connection: aiosqlite.Connection, owner: sqlite3.Connection | None, patience: float) -> None:
+        self._db = connection
+        self._owner = owner
+        self._patience = patience
+        # One connection is shared by all tasks: without the lock one task's rollback would take another's statements.
+        self._lock = asyncio.Lock()
+        self._inside: asyncio.Task[Any] | None = None
+
+    @classmethod
+    async def open(cls, path: str, *, patience: float = 3.0) -> "Store":
+        """Open or create the file at `path` (":memory:" for none) and mark what a crash left behind as interrupted.
+
+        `patience` is how long, in seconds, a unit of work waits for the database before it gives up.
+        Raises `StoreError` if the file is in use by another process, read-only, corrupt, or not ours.
+        """
+        owner = None if path == ":memory:" else _own(path)
+        connection = None
+        try:
+            connection = await aiosqlite.connect(path, timeout=patience, isolation_level=None)
+            store = cls(connection, owner, patience)
+            await store._prepare(path)
+            return store
+        except BaseException as error:
+            if connection is not None:
+                await connection.close()  # or its thread keeps the process from ending
+            if owner is not None:
+                owner.close()
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(f"Cannot use the database {path}: {error}.") from error
+            raise
+
+    async def close(self) -> None:
+        """Wait for the unit of work that is under way, then close the file. A closed store stays closed."""
+        async with self._lock:
+            await self._db.close()
+            if self._owner is not None:
+                self._owner.close()
+
+    async def _prepare(self, path: str) -> None:
+        [(version,)] = await self._sql("PRAGMA user_version")
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"The database {path} was written by a newer version of this program (schema {version}; this one knows "
+                f"{SCHEMA_VERSION}). Start the newer program, or set DATABASE_URL to another file."
+            )
+        [(verdict, *_), *_] = await self._sql("PRAGMA quick_check(1)")
+        if verdict != "ok":
+            raise StoreError(f"The database {path} is damaged ({verdict}). Restore it from a backup.")
+        foreign = await self._sql(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ('conversations', 'messages', 'tasks')"
+        )
+        if version == 0 and foreign:
+            raise StoreError(
+                f"The database {path} belongs to another program: it already has a table {foreign[0][0]!r}. "
+                "Set DATABASE_URL to another file."
+            )
+        await self._sql("PRAGMA journal_mode = WAL")
+        await self._sql("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut too
+        await self._sql("PRAGMA foreign_keys = ON")
+        await self._write(lambda: self._upgrade(version))
+        await self._write(
+            lambda: self._sql("UPDATE messages SET status = 'interrupted' WHERE status = 'streaming'"),
+        )
+
+    async def _upgrade(self, version: int) -> None:
+        steps = [SCHEMA.read_text()] if version == 0 else [UPGRADES[v] for v in range(version, SCHEMA_VERSION)]
+        for statement in (s for step in steps for s in _statements(step)):  # executescript would commit in between
+            await self._sql(statement)
+        if steps:
+            await self._sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    # ---- units of work ----
+
+    async def _sql(self, statement: str, parameters: Iterable[Any] = ()) -> list[Any]:
+        return list(await self._db.execute_fetchall(statement, parameters))
+
+    async def _read(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await self._unit(work, begin=None)
+
+    async def _write(self, work: Callable[[], Awaitable[T]]) -> T:
+        # IMMEDIATE: a transaction that reads first and writes later could fail with BUSY whatever the timeout.
+        return await self._unit(work, begin="BEGIN IMMEDIATE")
+
+    async def _unit(self, work: Callable[[], Awaitable[T]], begin: str | None) -> T:
+        """Run `work` alone on the connection, to its end even if the caller is cancelled.
+
+        A unit that is called inside another one (a tool inside `record_tool`) becomes a part of it.
+        """
+        if self._inside is not None and self._inside is asyncio.current_task():
+            return await work()
+        return await asyncio.shield(asyncio.create_task(self._alone(work, begin)))
+
+    async def _alone(self, work: Callable[[], Awaitable[T]], begin: str | None) -> T:
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._lock.acquire()
+        except TimeoutError:
+            raise Unavailable("The database is busy. Please try again in a moment.") from None
+        try:
+            self._inside = asyncio.current_task()
+            return await (self._transaction(work, begin) if begin else work())
+        except sqlite3.DatabaseError as error:
+            if (trouble := _TROUBLE.get(error.sqlite_errorcode & 0xFF)) is None:
+                raise
+            raise Unavailable(trouble) from error
+        finally:
+            self._inside = None
+            self._lock.release()
+
+    async def _transaction(self, work: Callable[[], Awaitable[T]], begin: str) -> T:
+        await self._sql(begin)
+        try:
+            result = await work()
+            await self._sql("COMMIT")
+            return result
+        finally:
+            if self._db.in_transaction:  # a full disk has rolled back already
+                await self._sql("ROLLBACK")
+
+    # ---- conversations ----
+
+    async def list_conversations(self, user_id: str, limit: int, offset: int) -> list[Conversation]:
+        """Return the user's conversations without their messages, last used first."""
+        rows = await self._read(
+            lambda: self._sql(
+                """
+                SELECT id, title, created_at, updated_at FROM conversations WHERE user_id = ?
+                ORDER BY updated_at DESC, id DESC LIMIT ? OFFSET ?
+                """,
+                (user_id, limit, offset),
+            )
+        )
+        return [_conversation(row) for row in rows]
+
+    async def get_conversation(self, user_id: str, conversation_id: int) -> Conversation | None:
+        """Return a conversation with all its messages, oldest first; None if the user has none with this id."""
+
+        async def work() -> Conversation | None:
+            conversation = await self._conversation_of(user_id, conversation_id)
+            if conversation is not None:
+                conversation["messages"] = await self._messages(conversation_id)
+            return conversation
+
+        return await self._read(work)
+
+    async def has_conversation(self, user_id: str, conversation_id: int) -> bool:
+        """Return whether the user has a conversation with this id."""
+        return await self._read(lambda: self._conversation_of(user_id, conversation_id)) is not None
+
+    async def get_message(self, user_id: str, message_id: int) -> Message | None:
+        """Return one message; None if the user has none with this id."""
+        rows = await self._read(
+            lambda: self._sql(
+                """
+                SELECT m.id, m.role, m.content, m.tool_calls, m.status, m.created_at
+                FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE m.id = ? AND c.user_id = ?
+                """,
+                (message_id, user_id),
+            )
+        )
+        return _message(rows[0]) if rows else None
+
+    async def rename_conversation(self, user_id: str, conversation_id: int, title: str) -> Conversation | None:
+        """Set the title and return the conversation; None if the user has none with this id."""
+        rows = await self._write(
+            lambda: self._sql(
+                """
+                UPDATE conversations SET title = ? WHERE id = ? AND user_id = ?
+                RETURNING id, title, created_at, updated_at
+                """,
+                (title, conversation_id, user_id),
+            )
+        )
+        return _conversation(rows[0]) if rows else None
+
+    async def delete_conversation(self, user_id: str, conversation_id: int) -> bool:
+        """Delete a conversation with its messages, a live answer included; False if the user has none with this id."""
+        return bool(
+            await self._write(
+                lambda: self._sql(
+                    "DELETE FROM conversations WHERE id = ? AND user_id = ? RETURNING id", (conversation_id, user_id)
+                )
+            )
+        )
+
+    async def _conversation_of(self, user_id: str, conversation_id: int) -> Conversation | None:
+        rows = await self._sql(
+            "SELECT id, title, created_at, updated_at FROM conversations WHERE id = ? AND user_id = ?",
+            (conversation_id, user_id),
+        )
+        return _conversation(rows[0]) if rows else None
+
+    async def _messages(self, conversation_id: int, last: int = 2**63 - 1) -> list[Message]:
+        """Return the last so many messages, oldest first."""
+        rows = await self._sql(
+            """
+            SELECT id, role, content, tool_calls, status, created_at FROM messages WHERE conversation_id = ?
+            ORDER BY id DESC LIMIT ?
+            """,
+            (conversation_id, last),
+        )
+        return [_message(row) for row in reversed(rows)]
+
+    # ---- turns ----
+
+    async def begin_turn(
+        self,
+        user_id: str,
+        message: str,
+        *,
+        title: str,
+        conversation_id: int | None,
+        history_limit: int,
+        max_live: int,
+        max_live_per_user: int,
+        key: str | None = None,
+        request: str = "",
+    ) -> Turn:
+        """Store the user's message and an empty answer that is `streaming`.
+
+        Without `conversation_id`, or with one that is not the user's, a new conversation called `title` is made.
+        `history_limit` is how many messages to return, this one included. `key` is the idempotency key and `request`
+        a digest of what was sent with it; a key that was used before stores nothing and returns the earlier answer.
+        Raises `Conflict` if the conversation has a live answer, or if the key came with another request, and
+        `TooMany` if there are `max_live` live answers already, or `max_live_per_user` of this user.
+        """
+
+        async def work() -> Turn:
+            if key is not None and (earlier := await self._earlier(user_id, key, request)) is not None:
+                return Turn(earlier, [], earlier=True)
+            await self._admit(user_id, max_live, max_live_per_user)
+            now = _now()
+            conversation = await self._touch(user_id, conversation_id, now) or await self._create(user_id, title, now)
+            await self._sql(
+                """
+                INSERT INTO messages (conversation_id, role, content, status, created_at)
+                VALUES (?, 'user', ?, 'done', ?)
+                """,
+                (conversation, message, now),
+            )
+            history = await self._messages(conversation, history_limit)
+            [(answer_id,)] = await self._sql(
+                """
+                INSERT INTO messages (conversation_id, role, content, status, created_at)
+                VALUES (?, 'assistant', '', 'streaming', ?) RETURNING id
+                """,
+                (conversation, now),
+            )
+            if key is not None:
+                await self._sql(
+                    """
+                    INSERT INTO idempotency_keys (user_id, key, request, answer_id, created_at) VALUES (?, ?, ?, ?, ?)
+                    """,
+                    (user_id, key, request, answer_id, now),
+                )
+            return Turn(Answer(answer_id, conversation, "", [], "streaming"), history)
+
+        try:
+            return await self._write(work)
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
+                raise
+            raise Conflict("An answer is still being written in this conversation. Wait for it, or stop it.") from error
+
+    async def save_answers(self, answers: list[Answer]) -> set[int]:
+        """Write what live answers have so far, all in one transaction; return the ids of those still `streaming`."""
+
+        async def work() -> set[int]:
+            await self._db.executemany(
+                "UPDATE messages SET content = ?, tool_calls = ? WHERE id = ? AND status = 'streaming'",
+                [(answer.content, json.dumps(answer.tool_calls), answer.id) for answer in answers],
+            )
+            return {row[0] for row in await self._sql("SELECT id FROM messages WHERE status = 'streaming'")}
+
+        return await self._write(work)
+
+    async def finish_answer(self, answer: Answer) -> None:
+        """Write an answer in its final state, unless it is no longer streaming."""
+
+        async def work() -> None:
+            ended = await self._sql(
+                """
+                UPDATE messages SET content = ?, tool_calls = ?, status = ?, error = ?
+                WHERE id = ? AND status = 'streaming' RETURNING conversation_id
+                """,
+                (answer.content, json.dumps(answer.tool_calls), answer.status, answer.error, answer.id),
+            )
+            if ended:
+                await self._sql("UPDATE conversations SET updated_at = ? WHERE id = ?", (_now(), ended[0][0]))
+
+        await self._write(work)
+
+    async def record_tool(self, answer_id: int, work: Callable[[], Awaitable[T]], record: Callable[[T], Answer]) -> T:
+        """Do a tool's `work` on this store and write the answer that `record` makes of its result: both, or neither.
+
+        Raises `AnswerOver`, without doing the work, if the answer is not `streaming` any more.
+        """
+
+        async def both() -> T:
+            if not await self._sql("SELECT 1 FROM messages WHERE id = ? AND status = 'streaming'", (answer_id,)):
+                raise AnswerOver
+            result = await work()
+            answer = record(result)
+            await self._sql(
+                "UPDATE messages SET content = ?, tool_calls = ? WHERE id = ?",
+                (answer.content, json.dumps(answer.tool_calls), answer_id),
+            )
+            return result
+
+        return await self._write(both)
+
+    async def _admit(self, user_id: str, max_live: int, max_live_per_user: int) -> None:
+        [(live, of_user)] = await self._sql(
+            """
+            SELECT COUNT(*), COUNT(CASE WHEN c.user_id = ? THEN 1 END)
+            FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE m.status = 'streaming'
+            """,
+            (user_id,),
+        )
+        if of_user >= max_live_per_user:
+            raise TooMany("You have too many answers running. Wait for one to end, or stop it.", of_user=True)
+        if live >= max_live:
+            raise TooMany("The server is busy with other answers. Please try again in a moment.", of_user=False)
+
+    async def _touch(self, user_id: str, conversation_id: int | None, now: str) -> int | None:
+        rows = await self._sql(
+            "UPDATE conversations SET updated_at = ? WHERE id = ? AND user_id = ? RETURNING id",
+            (now, conversation_id, user_id),
+        )
+        return rows[0][0] if rows else None
+
+    async def _create(self, user_id: str, title: str, now: str) -> int:
+        [(conversation_id,)] = await self._sql(
+            "INSERT INTO conversations (user_id, title, created_at, updated_at) VALUES (?, ?, ?, ?) RETURNING id",
+            (user_id, title, now, now),
+        )
+        return int(conversation_id)
+
+    async def _earlier(self, user_id: str, key: str, request: str) -> Answer | None:
+        await self._sql("DELETE FROM idempotency_keys WHERE created_at < ?", (_now(ago=KEY_LIFETIME),))
+        rows = await self._sql(
+            """
+            SELECT k.request, m.id, m.conversation_id, m.content, m.tool_calls, m.status, m.error
+            FROM idempotency_keys k LEFT JOIN messages m ON m.id = k.answer_id WHERE k.user_id = ? AND k.key = ?
+            """,
+            (user_id, key),
+        )
+        if not rows:
+            return None
+        [(stored_request, answer_id, conversation_id, content, tool_calls, status, error)] = rows
+        if stored_request != request:
+            raise Conflict(
+                "This Idempotency-Key was used for a different request. Send each new message with a new key."
+            )
+        if answer_id is None:
+            raise Conflict("This message was answered before, and its conversation has been deleted since.")
+        return Answer(answer_id, conversation_id, content, json.loads(tool_calls), status, error)
+
+    # ---- tasks ----
+
+    async def list_tasks(self, user_id: str, completed: bool | None = None) -> list[Task]:
+        """Return the user's tasks, oldest first: all of them, or only the completed or the pending ones."""
+        rows = await self._read(
+            lambda: self._sql(
+                """
+                SELECT id, title, description, completed, created_at, updated_at FROM tasks
+                WHERE user_id = ? AND (completed = ? OR ? IS NULL) ORDER BY id
+                """,
+                (user_id, completed, completed),
+            )
+        )
+        return [_task(row) for row in rows]
+
+    async def add_task(self, user_id: str, title: str, description: str | None = None) -> Task:
+        """Add a pending task and return it."""
+        now = _now()
+        [row] = await self._write(
+            lambda: self._sql(
+                """
+                INSERT INTO tasks (user_id, title, description, created_at, updated_at) VALUES (?, ?, ?, ?, ?)
+                RETURNING id, title, description, completed, created_at, updated_at
+                """,
+                (user_id, title, description, now, now),
+            )
+        )
+        return _task(row)
+
+    async def update_task(self, user_id: str, task_id: int, **changes: str | bool | None) -> Task | None:
+        """Set `title`, `description` or `completed` and return the task; None if the user has none with this id."""
+        columns = [column for column in ("title", "description", "completed") if column in changes]
+        assignments = "".join(f"{column} = ?, " for column in columns)
+        rows = await self._write(
+            lambda: self._sql(
+                f"""
+                UPDATE tasks SET {assignments} updated_at = ? WHERE id = ? AND user_id = ?
+                RETURNING id, title, description, completed, created_at, updated_at
+                """,
+                (*(changes[column] for column in columns), _now(), task_id, user_id),
+            )
+        )
+        return _task(rows[0]) if rows else None
+
+    async def delete_task(self, user_id: str, task_id: int) -> Task | None:
+        """Delete a task and return what it was; None if the user has none with this id."""
+        rows = await self._write(
+            lambda: self._sql(
+                """
+                DELETE FROM tasks WHERE id = ? AND user_id = ?
+                RETURNING id, title, description, completed, created_at, updated_at
+                """,
+                (task_id, user_id),
+            )
+        )
+        return _task(rows[0]) if rows else None
+
+    async def ping(self) -> None:
+        """Read something from the file; raises `Unavailable` if that cannot be done."""
+        await self._read(lambda: self._sql("SELECT 1 FROM conversations LIMIT 1"))
+
+
+# What is trouble with the machine, and may pass; any other error of SQLite is a mistake of ours.
+_TROUBLE = {
+    sqlite3.SQLITE_BUSY: "The database is in use by another program. Please try again in a moment.",
+    sqlite3.SQLITE_LOCKED: "The database is in use by another program. Please try again in a moment.",
+    sqlite3.SQLITE_READONLY: "The database cannot be written at the moment. Please try again later.",
+    sqlite3.SQLITE_IOERR: "The database's disk does not answer. Please try again later.",
+    sqlite3.SQLITE_CORRUPT: "The database is damaged. Its owner must restore it from a backup.",
+    sqlite3.SQLITE_FULL: "The database's disk is full. Please try again later.",
+    sqlite3.SQLITE_CANTOPEN: "The database file cannot be opened. Please try again later.",
+    sqlite3.SQLITE_NOTADB: "The database is damaged. Its owner must restore it from a backup.",
+}
+
+
+def _own(path: str) -> sqlite3.Connection:
+    """Take the file's lock for this process. The operating system gives it back when the process ends, however it ends.
+
+    It is SQLite's own lock, on an empty file beside the database: the same on every system, and in nobody's way.
+    """
+    if os.path.exists(path) and not os.stat(path).st_mode & 0o222:  # root could write it all the same
+        raise StoreError(f"The database {path} is read-only. Make it writable, or set DATABASE_URL to another file.")
+    try:
+        owner = sqlite3.connect(f"{path}.lock", timeout=0, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise StoreError(f"Cannot create files beside the database {path}: {error}.") from error
+    try:
+        owner.execute("BEGIN EXCLUSIVE")
+        return owner
+    except sqlite3.Error as error:
+        owner.close()
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise StoreError(f"Cannot lock the database {path}: {error}.") from error
+        raise StoreError(
+            f"The database {path} is in use by another server. Stop that one, or set DATABASE_URL to another file."
+        ) from error
+
+
+def _statements(sql: str) -> Iterable[str]:
+    statement = ""
+    for line in sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _now(ago: timedelta = timedelta()) -> str:
+    return (datetime.now(UTC) - ago).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _conversation(row: Any) -> Conversation:
+    return {"id": row[0], "title": row[1], "created_at": row[2], "updated_at": row[3]}
+
+
+def _message(row: Any) -> Message:
+    return {
+        "id": row[0],
+        "role": row[1],
+        "content": row[2],
+        "tool_calls": json.loads(row[3]),
+        "status": row[4],
+        "created_at": row[5],
+    }
+
+
+def _task(row: Any) -> Task:
+    return {
+        "id": row[0],
+        "title": row[1],
+        "description": row[2],
+        "completed": bool(row[3]),
+        "created_at": row[4],
+        "updated_at": row[5],
+    }

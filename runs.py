@@ -1,0 +1,347 @@
+"""A `Run` is one answer in the making: an asyncio task that belongs to the app, to which responses subscribe.
+
+So nothing that matters lives in a response. A page that goes away does not end the answer, several readers can follow
+the same one, and each run ends in exactly one state that is in the database before any reader hears of it.
+"""
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Literal, Protocol
+
+Event = str | dict[str, Any]  # a piece of the answer's text, or one of the dicts of the simple dialect
+Ending = Literal["done", "stopped", "failed", "interrupted"]
+
+log = logging.getLogger("todochat")
+
+CHECKPOINT_EVERY = 0.4  # seconds: with the commit itself, less than the half second that is promised
+PING_EVERY = 15.0  # seconds
+
+INTERRUPTED = "The server is shutting down, so this answer ends here. Please ask again in a moment."
+DELETED = "This conversation has been deleted."
+BROKEN = "Something went wrong while answering. Please try again."
+UNSAVED = "The database does not answer, so the end of this answer is not saved yet. Please reload in a moment."
+
+
+class ShuttingDown(Exception):
+    """No new answers are begun; the text is a sentence for the user."""
+
+
+class Store(Protocol):
+    """What a run needs of `db.Store`. An answer is a `db.Answer`, a turn a `db.Turn`."""
+
+    async def save_answers(self, answers: list[Any]) -> set[int]: ...
+    async def finish_answer(self, answer: Any) -> None: ...
+    async def record_tool(
+        self, answer_id: int, work: Callable[[], Awaitable[Any]], record: Callable[[Any], Any]
+    ) -> Any: ...
+
+
+class Run:
+    """One answer: its events so far, the record that is stored of it, and the task that makes it.
+
+    `answer` is the `db.Answer` that `begin_turn` made, still empty.
+    """
+
+    def __init__(self, store: Store, answer: Any, user_id: str, model: str) -> None:
+        self.id: int = answer.id
+        self.conversation_id: int = answer.conversation_id
+        self.user_id = user_id
+        self.model = model
+        self.events: list[Event] = []
+        self.ended = False
+        self.tokens: tuple[int, int] | None = None  # input, output; None while unknown
+        self.began = time.monotonic()
+        self.first_text: float | None = None
+        self.producer: asyncio.Task[str | None] | None = None  # returns why the turn failed, if it did
+        self.finished: asyncio.Task[None] | None = None
+        self.tools: set[asyncio.Task[Any]] = set()  # tools in the middle of their transaction
+        self.stopped_as: tuple[Ending, str | None] | None = None
+        self.saved = 0  # how many events the database has
+        self._store = store
+        self._answer = answer
+        self._calls: list[dict[str, Any]] = []
+        self._recorded: set[str] = set()  # the calls whose results were committed with their effects
+        self._text: list[str] = []  # how the answer goes on after `_content`
+        self._content = ""
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    # ---- what readers see ----
+
+    def publish(self, event: Event) -> None:
+        """Append an event and wake the readers."""
+        self.events.append(event)
+        if isinstance(event, str):
+            self._text.append(event)
+            if self.first_text is None:
+                self.first_text = time.monotonic()
+        elif event["type"] == "tool_call":
+            self._calls.append({name: event[name] for name in ("id", "name", "args")} | {"at": len(self.content())})
+        self._wake()
+
+    async def follow(self, after: int = 0) -> AsyncGenerator[list[Event], None]:
+        """Yield the events from number `after` on, as many at once as there are; an empty list after 15 s of silence.
+
+        Ends when the run has ended and everything was yielded. A slow reader costs its place in the list, no more.
+        """
+        while True:
+            if after < len(self.events):
+                batch = self.events[after:]
+                after += len(batch)
+                yield batch
+            elif self.ended:
+                return
+            elif not await self._changed(PING_EVERY):
+                yield []
+
+    async def _changed(self, patience: float | None = None) -> bool:
+        """Wait for the next event, or for `patience` seconds; return whether something happened."""
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        timer = loop.call_later(patience, waiter.cancel) if patience is not None else None
+        self._waiters.add(waiter)
+        try:
+            await asyncio.wait((waiter,))
+            return not waiter.cancelled()
+        finally:
+            self._waiters.discard(waiter)
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # ---- what is stored ----
+
+    def content(self) -> str:
+        """Return the answer's text so far."""
+        if self._text:
+            self._content += "".join(self._text)
+            self._text.clear()
+        return self._content
+
+    def answer(self, **changes: Any) -> Any:
+        """Return the `db.Answer` as it stands, with `changes`."""
+        return replace(self._answer, content=self.content(), tool_calls=list(self._calls), **changes)
+
+    async def record(self, call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any]) -> Any:
+        """Do a tool's `work` on the store, and store its result as JSON data in the answer: both, or neither.
+
+        Once begun it is finished, even if the run is stopped in the middle.
+        """
+        while not any(call["id"] == call_id for call in self._calls):  # the SDK runs ahead of its events
+            await self._changed()
+        task = asyncio.create_task(self._record(call_id, work, as_json))
+        self.tools.add(task)
+        task.add_done_callback(self.tools.discard)
+        return await asyncio.shield(task)
+
+    async def _record(self, call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any]) -> Any:
+        def with_result(result: Any) -> Any:
+            return replace(self.answer(), tool_calls=self._calls_with(call_id, as_json(result)))
+
+        result = await self._store.record_tool(self.id, work, with_result)
+        self._calls = self._calls_with(call_id, as_json(result))
+        self._recorded.add(call_id)
+        return result
+
+    def _calls_with(self, call_id: str, result: Any) -> list[dict[str, Any]]:
+        return [call | {"result": result} if call["id"] == call_id else call for call in self._calls]
+
+    async def keep_result(self, event: dict[str, Any]) -> None:
+        """Make sure that a tool's result is stored before a reader sees it."""
+        if event["id"] not in self._recorded:
+            self._calls = self._calls_with(event["id"], event["result"])
+            await self._store.save_answers([self.answer()])
+
+    # ---- how it ends ----
+
+    def stop(self, ending: Ending, sentence: str | None = None) -> None:
+        """End the run early: close the model's connection, start no further tool, keep what there is."""
+        if self.stopped_as is None and self.producer is not None and not self.producer.done():
+            self.stopped_as = ending, sentence
+            self.producer.cancel()
+
+    def end(self, sentence: str | None) -> None:
+        """Publish what readers have not heard yet and let them go."""
+        told = {event["id"] for event in self.events if isinstance(event, dict) and event["type"] == "tool_result"}
+        for call in self._calls:  # a tool that committed while the run was being stopped
+            if "result" in call and call["id"] not in told:
+                self.publish({"type": "tool_result"} | {name: call[name] for name in ("id", "name", "result")})
+        if sentence is not None:
+            self.publish({"type": "error", "message": sentence})
+        self.ended = True
+        self._wake()
+
+    def summary(self, ending: Ending) -> str:
+        """Return the line for the log. It holds nothing that anybody said."""
+        now = time.monotonic()
+        first = "-" if self.first_text is None else f"{1000 * (self.first_text - self.began):.0f}"
+        return (
+            f"turn user={self.user_id!r} conversation={self.conversation_id} model={self.model} "
+            f"tokens={'{}+{}'.format(*self.tokens) if self.tokens and any(self.tokens) else '-'} "
+            f"tools={','.join(call['name'] for call in self._calls) or '-'} "
+            f"first_text_ms={first} total_ms={1000 * (now - self.began):.0f} state={ending}"
+        )
+
+
+class Runs:
+    """All runs of one app. `unavailable` is the exception by which the store says that it cannot write right now."""
+
+    def __init__(self, store: Store, unavailable: type[Exception]) -> None:
+        self._store = store
+        self._unavailable = unavailable
+        self._live: dict[int, Run] = {}  # by conversation; a run stays until its final state is stored
+        self._unsettled: dict[int, Any] = {}  # by conversation: final answers that could not be stored yet
+        self._beginnings: set[asyncio.Task[Any]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def get(self, conversation_id: int) -> Run | None:
+        """Return the conversation's live run."""
+        run = self._live.get(conversation_id)
+        return None if run is None or run.ended else run
+
+    async def begin(
+        self,
+        begin_turn: Callable[[], Awaitable[Any]],
+        stream: Callable[[Run, Any], AsyncGenerator[Event, None]],
+        *,
+        user_id: str,
+        model: str,
+    ) -> tuple[Any, Run | None]:
+        """Store a turn with `begin_turn` and start the run that `stream` makes for it: both, whoever gives up waiting.
+
+        Returns the turn and its run. If the turn had been started before (an idempotency key), the run is the one that
+        is live, or None if the answer is complete. Raises `ShuttingDown`, and what `begin_turn` raises.
+        """
+        if self._closing:
+            raise ShuttingDown("The server is shutting down. Please try again in a moment.")
+        task = asyncio.create_task(self._begin(begin_turn, stream, user_id, model))
+        self._beginnings.add(task)
+        task.add_done_callback(self._beginnings.discard)
+        return await asyncio.shield(task)
+
+    async def _begin(
+        self,
+        begin_turn: Callable[[], Awaitable[Any]],
+        stream: Callable[[Run, Any], AsyncGenerator[Event, None]],
+        user_id: str,
+        model: str,
+    ) -> tuple[Any, Run | None]:
+        while True:
+            await self.settle()
+            turn = await begin_turn()
+            if not turn.earlier:
+                run = Run(self._store, turn.answer, user_id, model)
+                self._live[run.conversation_id] = run
+                run.producer = asyncio.create_task(self._produce(run, stream(run, turn)))
+                run.finished = asyncio.create_task(self._conduct(run))
+                if self._keeper is None or self._keeper.done():
+                    self._keeper = asyncio.create_task(self._keep())
+                return turn, run
+            live = self._live.get(turn.answer.conversation_id)
+            if live is not None and live.id == turn.answer.id:
+                return turn, live
+            if turn.answer.status != "streaming":
+                return turn, None
+            # The answer ended between our look at the database and our look at the runs, or is just about to begin.
+
+    async def stop(self, conversation_id: int, ending: Ending, sentence: str | None = None) -> bool:
+        """End the conversation's live run and wait until that is stored; False if there is none."""
+        run = self.get(conversation_id)
+        if run is None or run.finished is None:
+            return False
+        run.stop(ending, sentence)
+        await asyncio.wait((run.finished,))
+        return True
+
+    async def close(self) -> None:
+        """End all runs as interrupted, store them, and begin no more."""
+        self._closing = True
+        if self._beginnings:
+            await asyncio.wait(self._beginnings)
+        for run in self._live.values():
+            run.stop("interrupted", INTERRUPTED)
+        if finishing := [run.finished for run in self._live.values() if run.finished is not None]:
+            await asyncio.wait(finishing)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait((self._keeper,))
+
+    async def settle(self) -> None:
+        """Store the ends of answers that could not be stored when they came. Raises `unavailable`."""
+        for conversation_id, answer in list(self._unsettled.items()):
+            await self._store.finish_answer(answer)
+            self._unsettled.pop(conversation_id, None)
+            self._live.pop(conversation_id, None)
+
+    # ---- the tasks ----
+
+    async def _produce(self, run: Run, events: AsyncGenerator[Event, None]) -> str | None:
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, dict):
+                    if event["type"] == "error":
+                        return str(event["message"])  # published once it is stored
+                    if event["type"] == "tool_result":
+                        await run.keep_result(event)
+                run.publish(event)
+        return None
+
+    async def _conduct(self, run: Run) -> None:
+        assert run.producer is not None
+        await asyncio.wait((run.producer,))
+        if run.tools:
+            await asyncio.wait(run.tools)
+        ending, sentence = self._outcome(run, run.producer)
+        answer = run.answer(status=ending, error=sentence)
+        try:
+            await self._store.finish_answer(answer)
+            del self._live[run.conversation_id]
+        except self._unavailable as error:
+            log.error("conversation %d: the end of an answer is not stored yet: %s", run.conversation_id, error)
+            self._unsettled[run.conversation_id] = answer
+            sentence = UNSAVED
+        run.end(sentence)
+        log.info(run.summary(ending))
+
+    def _outcome(self, run: Run, producer: "asyncio.Task[str | None]") -> tuple[Ending, str | None]:
+        if producer.cancelled():
+            return run.stopped_as or ("interrupted", INTERRUPTED)
+        error = producer.exception()  # whatever it is, the run must end in a state
+        if error is None:
+            sentence = producer.result()
+            return ("failed", sentence) if sentence else ("done", None)
+        if isinstance(error, self._unavailable):
+            return "failed", str(error)
+        # Where it happened, but not what it says: an error's text may quote what somebody wrote.
+        where = " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)[-4:]))
+        log.error("conversation %d: %s at %s", run.conversation_id, type(error).__name__, where)
+        return "failed", BROKEN
+
+    async def _keep(self) -> None:
+        """Store, while there are live answers, all that changed, in one transaction."""
+        while self._live:
+            await asyncio.sleep(CHECKPOINT_EVERY)
+            try:
+                await self.settle()
+                await self._checkpoint()
+            except self._unavailable as error:
+                log.warning("checkpoint: %s", error)
+
+    async def _checkpoint(self) -> None:
+        changed = {run: len(run.events) for run in self._live.values() if run.saved < len(run.events) and not run.ended}
+        if not changed:
+            return
+        still_ours = await self._store.save_answers([run.answer() for run in changed])
+        for run, count in changed.items():
+            run.saved = count
+            if run.id not in still_ours:  # somebody else deleted or ended it, in the file
+                run.stop("stopped", DELETED)

@@ -1,0 +1,229 @@
+"""What the tests share: a real server in its own process, a model server beside it, and a client that keeps records."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import auth
+
+ROOT = Path(__file__).parent.parent
+SECRET = "a secret for the tests, of more than 32 bytes"
+SETTINGS = """
+    MODEL GEMINI_API_KEY GEMINI_MODEL GEMINI_BASE_URL OPENAI_API_KEY OPENAI_BASE_URL OPENAI_MODEL OPENAI_API HOST PORT
+    DATABASE_URL BETTER_AUTH_SECRET JWT_ALGORITHM JWT_PUBLIC_KEY JWT_ISSUER JWT_AUDIENCE CORS_ORIGINS HISTORY_LIMIT
+    LOG_LEVEL MODEL_IDLE_TIMEOUT MAX_LIVE MAX_LIVE_PER_USER
+""".split()  # noqa: SIM905
+
+
+def missing(what: str) -> None:
+    """Skip a test whose tool is not installed; in CI that is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} (in CI this is a failure)")
+    pytest.skip(what)
+
+
+def token(user: str = "alice", **claims: Any) -> str:
+    """Return a token for the user that the servers of these tests accept."""
+    return auth.sign(user, SECRET, lifetime=3600) if not claims else forge({"sub": user} | claims)
+
+
+def forge(claims: Any, secret: str = SECRET, algorithm: str = "HS256", header: dict[str, Any] | None = None) -> str:
+    """Return a signed token with any claims and header."""
+    from jose import jws
+
+    return str(jws.sign(claims, secret, headers=header, algorithm=algorithm))
+
+
+@dataclass
+class Turn:
+    """What a client saw of one streamed answer."""
+
+    status: int
+    headers: httpx.Headers
+    frames: list[str] = field(default_factory=list)  # what follows "data: "
+    comments: int = 0
+    body: str = ""  # of a refusal
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Return the frames that are JSON."""
+        return [json.loads(frame) for frame in self.frames if frame != "[DONE]"]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """Return the events of one type."""
+        return [event for event in self.events if event["type"] == kind]
+
+    @property
+    def text(self) -> str:
+        """Return the answer's text."""
+        return "".join(event["content"] for event in self.of("text"))
+
+    @property
+    def complete(self) -> bool:
+        """Return whether the last frame came."""
+        return self.frames[-1:] == ["[DONE]"]
+
+    @property
+    def thread(self) -> int:
+        """Return the conversation."""
+        return int(self.headers["x-thread-id"])
+
+
+class Client(httpx.Client):
+    """One user's client of a server."""
+
+    def __init__(self, url: str, user: str = "alice", **options: Any) -> None:
+        headers = {"Authorization": f"Bearer {token(user)}"} | options.pop("headers", {})
+        super().__init__(base_url=url, headers=headers, timeout=30, **options)
+        self.user = user
+
+    def say(
+        self, message: str, thread: int | None = None, *, headers: dict[str, str] | None = None, **body: Any
+    ) -> Turn:
+        """Send a message and read the whole answer."""
+        payload = {"message": message} | ({} if thread is None else {"thread_id": thread}) | body
+        return self.read("POST", "/chatkit", json=payload, headers=headers or {})
+
+    def read(self, method: str, path: str, **options: Any) -> Turn:
+        """Read a stream to its end."""
+        with self.stream(method, path, **options) as response:
+            turn = Turn(response.status_code, response.headers)
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                turn.body = response.read().decode()
+                return turn
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    turn.frames.append(line[6:])
+                elif line.startswith(":"):
+                    turn.comments += 1
+                else:
+                    assert line == "", f"not a frame of this dialect: {line!r}"
+            return turn
+
+    def messages(self, thread: int) -> list[dict[str, Any]]:
+        """Return the stored messages of a conversation."""
+        return list(self.get(f"/api/conversations/{thread}").raise_for_status().json()["messages"])
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """Return the user's tasks."""
+        return list(self.get("/api/tasks").raise_for_status().json())
+
+
+class Server:
+    """A server in its own process, on a free port of 127.0.0.1 and a file of its own."""
+
+    def __init__(self, folder: Path, command: list[str], env: dict[str, str]) -> None:
+        self.folder, self.command, self.env = folder, command, env
+        self.database = folder / "chat.db"
+        self.log = folder / "log.txt"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    def start(self, wait: float = 20) -> "Server":
+        """Start it and wait until it says where it serves."""
+        begin = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, env=self.env, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with self.log.open("rb") as log:
+                log.seek(begin)
+                for line in log.read().decode().splitlines():
+                    if "http://" in line and line.startswith(("Serving", "Sign in")):
+                        self.url = "http://" + line.split("http://")[1].split("/")[0]
+                        return self
+            time.sleep(0.02)
+        raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
+
+    def client(self, user: str = "alice", **options: Any) -> Client:
+        """Return a client for one user."""
+        return Client(self.url, user, **options)
+
+    def kill(self, sig: int = signal.SIGKILL, wait: float = 10) -> int:
+        """Send a signal and wait for the end; return the exit code."""
+        assert self.process is not None
+        self.process.send_signal(sig)
+        return self.process.wait(wait)
+
+    def close(self) -> None:
+        """End it, by its own pid."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Return a function that starts a server; settings are given as keywords, `script` is what to run."""
+    servers: list[Server] = []
+
+    def make(*, script: str = "app.py", start: bool = True, folder: Path = tmp_path, **settings: Any) -> Server:
+        env = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+        env |= {"PORT": "0", "DATABASE_URL": f"sqlite:///{folder}/chat.db", "BETTER_AUTH_SECRET": SECRET}
+        env |= {name: str(value) for name, value in settings.items()}
+        server = Server(folder, [sys.executable, str(ROOT / script)], env)
+        servers.append(server)
+        return server.start() if start else server
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def server(make_server: Callable[..., Server]) -> Server:
+    """A server with the offline model."""
+    return make_server()
+
+
+@pytest.fixture
+def alice(server: Server) -> Iterator[Client]:
+    """A client for one user of `server`."""
+    with server.client("alice") as client:
+        yield client
+
+
+@pytest.fixture
+def bob(server: Server) -> Iterator[Client]:
+    """A client for another user of `server`."""
+    with server.client("bob") as client:
+        yield client
+
+
+@contextmanager
+def running(command: list[str], ready: str, **options: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run a process until the block ends; give it and the line of its output that holds `ready`."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if ready in line:
+                yield process, line
+                break
+        else:
+            raise AssertionError(f"{command[0]} ended without saying {ready!r}")
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def npm_package(name: str) -> Path:
+    """Return the folder of an npm package that the tests use, or skip."""
+    folder = ROOT / "tests" / "node_modules" / name
+    if shutil.which("node") is None or not folder.exists():
+        missing(f"{name} is not installed: run `npm ci --prefix tests`")
+    return folder

@@ -1,0 +1,126 @@
+"""The service with a model that does what the user's message says, at the pace it says. Run it like app.py.
+
+A message is a program, one step a line:
+    say N MS           N words of text, MS milliseconds apart
+    think N MS         N words of a reasoning summary
+    call TOOL JSON     a tool call; calls on neighbouring lines are made at once
+    quiet SECONDS      nothing
+    fail               an error
+The tools are those of the to-do agent and `wait`, which takes {"seconds": ...}.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from agents import Model, ModelResponse, function_tool
+from openai.types.responses import (
+    Response,
+    ResponseCompletedEvent,
+    ResponseFunctionToolCall,
+    ResponseReasoningSummaryTextDeltaEvent,
+    ResponseTextDeltaEvent,
+)
+
+import agent
+import app
+import settings
+
+
+class PacedModel(Model):
+    """Runs the program in the last user message, from after the calls that have been answered."""
+
+    async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
+        raise NotImplementedError("this model only streams")
+
+    async def stream_response(self, instructions: Any, items: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        asked = max(n for n, item in enumerate(items) if item.get("role") == "user")
+        answered = sum(item.get("type") == "function_call_output" for item in items[asked:])
+        steps = [line.split(" ", 2) for line in items[asked]["content"].splitlines() if line.strip()]
+        numbers = itertools.count(answered)
+        calls: list[ResponseFunctionToolCall] = []
+        skipped = 0
+        for step in steps:
+            if step[0] == "call":
+                skipped += 1
+                if skipped > answered:
+                    call_id = f"call_{next(numbers)}"
+                    arguments = step[2] if len(step) > 2 else "{}"
+                    calls.append(
+                        ResponseFunctionToolCall(
+                            type="function_call", call_id=call_id, name=step[1], arguments=arguments
+                        )
+                    )
+            elif skipped < answered:
+                continue
+            elif calls:
+                break
+            else:
+                async for event in self._do(step):
+                    yield event
+        response = Response(
+            id="paced",
+            object="response",
+            created_at=0,
+            model="paced",
+            output=calls or [],  # type: ignore[arg-type]
+            tools=[],
+            tool_choice="auto",
+            parallel_tool_calls=True,
+        )
+        yield ResponseCompletedEvent(type="response.completed", response=response, sequence_number=10**6)
+
+    async def _do(self, step: list[str]) -> AsyncIterator[Any]:
+        if step[0] == "fail":
+            raise OSError("a text that no client may see")
+        if step[0] == "quiet":
+            await asyncio.sleep(float(step[1]))
+            return
+        for n in range(int(step[1])):
+            if float(step[2]):
+                await asyncio.sleep(float(step[2]) / 1000)
+            if step[0] == "think":
+                yield ResponseReasoningSummaryTextDeltaEvent(
+                    type="response.reasoning_summary_text.delta",
+                    item_id="r",
+                    output_index=0,
+                    summary_index=0,
+                    delta=f"t{n} ",
+                    sequence_number=n,
+                )
+            else:
+                yield ResponseTextDeltaEvent(
+                    type="response.output_text.delta",
+                    item_id="m",
+                    output_index=0,
+                    content_index=0,
+                    delta=f"w{n} ",
+                    logprobs=[],
+                    sequence_number=n,
+                )
+
+
+@function_tool
+async def wait(seconds: float) -> str:
+    """Take a while."""
+    await asyncio.sleep(seconds)
+    return json.dumps({"waited": seconds})
+
+
+def main() -> None:
+    """Serve."""
+    chosen = settings.Settings.from_env(os.environ)
+    todo = agent.todo_agent(PacedModel())
+    todo.tools.append(wait)
+    app.serve(chosen, app.create_app(agent=todo, settings=chosen))
+
+
+if __name__ == "__main__":
+    main()
