@@ -66,6 +66,7 @@ class Run:
         self._answer = answer
         self._calls: list[dict[str, Any]] = []
         self._recorded: set[str] = set()  # the calls whose results were committed with their effects
+        self._thoughts: list[tuple[int, int, list[str]]] = []  # where, after how many calls, the pieces of the text
         self._text: list[str] = []  # how the answer goes on after `_content`
         self._content = ""
         self._waiters: set[asyncio.Future[None]] = set()
@@ -81,6 +82,11 @@ class Run:
                 self.first_text = time.monotonic()
         elif event["type"] == "tool_call":
             self._calls.append({name: event[name] for name in ("id", "name", "args")} | {"at": len(self.content())})
+        elif event["type"] == "thinking" and "thread_id" not in event:  # the first one is ours, not the model's
+            place = len(self.content()), len(self._calls)
+            if not self._thoughts or self._thoughts[-1][:2] != place:
+                self._thoughts.append((*place, []))
+            self._thoughts[-1][2].append(event["content"])
         self._wake()
 
     async def follow(self, after: int = 0) -> AsyncGenerator[list[Event], None]:
@@ -128,7 +134,10 @@ class Run:
 
     def answer(self, **changes: Any) -> Any:
         """Return the `db.Answer` as it stands, with `changes`."""
-        return replace(self._answer, content=self.content(), tool_calls=list(self._calls), **changes)
+        reasoning = [{"text": "".join(pieces), "at": at, "calls": calls} for at, calls, pieces in self._thoughts]
+        return replace(
+            self._answer, content=self.content(), tool_calls=list(self._calls), reasoning=reasoning, **changes
+        )
 
     async def record(self, call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any]) -> Any:
         """Do a tool's `work` on the store, and store its result as JSON data in the answer: both, or neither.
