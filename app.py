@@ -38,6 +38,7 @@ from starlette.types import ASGIApp
 if TYPE_CHECKING or not __package__:  # a flat folder of modules ...
     import agent as todo
     import auth
+    import component
     import db
     import models
     import runs
@@ -45,7 +46,7 @@ if TYPE_CHECKING or not __package__:  # a flat folder of modules ...
     import wire
 else:  # ... or the installed package `todochat`, in a process that may have an `agent` and a `db` of its own
     from . import agent as todo
-    from . import auth, db, models, runs, wire
+    from . import auth, component, db, models, runs, wire
     from . import settings as config
 
 log = logging.getLogger("todochat")
@@ -216,27 +217,81 @@ async def chatkit(request: Request) -> Response | wire.EventStream:
     service, user_id = service_of(request), await user_of(request)
     body = await body_of(request)
     if "type" in body:
-        raise HTTPException(400, 'The ChatKit protocol is not spoken here yet: send {"message": "..."}.')
+        return await chatkit_protocol(request, service, user_id, body)
     message = text_in(body, "message", MAX_MESSAGE, too_long=413)
     on_disconnect = body.get("on_disconnect", "continue")
     if on_disconnect not in ("continue", "stop"):
         raise HTTPException(400, 'on_disconnect must be "continue" or "stop".')
-    title = message if len(message) <= TITLE_FROM_MESSAGE else message[:TITLE_FROM_MESSAGE] + "..."
     begin_turn = partial(
-        service.store.begin_turn,
+        service.store.begin_turn, message=message, title=title_of(message), conversation_id=thread_in(body)
+    )
+    turn, run = await begin(request, service, user_id, body, begin_turn)
+    stop = partial(stop_run, service.live, run) if on_disconnect == "stop" else None
+    return event_stream(turn.answer, run, on_disconnect=stop)
+
+
+async def chatkit_protocol(
+    request: Request, service: Service, user_id: str, body: Mapping[str, Any]
+) -> Response | wire.EventStream:
+    """POST /chatkit with a `type`: the protocol of the <openai-chatkit> component. A disconnect is its Stop button."""
+    kind, params = component.request_in(body)
+    if kind not in component.STREAMING:
+        end_run = partial(service.live.stop, ending="stopped", sentence=runs.DELETED)
+        reply = await component.reply(kind, params, service.store, user_id, end_run)
+        return Response(json.dumps(reply), media_type="application/json")
+    if kind == "threads.retry_after_item":
+        thread_id, message_id = component.id_in(params, "thread_id"), component.id_in(params, "item_id")
+        begin_turn = partial(service.store.retry_turn, conversation_id=thread_id, message_id=message_id)
+    else:
+        text, message = component.message_in(params)
+        begin_turn = partial(
+            service.store.begin_turn,
+            message=text_in({"input": message}, "input", MAX_MESSAGE, too_long=413),
+            title=title_of(text) if kind == "threads.create" else None,
+            conversation_id=None if kind == "threads.create" else component.id_in(params, "thread_id"),
+        )
+    turn, run = await begin(request, service, user_id, body, begin_turn)
+    answer = turn.answer
+    return wire.EventStream(
+        component.frames(
+            component.opening(kind, turn.conversation, turn.history[-1]),
+            component.Scribe(answer.conversation_id, answer.id, answer.created_at),
+            component.replay(answer) if run is None else run.follow(),
+        ),
+        {"X-Thread-Id": str(answer.conversation_id)},
+        partial(stop_run, service.live, run),
+    )
+
+
+def title_of(message: str) -> str:
+    """Return the title of a conversation that begins with this message."""
+    return message if len(message) <= TITLE_FROM_MESSAGE else message[:TITLE_FROM_MESSAGE] + "..."
+
+
+async def begin(
+    request: Request,
+    service: Service,
+    user_id: str,
+    body: Mapping[str, Any],
+    begin_turn: Callable[..., Awaitable[db.Turn]],
+) -> tuple[db.Turn, runs.Run | None]:
+    """Store a turn with `begin_turn` and start its run, within the limits, and once for each idempotency key."""
+    limited = partial(
+        begin_turn,
         user_id,
-        message,
-        title=title,
-        conversation_id=thread_in(body),
         history_limit=service.settings.history_limit,
         max_live=service.settings.max_live,
         max_live_per_user=service.settings.max_live_per_user,
         key=key_of(request),
         request=hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest(),
     )
-    turn, run = await service.live.begin(begin_turn, service.stream, user_id=user_id, model=service.model_name)
-    stop = partial(service.live.stop, turn.answer.conversation_id, "stopped") if on_disconnect == "stop" else None
-    return event_stream(turn.answer, run, on_disconnect=stop)
+    return await service.live.begin(limited, service.stream, user_id=user_id, model=service.model_name)
+
+
+async def stop_run(live: runs.Runs, run: runs.Run | None) -> None:
+    """Stop a run, and not one that has begun in the same conversation since."""
+    if run is not None and live.get(run.conversation_id) is run:
+        await live.stop(run.conversation_id, "stopped")
 
 
 def event_stream(
@@ -408,6 +463,8 @@ async def refuse(request: Request, error: Exception) -> Response:
     headers: Mapping[str, str] | None = None
     if isinstance(error, HTTPException):
         status, headers = error.status_code, error.headers
+    elif isinstance(error, db.NotFound):
+        status = 404
     elif isinstance(error, db.Conflict):
         status = 409
     elif isinstance(error, db.TooMany):
@@ -477,7 +534,7 @@ def create_app(
         expose_headers=["X-Thread-Id", "Retry-After"],
         allow_credentials="*" not in settings.cors_origins,
     )
-    expected = (HTTPException, db.Conflict, db.TooMany, db.Unavailable, runs.ShuttingDown)
+    expected = (HTTPException, db.NotFound, db.Conflict, db.TooMany, db.Unavailable, runs.ShuttingDown)
     app = Starlette(
         routes=routes(),
         middleware=[cors],

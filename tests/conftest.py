@@ -166,16 +166,21 @@ class Server:
             self.process.wait(10)
 
 
+def server_in(folder: Path, script: str = "app.py", **settings: Any) -> Server:
+    """Return a server that keeps its things in a folder, not started yet."""
+    env = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    env |= {"PORT": "0", "DATABASE_URL": f"sqlite:///{folder}/chat.db", "BETTER_AUTH_SECRET": SECRET}
+    env |= {name: str(value) for name, value in settings.items()}
+    return Server(folder, [sys.executable, str(ROOT / script)], env)
+
+
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Return a function that starts a server; settings are given as keywords, `script` is what to run."""
     servers: list[Server] = []
 
     def make(*, script: str = "app.py", start: bool = True, folder: Path = tmp_path, **settings: Any) -> Server:
-        env = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-        env |= {"PORT": "0", "DATABASE_URL": f"sqlite:///{folder}/chat.db", "BETTER_AUTH_SECRET": SECRET}
-        env |= {name: str(value) for name, value in settings.items()}
-        server = Server(folder, [sys.executable, str(ROOT / script)], env)
+        server = server_in(folder, script, **settings)
         servers.append(server)
         return server.start() if start else server
 

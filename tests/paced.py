@@ -6,6 +6,7 @@ A message is a program, one step a line:
     call TOOL JSON     a tool call; calls on neighbouring lines are made at once
     quiet SECONDS      nothing
     fail               an error
+    recall             as text: all that the model was told, but for the last message
 The tools are those of the to-do agent and `wait`, which takes {"seconds": ...}.
 """
 
@@ -63,7 +64,7 @@ class PacedModel(Model):
             elif calls:
                 break
             else:
-                async for event in self._do(step):
+                async for event in self._do(step, json.dumps(items[:asked])):
                     yield event
         response = Response(
             id="paced",
@@ -77,15 +78,16 @@ class PacedModel(Model):
         )
         yield ResponseCompletedEvent(type="response.completed", response=response, sequence_number=10**6)
 
-    async def _do(self, step: list[str]) -> AsyncIterator[Any]:
+    async def _do(self, step: list[str], told: str) -> AsyncIterator[Any]:
         if step[0] == "fail":
             raise OSError("a text that no client may see")
         if step[0] == "quiet":
             await asyncio.sleep(float(step[1]))
             return
-        for n in range(int(step[1])):
-            if float(step[2]):
-                await asyncio.sleep(float(step[2]) / 1000)
+        count, pause = (1, 0.0) if step[0] == "recall" else (int(step[1]), float(step[2]) / 1000)
+        for n in range(count):
+            if pause:
+                await asyncio.sleep(pause)
             if step[0] == "think":
                 yield ResponseReasoningSummaryTextDeltaEvent(
                     type="response.reasoning_summary_text.delta",
@@ -101,7 +103,7 @@ class PacedModel(Model):
                     item_id="m",
                     output_index=0,
                     content_index=0,
-                    delta=f"w{n} ",
+                    delta=told if step[0] == "recall" else f"w{n} ",
                     logprobs=[],
                     sequence_number=n,
                 )
