@@ -648,6 +648,9 @@ def serve(settings: config.Settings, app: Starlette | None = None) -> None:
         raise config.BadSetting(
             f"Cannot listen on {settings.host} port {settings.port} ({error.strerror}): set HOST and PORT."
         ) from error
+    # asyncio switches Nagle's algorithm off only for sockets that name their protocol, and create_server's do not:
+    # with it, small frames and answers would wait 40 ms for the client's acknowledgement.
+    listener = socket.socket(proto=socket.IPPROTO_TCP, fileno=listener.detach())
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listener.getsockname()[1]}"
     greeting = f"Serving on {url}"
