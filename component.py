@@ -21,6 +21,8 @@ MAX_PAGE = 100
 MAX_FEEDBACK = 100  # items in one request
 MAX_TITLE = 200  # characters
 MAX_SHOWN = 120  # characters of a tool's argument or result in a task
+ID = "[1-9][0-9]{0,17}"  # what SQLite takes for an id
+ANSWER_ITEM = rf"({ID})\.[0-9]{{1,9}}"
 PING = b": ping\n\n"
 
 
@@ -59,7 +61,7 @@ def id_in(params: Mapping[str, Any], name: str) -> int:
     value = params.get(name)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise HTTPException(400, f"{name} is required: an id, as text.")
-    if not re.fullmatch("[1-9][0-9]{0,17}", str(value)):
+    if not re.fullmatch(ID, str(value)):
         raise HTTPException(404, "Not found.")
     return int(value)
 
@@ -125,7 +127,7 @@ async def reply(
 
 async def _list_threads(params: Mapping[str, Any], store: Store, user_id: str) -> Json:
     limit, newest_first, after = _page_in(params)
-    since = None if after is None else int(after) if re.fullmatch("[1-9][0-9]{0,17}", after) else 0
+    since = None if after is None else int(after) if re.fullmatch(ID, after) else 0
     # In the order they were begun in: by last use, a thread that is used between two pages would move the cursor.
     conversations = await store.page_of_conversations(user_id, after=since, newest_first=newest_first, limit=limit + 1)
     return _page([thread(conversation) for conversation in conversations], limit)
@@ -143,12 +145,12 @@ async def _get_thread(params: Mapping[str, Any], store: Store, user_id: str) -> 
 async def _items_of(params: Mapping[str, Any], store: Store, user_id: str) -> tuple[Mapping[str, Any], Page]:
     thread_id = id_in(params, "thread_id")
     limit, newest_first, after = _page_in(params)
-    cursor = re.fullmatch(r"([1-9][0-9]{0,17})(?:\.[0-9]{1,9})?", after or "")
+    cursor = re.fullmatch(f"({ID})|{ANSWER_ITEM}", after or "")
     # A question is one item and an answer may be none: twice as many messages as items, and the cursor's own.
     found = await store.page_of_messages(
         user_id,
         thread_id,
-        since=int(cursor[1]) if cursor else None,
+        since=int(cursor[1] or cursor[2]) if cursor else None,
         newest_first=newest_first,
         limit=2 * limit + 4,
     )
@@ -184,9 +186,9 @@ async def _feedback(params: Mapping[str, Any], store: Store, user_id: str) -> Js
         raise HTTPException(400, 'kind must be "positive" or "negative".')
     if not isinstance(ids, list) or not 1 <= len(ids) <= MAX_FEEDBACK:
         raise HTTPException(400, f"item_ids is required: a list of 1 to {MAX_FEEDBACK} ids, as text.")
-    items = [re.fullmatch(r"([1-9][0-9]{0,17})\.[0-9]{1,9}", str(id)) for id in ids]
-    answers = {int(item[1]) for item in items if item}
-    if not all(items) or not await store.give_feedback(user_id, thread_id, answers, kind):
+    named = [re.fullmatch(ANSWER_ITEM, str(item_id)) for item_id in ids]
+    answers = {int(name[1]) for name in named if name}
+    if not all(named) or not await store.give_feedback(user_id, thread_id, answers, kind):
         raise HTTPException(404, "Not found.")
     return {}
 

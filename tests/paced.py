@@ -2,7 +2,7 @@
 
 A message is a program, one step a line:
     say N MS           N words of text, MS milliseconds apart
-    think N MS         N words of a reasoning summary
+    think N MS         N words of a reasoning summary; neighbouring lines are parts of one summary
     call TOOL JSON     a tool call; calls on neighbouring lines are made at once
     quiet SECONDS      nothing
     fail               an error
@@ -26,6 +26,7 @@ from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
     ResponseFunctionToolCall,
+    ResponseReasoningSummaryPartAddedEvent,
     ResponseReasoningSummaryTextDeltaEvent,
     ResponseTextDeltaEvent,
 )
@@ -47,8 +48,9 @@ class PacedModel(Model):
         steps = [line.split(" ", 2) for line in items[asked]["content"].splitlines() if line.strip()]
         numbers = itertools.count(answered)
         calls: list[ResponseFunctionToolCall] = []
-        skipped = 0
+        skipped = part = 0
         for step in steps:
+            part = part + 1 if step[0] == "think" else 0
             if step[0] == "call":
                 skipped += 1
                 if skipped > answered:
@@ -64,6 +66,15 @@ class PacedModel(Model):
             elif calls:
                 break
             else:
+                if part:
+                    yield ResponseReasoningSummaryPartAddedEvent(
+                        type="response.reasoning_summary_part.added",
+                        item_id="r",
+                        output_index=0,
+                        summary_index=part - 1,
+                        part={"type": "summary_text", "text": ""},  # type: ignore[arg-type]
+                        sequence_number=0,
+                    )
                 async for event in self._do(step, json.dumps(items[:asked])):
                     yield event
         response = Response(

@@ -327,6 +327,11 @@ def test_reasoning_is_a_workflow_of_its_own(chat: Component) -> None:
     assert stream.shape == [{"t0 t1 t2 t3 "}, "w0 ", {"t0 t1 "}, [MILK_ADDED], {"t0 "}, "w0 "]
 
 
+def test_parts_of_a_reasoning_summary_are_paragraphs(chat: Component) -> None:
+    """A summary that comes in parts is one thought, with the parts as paragraphs."""
+    assert chat.create("think 2 0\nthink 1 0\nsay 1 0").shape == [{"t0 t1 \n\nt0 "}, "w0 "]
+
+
 def test_long_reasoning_is_not_sent_again_for_each_word(chat: Component) -> None:
     """A thought is resent as it grows, and all its frames together stay within a few times its length."""
     stream = chat.create("think 3000 0\nsay 1 0")
