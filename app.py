@@ -186,6 +186,14 @@ def key_of(request: Request) -> str | None:
     return key
 
 
+def digest_of(body: Mapping[str, Any]) -> str:
+    """Return what tells a request from another that came with the same idempotency key, or answer 400."""
+    try:
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    except RecursionError:  # a few levels less than what json.loads takes
+        raise HTTPException(400, "The body is nested too deeply.") from None
+
+
 def id_of(request: Request) -> int:
     """Return the id in the path; one that cannot exist is answered like one that does not."""
     text = request.path_params["id"]
@@ -283,7 +291,7 @@ async def begin(
         max_live=service.settings.max_live,
         max_live_per_user=service.settings.max_live_per_user,
         key=key_of(request),
-        request=hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest(),
+        request=digest_of(body),
     )
     return await service.live.begin(limited, service.stream, user_id=user_id, model=service.model_name)
 

@@ -7,6 +7,7 @@ import asyncio
 import json
 import random
 import re
+import signal
 import sqlite3
 import threading
 import time
@@ -431,6 +432,30 @@ def test_late_disconnect_stops_only_its_own_run() -> None:
     assert asyncio.run(scenario()) == ["hi", "word " * 2, "hi", "word " * 4]
 
 
+def test_shutdown_in_mid_answer(make_server: Callable[..., Server]) -> None:
+    """When the server ends, so does the stream, with a sentence; what was said is there when it is back."""
+    server = make_server(script="tests/paced.py")
+    with server.client("alice") as client:
+        deltas: list[Json] = []
+
+        def until(event: Json) -> bool:
+            deltas.extend([event] if is_delta(event) else [])
+            if len(deltas) == 3 and server.process is not None:
+                server.process.send_signal(signal.SIGTERM)
+                deltas.append({})
+            return bool(event["type"] == "error")
+
+        seen = Component(client).create(f"{ADD_MILK}\nsay 500 20", until=until)
+    assert "shutting down" in seen.events[-1]["message"]
+    assert server.process is not None
+    server.process.wait(10)
+    server.start()
+    with server.client("alice") as client:
+        chat = Component(client)
+        assert chat.all_items(seen.thread) == seen.items
+        assert "was interrupted here" in chat.add(seen.thread, "recall").shape[0]
+
+
 # ---- retry ----
 
 
@@ -728,6 +753,19 @@ def test_malformed_requests_get_400_and_a_sentence(chat: Component) -> None:
     assert len(chat.json("threads.list")["data"]) == 1
 
 
+def test_body_of_any_depth_is_answered(chat: Component) -> None:
+    """However deeply a body is nested, the answer is a stream or 400, never a 500."""
+    given = json.dumps(said("fail"))
+    statuses = []
+    for depth in range(920, 1000):
+        body = f'{{"type": "threads.create", "params": {{"input": {given}, "x": {"[" * depth}{"]" * depth}}}}}'
+        statuses.append(
+            chat.client.post("/chatkit", content=body, headers={"Content-Type": "application/json"}).status_code
+        )
+    assert statuses == sorted(statuses)
+    assert set(statuses) <= {200, 400}
+
+
 def test_message_that_is_too_long(chat: Component) -> None:
     """A message has the same limit as in the simple dialect: 32,000 characters, quotation included."""
     assert chat.refused("threads.create", input=said("x" * 32_001))[0] == 413
@@ -772,6 +810,20 @@ def test_too_many_answers_at_once(make_server: Callable[..., Server]) -> None:
             for client, status in ((alice, 429), (bob, 503)):
                 response = client.post("/chatkit", json=body)
                 assert (response.status_code, "retry-after" in response.headers) == (status, True)
+
+
+def test_database_that_does_not_answer(make_server: Callable[..., Server]) -> None:
+    """While the database cannot be written, a message gets 503 before any stream, and later it works again."""
+    server = make_server(script="tests/paced.py")
+    with server.client("alice") as client, sqlite3.connect(server.database, isolation_level=None) as intruder:
+        chat = Component(client)
+        stream = chat.create("say 1 0")
+        intruder.execute("BEGIN IMMEDIATE")
+        assert chat.refused("threads.add_user_message", thread_id=stream.thread, input=said("say 1 0"))[0] == 503
+        assert chat.json("threads.list")["data"][0]["id"] == stream.thread
+        intruder.execute("ROLLBACK")
+        chat.stream("threads.retry_after_item", thread_id=stream.thread, item_id=stream.items[0]["id"])
+    intruder.close()
 
 
 def test_browser_of_another_origin_may_send_what_the_component_sends(make_server: Callable[..., Server]) -> None:
