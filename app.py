@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import secrets
-import signal
 import socket
 import stat
 import sys
@@ -460,6 +459,7 @@ def create_app(
         # What the model invents is the model's to mend; and tracing would reach for the network.
         run_config = RunConfig(tracing_disabled=True, tool_not_found_behavior="return_error_to_model")
         assert agent is not None
+        log.info("answers come from %s", models.WHAT_IT_IS if name == models.OFFLINE else f"the model: {name}")
         app.state.service = Service(ours, all_runs, agent, authenticate, run_config, name, settings)
         try:
             yield
@@ -546,26 +546,27 @@ def token(name: str, settings: config.Settings) -> str:
 class Server(uvicorn.Server):
     """uvicorn, which by itself waits for open streams before it tells the app to shut down."""
 
-    def __init__(self, uvicorn_config: uvicorn.Config, app: Starlette, greeting: str) -> None:
-        super().__init__(uvicorn_config)
+    def __init__(self, app: Starlette, greeting: str) -> None:
+        super().__init__(
+            uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=3)
+        )
         self._app = app
         self._greeting = greeting
         self._ending: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say where."""
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
             print(self._greeting, flush=True)
-            self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On the first signal end the live answers at once; on the second, the process."""
         if self.should_exit:
             os._exit(128 + sig)
-        super().handle_exit(sig, frame)
-        if self.started:
-            self._loop.call_soon_threadsafe(self._end_runs)
+        self.should_exit = True
+        self._loop.call_soon_threadsafe(self._end_runs)
 
     def _end_runs(self) -> None:
         service = getattr(self._app.state, "service", None)
@@ -573,46 +574,47 @@ class Server(uvicorn.Server):
             self._ending = asyncio.ensure_future(service.live.close())
 
 
-def serve(settings: config.Settings, app: Starlette | None = None) -> None:
-    """Run the service (or an `app` of your own from `create_app`) until a signal ends it."""
+async def serve(settings: config.Settings, **options: Any) -> None:
+    """Run the service until a signal ends it; `options` are those of `create_app`."""
     if not settings.is_loopback and not (settings.secret or settings.public_key):
         raise config.BadSetting(
             f"HOST is {settings.host}, which others can reach: set BETTER_AUTH_SECRET to a secret of at least "
             f"{auth.MIN_SECRET} bytes, for example the output of: openssl rand -hex 32"
         )
-    app = app or create_app(settings=settings)
+    with listen(settings.host, settings.port) as listener:
+        store = await db.Store.open(settings.database)
+        try:
+            app = create_app(store=store, settings=settings, **options)
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            url = f"http://{host}:{listener.getsockname()[1]}"
+            is_demo = settings.is_loopback and not (settings.secret or settings.public_key)
+            await Server(
+                app, f"Sign in: {url}/#token={token('demo', settings)}" if is_demo else f"Serving on {url}"
+            ).serve([listener])
+        finally:
+            await store.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 is any free one."""
     try:
-        listener = socket.create_server(
-            (settings.host, settings.port),
-            family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
-            backlog=2048,
-        )
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise config.BadSetting(
-            f"Cannot listen on {settings.host} port {settings.port} ({error.strerror}): set HOST and PORT."
+            f"Cannot listen on {host} port {port} ({error.strerror}): set HOST and PORT."
         ) from error
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{listener.getsockname()[1]}"
-    greeting = f"Serving on {url}"
-    if settings.is_loopback and not settings.public_key and not settings.secret:
-        greeting = f"Sign in: {url}/#token={token('demo', settings)}"
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    log.setLevel(settings.log_level)
-    server = Server(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=3, server_header=False),
-        app,
-        greeting,
-    )
-    server.run(sockets=[listener])
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line; return the exit code: 2 for a setting that cannot be used."""
     try:
         settings = config.Settings.from_env(os.environ)
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        log.setLevel(settings.log_level)
         match arguments:
             case []:
-                serve(settings)
+                asyncio.run(serve(settings))
             case ["token", name]:
                 print(token(name, settings))
             case _:
@@ -621,8 +623,6 @@ def main(arguments: list[str]) -> int:
     except (config.BadSetting, models.BadModel, db.StoreError) as error:
         print(f"todochat: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     return 0
 
 

@@ -156,7 +156,8 @@ _TO_LIST = r" (?:to|on|onto|in) (?:my|the) (?:to-?do |task )?(?:list|tasks|to-?d
 _BETWEEN = r"\s*(?:[,;\n]\s*(?:and |then )?|\s(?:and|then)\s)\s*"
 _ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"]
 
-WHO = "I am the offline demo model: a small table of phrases, not an AI."
+WHAT_IT_IS = "the offline demo model: a small table of phrases, not an AI"
+WHO = f"I am {WHAT_IT_IS}."
 HELP = (
     'I can add tasks ("add buy milk, call Ann"), list them ("show my open tasks"), complete them ("complete 2" or '
     '"buy milk is done"), rename them ("rename 2 to buy oat milk") and delete them ("delete buy milk"). '
