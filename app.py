@@ -56,6 +56,7 @@ MAX_DESCRIPTION = 2_000
 MAX_PAGE = 200  # conversations
 TITLE_FROM_MESSAGE = 50  # characters
 STATIC = Path(__file__).with_name("static")
+OPENAPI = Path(__file__).with_name("openapi.json")
 
 Authenticate = Callable[[Request], Awaitable[str | None]]
 AgentOrFactory = Agent[Any] | Callable[[str], Agent[Any]]
@@ -192,6 +193,12 @@ def id_of(request: Request) -> int:
     return int(text)
 
 
+def only(request: Request, *names: str) -> None:
+    """Answer 400 to a query string with other parameters: a misspelt filter must not pass for none."""
+    if unknown := request.query_params.keys() - set(names):
+        raise HTTPException(400, f"{min(unknown)[:50]!r} is not a parameter here: there is {' and '.join(names)}.")
+
+
 def count_in(request: Request, name: str, default: int) -> int:
     """Return a whole number from the query string, or answer 400."""
     text = request.query_params.get(name, str(default))
@@ -256,6 +263,7 @@ async def join(request: Request) -> Response | wire.EventStream:
     service, user_id = service_of(request), await user_of(request)
     if request.method == "HEAD":  # it would follow the stream for nobody
         raise HTTPException(405, "Use GET.", {"Allow": "GET"})
+    only(request, "after")
     conversation_id, after = id_of(request), count_in(request, "after", 0)
     run = service.live.get(conversation_id)
     if run is None or run.user_id != user_id:
@@ -283,6 +291,7 @@ async def stop(request: Request) -> Response:
 async def list_conversations(request: Request) -> Response:
     """GET /api/conversations?limit=50&offset=0."""
     service, user_id = service_of(request), await user_of(request)
+    only(request, "limit", "offset")
     limit, offset = min(count_in(request, "limit", 50), MAX_PAGE), count_in(request, "offset", 0)
     return JSONResponse(await service.store.list_conversations(user_id, limit, offset))
 
@@ -312,6 +321,7 @@ async def delete_conversation(request: Request) -> Response:
 async def list_tasks(request: Request) -> Response:
     """GET /api/tasks?status=all|pending|completed."""
     service, user_id = service_of(request), await user_of(request)
+    only(request, "status")
     wanted = {"all": None, "pending": False, "completed": True}
     status = request.query_params.get("status", "all")
     if status not in wanted:
@@ -364,6 +374,11 @@ async def about(request: Request) -> Response:
     return JSONResponse({"model": service.model_name, "offline": service.model_name == models.OFFLINE})
 
 
+async def openapi(request: Request) -> Response:
+    """GET /openapi.json: the description of the REST API and the simple dialect."""
+    return FileResponse(OPENAPI)
+
+
 async def page(request: Request) -> Response:
     """GET /: the page."""
     return FileResponse(STATIC / "index.html")
@@ -397,6 +412,7 @@ def routes() -> list[BaseRoute]:
         *resource("/api/tasks/{id}", PATCH=update_task, DELETE=delete_task),
         *resource("/api/model", GET=about),
         *resource("/health", GET=health),
+        Route("/openapi.json", openapi),
         Route("/", page),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
@@ -617,6 +633,8 @@ def main(arguments: list[str]) -> int:
                 asyncio.run(serve(settings))
             case ["token", name]:
                 print(token(name, settings))
+            case ["backup", file]:
+                db.backup(settings.database, file)
             case _:
                 print(__doc__, file=sys.stderr)
                 return 2

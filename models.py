@@ -26,6 +26,7 @@ from agents import (
 )
 from agents.agent_output import AgentOutputSchemaBase
 from agents.items import TResponseOutputItem, TResponseStreamEvent
+from agents.models import get_default_model
 from openai import AsyncOpenAI, AsyncStream, Timeout
 from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import (
@@ -40,7 +41,6 @@ from openai.types.responses.response_prompt_param import ResponsePromptParam
 
 GEMINI_URL = "https://generativelanguage.googleapis.com/v1beta/openai/"
 OPENAI_URL = "https://api.openai.com/v1"
-DEFAULT_OPENAI_MODEL = "gpt-5-mini"
 OFFLINE = "offline"
 
 
@@ -69,7 +69,7 @@ def choose_model(env: Mapping[str, str], *, idle_timeout: float = 60.0) -> Choic
     key, url = env.get("OPENAI_API_KEY"), env.get("OPENAI_BASE_URL")
     if key or url:
         at_openai = (url or OPENAI_URL).startswith("https://api.openai.com")
-        name = env.get("OPENAI_MODEL") or (DEFAULT_OPENAI_MODEL if at_openai else "")
+        name = env.get("OPENAI_MODEL") or (get_default_model() if at_openai else "")
         if not name:
             raise BadModel(f"OPENAI_BASE_URL is {url}: set OPENAI_MODEL to the name of a model that it serves.")
         api = env.get("OPENAI_API") or ("responses" if at_openai else "chat")

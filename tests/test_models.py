@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from agents import OpenAIChatCompletionsModel, OpenAIResponsesModel
+from agents.models import get_default_model
 from conftest import ROOT, Client, Server, npm_package, running
 from provider import SECRET_TEXT, provider
 
@@ -23,7 +24,7 @@ import models
     [
         ({}, models.OfflineModel, "offline", None),
         ({"OPENAI_API_KEY": ""}, models.OfflineModel, "offline", None),
-        ({"OPENAI_API_KEY": "k"}, OpenAIResponsesModel, models.DEFAULT_OPENAI_MODEL, models.OPENAI_URL),
+        ({"OPENAI_API_KEY": "k"}, OpenAIResponsesModel, get_default_model(), models.OPENAI_URL),
         ({"OPENAI_API_KEY": "k", "OPENAI_API": "chat"}, OpenAIChatCompletionsModel, None, models.OPENAI_URL),
         ({"OPENAI_API_KEY": "k", "OPENAI_MODEL": "gpt-x"}, OpenAIResponsesModel, "gpt-x", models.OPENAI_URL),
         (
