@@ -24,6 +24,7 @@ SCHEMA = Path(__file__).with_name("schema.sql")
 SCHEMA_VERSION = 1
 UPGRADES: dict[int, str] = {}  # from which version: the SQL that leads to the next one
 KEY_LIFETIME = timedelta(days=1)
+INTERRUPTED = "The server stopped before this answer was complete. Please ask again."
 
 
 class StoreError(Exception):
@@ -180,7 +181,9 @@ class Store:
         await self._sql("PRAGMA foreign_keys = ON")
         await self._write(lambda: self._upgrade(version))
         await self._write(
-            lambda: self._sql("UPDATE messages SET status = 'interrupted' WHERE status = 'streaming'"),
+            lambda: self._sql(
+                "UPDATE messages SET status = 'interrupted', error = ? WHERE status = 'streaming'", (INTERRUPTED,)
+            )
         )
 
     async def _upgrade(self, version: int) -> None:
