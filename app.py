@@ -615,7 +615,10 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; port 0 is any free one."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: also let go of the connection of a reader that was dropped
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * wire.STALL))
+        return listener
     except OSError as error:
         raise config.BadSetting(
             f"Cannot listen on {host} port {port} ({error.strerror}): set HOST and PORT."
