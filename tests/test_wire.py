@@ -93,14 +93,16 @@ def test_a_reader_that_goes_away_ends_the_response() -> None:
 
     async def main() -> None:
         sent: list[Any] = []
+        read = asyncio.Event()
 
         async def receive() -> Any:
-            while len(sent) < 2:
-                await asyncio.sleep(0)
+            await read.wait()
             return {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
             sent.append(message)
+            if message["type"] == "http.response.body":
+                read.set()
 
         await wire.EventStream(chunks(), {"X-Thread-Id": "1"}, on_disconnect)({"type": "http"}, receive, send)
         assert (b"x-thread-id", b"1") in sent[0]["headers"]
