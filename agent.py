@@ -157,8 +157,7 @@ def _unfit(title: str) -> str | None:
 
 def _tell_the_model(ctx: RunContextWrapper[Any], error: Exception) -> str:
     """Let the model mend its own mistakes (arguments that do not fit); anything else ends the turn."""
-    # An id of more than 64 bits is an OverflowError, half a surrogate pair in a title a UnicodeError.
-    if not isinstance(error, ModelBehaviorError | OverflowError | UnicodeError):
+    if not isinstance(error, ModelBehaviorError | OverflowError):  # OverflowError: an id of more than 64 bits
         raise error
     return json.dumps({"success": False, "error": "These arguments do not fit the tool."})
 

@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import secrets
-import signal
 import socket
 import stat
 import sys
@@ -58,6 +57,7 @@ MAX_DESCRIPTION = 2_000
 MAX_PAGE = 200  # conversations
 TITLE_FROM_MESSAGE = 50  # characters
 STATIC = Path(__file__).with_name("static")
+OPENAPI = Path(__file__).with_name("openapi.json")
 
 Authenticate = Callable[[Request], Awaitable[str | None]]
 AgentOrFactory = Agent[Any] | Callable[[str], Agent[Any]]
@@ -202,6 +202,12 @@ def id_of(request: Request) -> int:
     return int(text)
 
 
+def only(request: Request, *names: str) -> None:
+    """Answer 400 to a query string with other parameters: a misspelt filter must not pass for none."""
+    if unknown := request.query_params.keys() - set(names):
+        raise HTTPException(400, f"{min(unknown)[:50]!r} is not a parameter here: there is {' and '.join(names)}.")
+
+
 def count_in(request: Request, name: str, default: int) -> int:
     """Return a whole number from the query string, or answer 400."""
     text = request.query_params.get(name, str(default))
@@ -320,6 +326,7 @@ async def join(request: Request) -> Response | wire.EventStream:
     service, user_id = service_of(request), await user_of(request)
     if request.method == "HEAD":  # it would follow the stream for nobody
         raise HTTPException(405, "Use GET.", {"Allow": "GET"})
+    only(request, "after")
     conversation_id, after = id_of(request), count_in(request, "after", 0)
     run = service.live.get(conversation_id)
     if run is None or run.user_id != user_id:
@@ -347,6 +354,7 @@ async def stop(request: Request) -> Response:
 async def list_conversations(request: Request) -> Response:
     """GET /api/conversations?limit=50&offset=0."""
     service, user_id = service_of(request), await user_of(request)
+    only(request, "limit", "offset")
     limit, offset = min(count_in(request, "limit", 50), MAX_PAGE), count_in(request, "offset", 0)
     return JSONResponse(await service.store.list_conversations(user_id, limit, offset))
 
@@ -376,6 +384,7 @@ async def delete_conversation(request: Request) -> Response:
 async def list_tasks(request: Request) -> Response:
     """GET /api/tasks?status=all|pending|completed."""
     service, user_id = service_of(request), await user_of(request)
+    only(request, "status")
     wanted = {"all": None, "pending": False, "completed": True}
     status = request.query_params.get("status", "all")
     if status not in wanted:
@@ -428,6 +437,11 @@ async def about(request: Request) -> Response:
     return JSONResponse({"model": service.model_name, "offline": service.model_name == models.OFFLINE})
 
 
+async def openapi(request: Request) -> Response:
+    """GET /openapi.json: the description of the REST API and the simple dialect."""
+    return FileResponse(OPENAPI)
+
+
 async def page(request: Request) -> Response:
     """GET /: the page."""
     return FileResponse(STATIC / "index.html")
@@ -461,6 +475,7 @@ def routes() -> list[BaseRoute]:
         *resource("/api/tasks/{id}", PATCH=update_task, DELETE=delete_task),
         *resource("/api/model", GET=about),
         *resource("/health", GET=health),
+        Route("/openapi.json", openapi),
         Route("/", page),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
@@ -525,6 +540,7 @@ def create_app(
         # What the model invents is the model's to mend; and tracing would reach for the network.
         run_config = RunConfig(tracing_disabled=True, tool_not_found_behavior="return_error_to_model")
         assert agent is not None
+        log.info("answers come from %s", models.WHAT_IT_IS if name == models.OFFLINE else f"the model: {name}")
         app.state.service = Service(ours, all_runs, agent, authenticate, run_config, name, settings)
         try:
             yield
@@ -611,26 +627,27 @@ def token(name: str, settings: config.Settings) -> str:
 class Server(uvicorn.Server):
     """uvicorn, which by itself waits for open streams before it tells the app to shut down."""
 
-    def __init__(self, uvicorn_config: uvicorn.Config, app: Starlette, greeting: str) -> None:
-        super().__init__(uvicorn_config)
+    def __init__(self, app: Starlette, greeting: str) -> None:
+        super().__init__(
+            uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=3)
+        )
         self._app = app
         self._greeting = greeting
         self._ending: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say where."""
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
             print(self._greeting, flush=True)
-            self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On the first signal end the live answers at once; on the second, the process."""
         if self.should_exit:
             os._exit(128 + sig)
-        super().handle_exit(sig, frame)
-        if self.started:
-            self._loop.call_soon_threadsafe(self._end_runs)
+        self.should_exit = True
+        self._loop.call_soon_threadsafe(self._end_runs)
 
     def _end_runs(self) -> None:
         service = getattr(self._app.state, "service", None)
@@ -638,59 +655,62 @@ class Server(uvicorn.Server):
             self._ending = asyncio.ensure_future(service.live.close())
 
 
-def serve(settings: config.Settings, app: Starlette | None = None) -> None:
-    """Run the service (or an `app` of your own from `create_app`) until a signal ends it."""
+async def serve(settings: config.Settings, **options: Any) -> None:
+    """Run the service until a signal ends it; `options` are those of `create_app`."""
     if not settings.is_loopback and not (settings.secret or settings.public_key):
         raise config.BadSetting(
             f"HOST is {settings.host}, which others can reach: set BETTER_AUTH_SECRET to a secret of at least "
             f"{auth.MIN_SECRET} bytes, for example the output of: openssl rand -hex 32"
         )
-    app = app or create_app(settings=settings)
+    with listen(settings.host, settings.port) as listener:
+        store = await db.Store.open(settings.database)
+        try:
+            app = create_app(store=store, settings=settings, **options)
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            url = f"http://{host}:{listener.getsockname()[1]}"
+            is_demo = settings.is_loopback and not (settings.secret or settings.public_key)
+            await Server(
+                app, f"Sign in: {url}/#token={token('demo', settings)}" if is_demo else f"Serving on {url}"
+            ).serve([listener])
+        finally:
+            await store.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 is any free one."""
     try:
-        listener = socket.create_server(
-            (settings.host, settings.port),
-            family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
-            backlog=2048,
-        )
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: also let go of the connection of a reader that was dropped
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * wire.STALL))
+        # asyncio switches Nagle's algorithm off only for sockets that name their protocol, and create_server's do not:
+        # with it, small frames and answers would wait 40 ms for the client's acknowledgement.
+        return socket.socket(proto=socket.IPPROTO_TCP, fileno=listener.detach())
     except OSError as error:
         raise config.BadSetting(
-            f"Cannot listen on {settings.host} port {settings.port} ({error.strerror}): set HOST and PORT."
+            f"Cannot listen on {host} port {port} ({error.strerror}): set HOST and PORT."
         ) from error
-    # asyncio switches Nagle's algorithm off only for sockets that name their protocol, and create_server's do not:
-    # with it, small frames and answers would wait 40 ms for the client's acknowledgement.
-    listener = socket.socket(proto=socket.IPPROTO_TCP, fileno=listener.detach())
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{listener.getsockname()[1]}"
-    greeting = f"Serving on {url}"
-    if settings.is_loopback and not settings.public_key and not settings.secret:
-        greeting = f"Sign in: {url}/#token={token('demo', settings)}"
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    log.setLevel(settings.log_level)
-    server = Server(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=3, server_header=False),
-        app,
-        greeting,
-    )
-    server.run(sockets=[listener])
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line; return the exit code: 2 for a setting that cannot be used."""
     try:
         settings = config.Settings.from_env(os.environ)
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        log.setLevel(settings.log_level)
         match arguments:
             case []:
-                serve(settings)
+                asyncio.run(serve(settings))
             case ["token", name]:
                 print(token(name, settings))
+            case ["backup", file]:
+                db.backup(settings.database, file)
             case _:
                 print(__doc__, file=sys.stderr)
                 return 2
     except (config.BadSetting, models.BadModel, db.StoreError) as error:
         print(f"todochat: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     return 0
 
 

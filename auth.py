@@ -18,6 +18,7 @@ from jose.exceptions import JOSEError
 MAX_TOKEN = 8 * 1024  # characters
 MIN_SECRET = 32  # bytes: a shorter key than the hash can be found by trying (RFC 7518, section 3.2)
 
+_KINDS = {"HS256": ("oct", None), "RS256": ("RSA", None), "ES256": ("EC", "P-256")}  # RFC 7518
 _SHAPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){2}")
 _USER_ID = re.compile(r"[\x20-\x7e]{1,255}")
 
@@ -41,8 +42,11 @@ class Verifier:
         try:
             # Built once: given a string, python-jose would guess anew for each token what kind of key it is.
             self._key = jwk.construct(key, algorithm)
+            kind = self._key.to_dict()  # it takes an elliptic key for RSA until the key is used
         except (JOSEError, ValueError, TypeError, AttributeError) as error:
             raise UnfitKey(f"This is not a key for {algorithm}.") from error
+        if (kind["kty"], kind.get("crv")) != _KINDS[algorithm]:
+            raise UnfitKey(f"This is not a key for {algorithm}.")
         self._algorithm = algorithm
         self._issuer = issuer
         self._audience = audience

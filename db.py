@@ -9,6 +9,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +30,7 @@ UPGRADES = {  # from which version: the SQL that leads to the next one
 }
 KEY_LIFETIME = timedelta(days=1)
 BUSY = "An answer is still being written in this conversation. Wait for it, or stop it."
+INTERRUPTED = "The server stopped before this answer was complete. Please ask again."
 
 
 class StoreError(Exception):
@@ -208,7 +210,9 @@ class Store:
         await self._sql("PRAGMA foreign_keys = ON")
         await self._write(lambda: self._upgrade(version))
         await self._write(
-            lambda: self._sql("UPDATE messages SET status = 'interrupted' WHERE status = 'streaming'"),
+            lambda: self._sql(
+                "UPDATE messages SET status = 'interrupted', error = ? WHERE status = 'streaming'", (INTERRUPTED,)
+            )
         )
 
     async def _upgrade(self, version: int) -> None:
@@ -707,6 +711,27 @@ class Store:
     async def ping(self) -> None:
         """Read something from the file; raises `Unavailable` if that cannot be done."""
         await self._read(lambda: self._sql("SELECT 1 FROM conversations LIMIT 1"))
+
+
+def backup(path: str, target: str) -> None:
+    """Copy the database at `path` to the new file `target`, consistently, while a server writes to it or not.
+
+    Raises `StoreError`; an existing file is never overwritten.
+    """
+    try:
+        # Copying the file itself would miss what is still in its write-ahead log.
+        with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as source:
+            source.execute("SELECT 1 FROM sqlite_master LIMIT 1")
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            try:
+                source.execute("VACUUM INTO ?", (target,))
+            except sqlite3.Error:
+                os.unlink(target)
+                raise
+    except FileExistsError as error:
+        raise StoreError(f"{target} exists already, and a backup overwrites nothing.") from error
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"Cannot copy {path} to {target}: {error}.") from error
 
 
 # What is trouble with the machine, and may pass; any other error of SQLite is a mistake of ours.

@@ -26,6 +26,7 @@ from agents import (
 )
 from agents.agent_output import AgentOutputSchemaBase
 from agents.items import TResponseOutputItem, TResponseStreamEvent
+from agents.models import get_default_model
 from openai import AsyncOpenAI, AsyncStream, Timeout
 from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import (
@@ -40,7 +41,6 @@ from openai.types.responses.response_prompt_param import ResponsePromptParam
 
 GEMINI_URL = "https://generativelanguage.googleapis.com/v1beta/openai/"
 OPENAI_URL = "https://api.openai.com/v1"
-DEFAULT_OPENAI_MODEL = "gpt-5-mini"
 OFFLINE = "offline"
 
 
@@ -69,7 +69,7 @@ def choose_model(env: Mapping[str, str], *, idle_timeout: float = 60.0) -> Choic
     key, url = env.get("OPENAI_API_KEY"), env.get("OPENAI_BASE_URL")
     if key or url:
         at_openai = (url or OPENAI_URL).startswith("https://api.openai.com")
-        name = env.get("OPENAI_MODEL") or (DEFAULT_OPENAI_MODEL if at_openai else "")
+        name = env.get("OPENAI_MODEL") or (get_default_model() if at_openai else "")
         if not name:
             raise BadModel(f"OPENAI_BASE_URL is {url}: set OPENAI_MODEL to the name of a model that it serves.")
         api = env.get("OPENAI_API") or ("responses" if at_openai else "chat")
@@ -156,7 +156,8 @@ _TO_LIST = r" (?:to|on|onto|in) (?:my|the) (?:to-?do |task )?(?:list|tasks|to-?d
 _BETWEEN = r"\s*(?:[,;\n]\s*(?:and |then )?|\s(?:and|then)\s)\s*"
 _ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"]
 
-WHO = "I am the offline demo model: a small table of phrases, not an AI."
+WHAT_IT_IS = "the offline demo model: a small table of phrases, not an AI"
+WHO = f"I am {WHAT_IT_IS}."
 HELP = (
     'I can add tasks ("add buy milk, call Ann"), list them ("show my open tasks"), complete them ("complete 2" or '
     '"buy milk is done"), rename them ("rename 2 to buy oat milk") and delete them ("delete buy milk"). '

@@ -20,6 +20,7 @@ log = logging.getLogger("todochat")
 
 CHECKPOINT_EVERY = 0.4  # seconds: with the commit itself, less than the half second that is promised
 PING_EVERY = 15.0  # seconds
+MAX_BATCH = 500  # events in one write: what a reader that has fallen behind costs in memory
 
 INTERRUPTED = "The server is shutting down, so this answer ends here. Please ask again in a moment."
 DELETED = "This conversation has been deleted."
@@ -90,13 +91,13 @@ class Run:
         self._wake()
 
     async def follow(self, after: int = 0) -> AsyncGenerator[list[Event], None]:
-        """Yield the events from number `after` on, as many at once as there are; an empty list after 15 s of silence.
+        """Yield the events from number `after` on, all that there are at once; an empty list after 15 s of silence.
 
         Ends when the run has ended and everything was yielded. A slow reader costs its place in the list, no more.
         """
         while True:
             if after < len(self.events):
-                batch = self.events[after:]
+                batch = self.events[after : after + MAX_BATCH]
                 after += len(batch)
                 yield batch
             elif self.ended:

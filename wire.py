@@ -65,8 +65,8 @@ def _text(text: str) -> list[Event]:
 class EventStream:
     """An ASGI response that sends chunks as they come and ends when they end.
 
-    When the reader goes away, or takes nothing for 60 seconds, `on_disconnect` is awaited; what produces the chunks
-    must not depend on this response. Starlette 1.10's StreamingResponse has neither the hook nor the limit.
+    When the reader goes away, or takes nothing for `stall` seconds, `on_disconnect` is awaited; what produces the
+    chunks must not depend on this response. Starlette 1.10's StreamingResponse has neither the hook nor the limit.
     """
 
     def __init__(
@@ -74,10 +74,13 @@ class EventStream:
         chunks: AsyncGenerator[bytes, None],
         headers: Mapping[str, str],
         on_disconnect: Callable[[], Awaitable[Any]] | None = None,
+        *,
+        stall: float = STALL,
     ) -> None:
         self._chunks = chunks
         self._headers = headers
         self._on_disconnect = on_disconnect
+        self._stall = stall
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writer = asyncio.create_task(self._write(send))
@@ -96,7 +99,7 @@ class EventStream:
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
         async for chunk in self._chunks:
-            async with asyncio.timeout(STALL):
+            async with asyncio.timeout(self._stall):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -166,8 +167,8 @@ class Server:
             self.process.wait(10)
 
 
-def server_in(folder: Path, script: str = "app.py", **settings: Any) -> Server:
-    """Return a server that keeps its things in a folder, not started yet."""
+def prepare(folder: Path, script: str = "app.py", **settings: Any) -> Server:
+    """Return a server that is not started yet; settings are those of the environment, `script` is what to run."""
     env = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     env |= {"PORT": "0", "DATABASE_URL": f"sqlite:///{folder}/chat.db", "BETTER_AUTH_SECRET": SECRET}
     env |= {name: str(value) for name, value in settings.items()}
@@ -176,11 +177,11 @@ def server_in(folder: Path, script: str = "app.py", **settings: Any) -> Server:
 
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Return a function that starts a server; settings are given as keywords, `script` is what to run."""
+    """Return a function that starts a server of the test's own; see `prepare`."""
     servers: list[Server] = []
 
-    def make(*, script: str = "app.py", start: bool = True, folder: Path = tmp_path, **settings: Any) -> Server:
-        server = server_in(folder, script, **settings)
+    def make(*, start: bool = True, **options: Any) -> Server:
+        server = prepare(tmp_path, **options)
         servers.append(server)
         return server.start() if start else server
 
@@ -189,23 +190,40 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.close()
 
 
-@pytest.fixture
-def server(make_server: Callable[..., Server]) -> Server:
-    """A server with the offline model."""
-    return make_server()
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the offline model, shared by the tests of a file, each with users of its own."""
+    server = prepare(tmp_path_factory.mktemp("server")).start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def paced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose model does what the message says (paced.py), shared by the tests of a file."""
+    server = prepare(tmp_path_factory.mktemp("paced"), "tests/paced.py").start()
+    yield server
+    server.close()
 
 
 @pytest.fixture
 def alice(server: Server) -> Iterator[Client]:
-    """A client for one user of `server`."""
-    with server.client("alice") as client:
+    """A client of `server` for a user who is new."""
+    with server.client(f"alice-{uuid.uuid4()}") as client:
         yield client
 
 
 @pytest.fixture
 def bob(server: Server) -> Iterator[Client]:
-    """A client for another user of `server`."""
-    with server.client("bob") as client:
+    """A client of `server` for another user."""
+    with server.client(f"bob-{uuid.uuid4()}") as client:
+        yield client
+
+
+@pytest.fixture
+def carol(paced: Server) -> Iterator[Client]:
+    """A client of `paced` for a user who is new."""
+    with paced.client(f"carol-{uuid.uuid4()}") as client:
         yield client
 
 

@@ -132,7 +132,7 @@ def main() -> None:
     chosen = settings.Settings.from_env(os.environ)
     todo = agent.todo_agent(PacedModel())
     todo.tools.append(wait)
-    app.serve(chosen, app.create_app(agent=todo, settings=chosen))
+    asyncio.run(app.serve(chosen, agent=todo))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from chatkit.types import Page, Thread, ThreadItem, ThreadStreamEvent
-from conftest import ROOT, Client, Server, server_in
+from conftest import ROOT, Client, Server, prepare
 from pydantic import TypeAdapter
 
 import app
@@ -244,7 +244,7 @@ def _frames(response: httpx.Response) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def paced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose model does what it is told. The tests share it, each with users of its own."""
-    server = server_in(tmp_path_factory.mktemp("paced"), "tests/paced.py", MAX_LIVE_PER_USER=4)
+    server = prepare(tmp_path_factory.mktemp("paced"), "tests/paced.py", MAX_LIVE_PER_USER=4)
     yield server.start()
     server.close()
 

@@ -1,13 +1,13 @@
 """The ChatKit protocol with real HTTP models: one conversation over Chat Completions and over Responses."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from conftest import Server, npm_package, running
+from conftest import Server, npm_package, prepare, running
 from test_chatkit import Component, Json, Stream, shape
 
 
@@ -75,14 +75,18 @@ def talk(server: Server) -> list[Stream]:
         return streams
 
 
-def test_same_items_over_both_apis(make_server: Callable[..., Server], provider: str, tmp_path: Path) -> None:
+def test_same_items_over_both_apis(provider: str, tmp_path: Path) -> None:
     """Five turns with tools give the same items over Chat Completions and over Responses, with the same ids."""
     seen = []
     for api in ("chat", "responses"):
         folder = tmp_path / api
         folder.mkdir()
         settings = {"OPENAI_API": api, "OPENAI_MODEL": "mock", "OPENAI_BASE_URL": f"{provider}/v1"}
-        streams = talk(make_server(folder=folder, **settings))
+        server = prepare(folder, **settings).start()
+        try:
+            streams = talk(server)
+        finally:
+            server.close()
         assert [stream.shape for stream in streams] == [answer for _, answer in CONVERSATION]
         seen.append([[_timeless(item) for item in stream.items] for stream in streams])
     assert seen[0] == seen[1]

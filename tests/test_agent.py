@@ -1,0 +1,160 @@
+"""The agent's events and what the model is told, with the Agents SDK's own scripted model."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agents import RunConfig
+from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
+
+import agent
+import db
+
+USER = {"id": 1, "role": "user", "content": "hi", "tool_calls": [], "status": "done"}
+
+
+def answer(content: str, *calls: dict[str, Any], status: str = "done") -> dict[str, Any]:
+    """Return a stored answer."""
+    return {"id": 8, "role": "assistant", "content": content, "tool_calls": list(calls), "status": status}
+
+
+async def recorded(call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any]) -> Any:
+    """Do the work, as a run would."""
+    return await work()
+
+
+def play(tmp_path: Path, *steps: Any) -> tuple[list[agent.Event], list[db.Task], ScriptedModel]:
+    """Run one turn on a real store; return its events, the user's tasks afterwards, and the model."""
+
+    async def turn() -> tuple[list[agent.Event], list[db.Task], ScriptedModel]:
+        store = await db.Store.open(str(tmp_path / "chat.db"))
+        try:
+            model = ScriptedModel(steps)
+            config = RunConfig(tracing_disabled=True, tool_not_found_behavior="return_error_to_model")
+            context = agent.TurnContext("alice", store, recorded)
+            stream = agent.stream_turn(agent.todo_agent(model), [USER], context, thread_id=1, run_config=config)
+            return [event async for event in stream], await store.list_tasks("alice"), model
+        finally:
+            await store.close()
+
+    return asyncio.run(turn())
+
+
+def results(events: list[agent.Event]) -> list[Any]:
+    """Return the tools' results."""
+    return [event["result"] for event in events if isinstance(event, dict) and event["type"] == "tool_result"]
+
+
+def test_the_five_tools_act_on_the_users_tasks(tmp_path: Path) -> None:
+    """add, list, complete, update and delete do what they say, and answer with JSON objects."""
+    events, tasks, _ = play(
+        tmp_path,
+        [
+            function_call("add_task", {"title": " Buy milk ", "description": "2 l"}, call_id="1"),
+            function_call("add_task", {"title": "Call Ann"}, call_id="2"),
+        ],
+        [function_call("complete_task", {"task_id": 1}, call_id="3")],
+        [function_call("update_task", {"task_id": 2, "title": "Call Bob", "description": None}, call_id="4")],
+        [function_call("list_tasks", {"status": "pending"}, call_id="5")],
+        [function_call("delete_task", {"task_id": 2}, call_id="6")],
+        [assistant_message("All done.")],
+    )
+    assert results(events) == [
+        {"success": True, "task_id": 1, "title": "Buy milk", "completed": False},
+        {"success": True, "task_id": 2, "title": "Call Ann", "completed": False},
+        {"success": True, "task_id": 1, "title": "Buy milk", "completed": True},
+        {"success": True, "task_id": 2, "title": "Call Bob", "completed": False},
+        {
+            "success": True,
+            "total": 1,
+            "tasks": [{"id": 2, "title": "Call Bob", "description": None, "completed": False}],
+        },
+        {"success": True, "task_id": 2, "title": "Call Bob", "completed": False},
+    ]
+    assert [(t["title"], t["description"], t["completed"]) for t in tasks] == [("Buy milk", "2 l", True)]
+    assert events[-1] == "All done."
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("complete_task", {"task_id": 77}, "There is no task 77."),
+        ("update_task", {"task_id": 77, "title": "x"}, "There is no task 77."),
+        ("delete_task", {"task_id": 77}, "There is no task 77."),
+        ("complete_task", {"task_id": 10**30}, "These arguments do not fit the tool."),
+        ("complete_task", {"task_id": "the first"}, "These arguments do not fit the tool."),
+        ("complete_task", {}, "These arguments do not fit the tool."),
+        ("complete_task", '{"task_id": ', "These arguments do not fit the tool."),
+        ("add_task", {"title": "  "}, "A title has 1 to 200 characters."),
+        ("add_task", {"title": "x" * 201}, "A title has 1 to 200 characters."),
+        ("list_tasks", {"status": "urgent"}, "These arguments do not fit the tool."),
+    ],
+)
+def test_a_tool_that_cannot_tells_the_model_so(tmp_path: Path, name: str, arguments: Any, says: str) -> None:
+    """What a tool cannot do is a result with an error that the model can read, not the end of the turn."""
+    call = function_call(name, arguments if isinstance(arguments, str) else json.dumps(arguments), call_id="1")
+    events, tasks, _ = play(tmp_path, [call], [assistant_message("Sorry.")])
+    assert results(events) == [{"success": False, "error": says}]
+    assert events[-1] == "Sorry."
+    assert tasks == []
+
+
+def test_a_tool_that_does_not_exist_is_told_to_the_model(tmp_path: Path) -> None:
+    """A tool that the model invents is an error for the model to mend."""
+    events, _, _ = play(tmp_path, [function_call("fly", {}, call_id="1")], [assistant_message("I cannot.")])
+    assert "fly" in str(results(events))
+    assert events[-1] == "I cannot."
+
+
+def test_a_turn_with_nothing_in_it_has_failed(tmp_path: Path) -> None:
+    """An answer without text or tool calls is not an answer."""
+    events, _, _ = play(tmp_path, [])
+    assert events[-1] == {"type": "error", "message": "The model's answer broke off. Please try again."}
+
+
+def test_an_error_of_the_models_is_told_in_our_words(tmp_path: Path) -> None:
+    """Whatever an exception says, the user reads a sentence of ours."""
+    events, _, _ = play(tmp_path, ModelStep.raise_error(OSError("secret words")))
+    assert events[-1] == {"type": "error", "message": "The connection to the model failed. Please try again."}
+
+
+def test_halves_of_a_character_are_put_together() -> None:
+    """A character that comes in two deltas is whole in the text; half a character alone is not stored."""
+    held, text = agent._whole("a\ud83d")
+    assert (held, text) == ("\ud83d", "a")
+    assert agent._whole(held + "\ude00!") == ("", "\U0001f600!")
+    assert agent._whole("\ude00") == ("", "\ufffd")
+
+
+def test_the_history_has_the_calls_where_they_happened() -> None:
+    """A stored answer becomes text, call, output, text, in the order in which it happened."""
+    call = {"id": "x", "name": "add_task", "args": {"title": "a"}, "result": {"success": True}, "at": 6}
+    items = agent.model_input([USER, answer("Adding\n\nDone.", call)])
+    assert items == [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "Adding"},
+        {"type": "function_call", "call_id": "call_8_0", "name": "add_task", "arguments": '{"title": "a"}'},
+        {"type": "function_call_output", "call_id": "call_8_0", "output": '{"success": true}'},
+        {"role": "assistant", "content": "Done."},
+    ]
+
+
+def test_a_call_that_was_cut_off_still_has_an_output() -> None:
+    """No history has a call without its output: providers refuse it."""
+    call = {"id": "x", "name": "add_task", "args": "{half", "at": 0}
+    items: list[Any] = agent.model_input([answer("", call, status="interrupted")])
+    assert [item.get("type") for item in items] == ["function_call", "function_call_output", None]
+    assert items[0]["arguments"] == "{}"
+    assert "cut off" in items[1]["output"]
+
+
+@pytest.mark.parametrize("status", ["stopped", "failed", "interrupted"])
+def test_the_model_is_told_how_an_answer_ended(status: str) -> None:
+    """An answer that did not end well says so to the model, even if it is empty."""
+    [item] = agent.model_input([answer("", status=status)])
+    assert status.removesuffix("ed") in str(item)
+    [item] = agent.model_input([answer("Once upon", status=status)])
+    assert str(item["content"]).startswith("Once upon\n\n[")  # type: ignore[typeddict-item]

@@ -1,0 +1,293 @@
+"""The store: units of work, the answer's states, and what it refuses to open."""
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import db
+
+
+def on_store(path: Path, work: Callable[[db.Store], Awaitable[Any]], **options: Any) -> Any:
+    """Open the store, do the work, and close it."""
+
+    async def main() -> Any:
+        store = await db.Store.open(str(path / "chat.db"), **options)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(main())
+
+
+async def begin(store: db.Store, user: str = "alice", conversation: int | None = None, **options: Any) -> db.Turn:
+    """Begin a turn."""
+    limits: dict[str, Any] = {"history_limit": 50, "max_live": 9, "max_live_per_user": 5}
+    return await store.begin_turn(user, "hi", title="hi", conversation_id=conversation, **(limits | options))
+
+
+def test_one_live_answer_is_held_by_the_database(tmp_path: Path) -> None:
+    """Of twenty turns begun at once in one conversation one is stored, and nothing of the others."""
+
+    async def work(store: db.Store) -> None:
+        first = await begin(store)
+        await store.finish_answer(replace(first.answer, status="done"))
+        thread = first.answer.conversation_id
+        outcomes = await asyncio.gather(*(begin(store, conversation=thread) for _ in range(20)), return_exceptions=True)
+        assert sum(isinstance(outcome, db.Turn) for outcome in outcomes) == 1
+        assert sum(isinstance(outcome, db.Conflict) for outcome in outcomes) == 19
+        conversation = await store.get_conversation("alice", thread)
+        assert conversation is not None
+        assert len(conversation["messages"]) == 4
+
+    on_store(tmp_path, work)
+
+
+def test_a_cancelled_caller_leaves_no_half_of_a_unit(tmp_path: Path) -> None:
+    """A unit of work whose caller is cancelled at any moment happens whole, and the next one works."""
+
+    async def work(store: db.Store) -> None:
+        for n in range(40):
+            task = asyncio.create_task(begin(store, f"user {n}"))
+            for _ in range(n):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait((task,))
+            await store.ping()
+            stored = await store.list_conversations(f"user {n}", 10, 0)
+            for conversation in stored:
+                whole = await store.get_conversation(f"user {n}", conversation["id"])
+                assert whole is not None
+                assert [m["role"] for m in whole["messages"]] == ["user", "assistant"]
+                await store.delete_conversation(f"user {n}", conversation["id"])
+
+    on_store(tmp_path, work)
+
+
+def test_a_tool_and_its_record_are_stored_together(tmp_path: Path) -> None:
+    """A tool's change and the answer's record of it are one transaction; when one fails there is neither."""
+
+    async def work(store: db.Store) -> None:
+        answer = (await begin(store)).answer
+
+        async def add() -> db.Task:
+            return await store.add_task("alice", "buy milk")
+
+        def record(task: db.Task) -> db.Answer:
+            call: db.ToolCall = {"id": "1", "name": "add_task", "args": {}, "result": task["id"], "at": 0}
+            return replace(answer, tool_calls=[call])
+
+        def broken(task: db.Task) -> db.Answer:
+            raise RuntimeError
+
+        task = await store.record_tool(answer.id, add, record)
+        message = await store.get_message("alice", answer.id)
+        assert message is not None
+        assert message["tool_calls"][0]["result"] == task["id"]
+        with pytest.raises(RuntimeError):
+            await store.record_tool(answer.id, add, broken)
+        await store.finish_answer(replace(answer, status="stopped"))
+        with pytest.raises(db.AnswerOver):
+            await store.record_tool(answer.id, add, record)
+        assert len(await store.list_tasks("alice")) == 1
+
+    on_store(tmp_path, work)
+
+
+def test_an_answer_that_is_over_is_not_written_again(tmp_path: Path) -> None:
+    """A final state is final: neither a checkpoint nor another end changes it."""
+
+    async def work(store: db.Store) -> None:
+        answer = (await begin(store)).answer
+        await store.finish_answer(replace(answer, content="so far", status="stopped"))
+        assert await store.save_answers([replace(answer, content="later")]) == set()
+        await store.finish_answer(replace(answer, content="later", status="done"))
+        message = await store.get_message("alice", answer.id)
+        assert message is not None
+        assert (message["content"], message["status"]) == ("so far", "stopped")
+
+    on_store(tmp_path, work)
+
+
+def test_what_a_crash_left_streaming_is_interrupted_after_the_restart(tmp_path: Path) -> None:
+    """What says `streaming` when the file is opened becomes `interrupted`, with the text it had."""
+
+    async def crash(store: db.Store) -> int:
+        answer = (await begin(store)).answer
+        await store.save_answers([replace(answer, content="half")])
+        return answer.id
+
+    async def look(store: db.Store) -> None:
+        message = await store.get_message("alice", answer_id)
+        assert message is not None
+        assert (message["content"], message["status"]) == ("half", "interrupted")
+        await begin(store, conversation=1)
+
+    answer_id = on_store(tmp_path, crash)
+    on_store(tmp_path, look)
+
+
+def test_the_limits_count_live_answers_only(tmp_path: Path) -> None:
+    """Too many live answers of a user, or in all, are refused; answers that ended do not count."""
+
+    async def work(store: db.Store) -> None:
+        turns = [await begin(store, max_live_per_user=2) for _ in range(2)]
+        with pytest.raises(db.TooMany) as refused:
+            await begin(store, max_live_per_user=2)
+        assert refused.value.of_user
+        with pytest.raises(db.TooMany) as refused:
+            await begin(store, "bob", max_live=2)
+        assert not refused.value.of_user
+        await store.finish_answer(replace(turns[0].answer, status="done"))
+        await begin(store, max_live_per_user=2)
+        assert len(await store.list_conversations("alice", 10, 0)) == 3
+
+    on_store(tmp_path, work)
+
+
+def test_ids_are_never_used_again(tmp_path: Path) -> None:
+    """The id of something deleted is never given to something new."""
+
+    async def work(store: db.Store) -> None:
+        first = await store.add_task("alice", "a")
+        await store.delete_task("alice", first["id"])
+        assert (await store.add_task("alice", "b"))["id"] > first["id"]
+
+    on_store(tmp_path, work)
+
+
+# ---- what it refuses ----
+
+
+def refused(path: Path, says: str) -> None:
+    """Check that the file is refused with a sentence, and left as it was."""
+    before = (path / "chat.db").read_bytes()
+    with pytest.raises(db.StoreError, match=says):
+        on_store(path, lambda store: store.ping())
+    assert (path / "chat.db").read_bytes() == before
+
+
+def test_a_file_from_a_newer_version_is_refused(tmp_path: Path) -> None:
+    """A file that a newer program wrote is refused and stays as it is."""
+    with sqlite3.connect(tmp_path / "chat.db") as database:
+        database.execute("PRAGMA user_version = 99")
+        database.execute("CREATE TABLE from_the_future (x)")
+    database.close()
+    refused(tmp_path, "newer version")
+
+
+@pytest.mark.parametrize("damage", [0, 4096 * 2])
+def test_a_damaged_file_is_refused(tmp_path: Path, damage: int) -> None:
+    """A file that is no database, or one with a damaged page, is refused and stays as it is."""
+
+    async def fill(store: db.Store) -> None:
+        for n in range(200):
+            await store.add_task("alice", f"task {n} " + "x" * 100)
+
+    on_store(tmp_path, fill)
+    content = bytearray((tmp_path / "chat.db").read_bytes())
+    content[damage : damage + 4096] = b"garbage " * 512
+    (tmp_path / "chat.db").write_bytes(content)
+    refused(tmp_path, "not a database|damaged|malformed")
+
+
+def test_another_programs_database_is_refused(tmp_path: Path) -> None:
+    """A database with tables of the same names that are not ours is refused and stays as it is."""
+    with sqlite3.connect(tmp_path / "chat.db") as database:
+        database.execute("CREATE TABLE tasks (id INTEGER PRIMARY KEY, what TEXT)")
+    database.close()
+    refused(tmp_path, "belongs to another program")
+
+
+def test_a_read_only_file_is_refused(tmp_path: Path) -> None:
+    """A file without write permission is refused, even for root, who could write it all the same."""
+    on_store(tmp_path, lambda store: store.ping())
+    (tmp_path / "chat.db").chmod(0o444)
+    refused(tmp_path, "read-only")
+
+
+def test_a_missing_folder_is_an_error_in_words(tmp_path: Path) -> None:
+    """A path that cannot be created is one sentence."""
+    with pytest.raises(db.StoreError, match="Cannot create"):
+        on_store(tmp_path / "nowhere", lambda store: store.ping())
+
+
+def test_a_file_in_use_is_refused(tmp_path: Path) -> None:
+    """One process owns a file: a second store on it is refused, and works once the first is closed."""
+
+    async def work(store: db.Store) -> None:
+        with pytest.raises(db.StoreError, match="in use by another server"):
+            await db.Store.open(str(tmp_path / "chat.db"))
+
+    on_store(tmp_path, work)
+    on_store(tmp_path, lambda store: store.ping())
+
+
+# ---- trouble ----
+
+
+def test_a_lock_of_another_program_is_a_sentence_within_the_patience(tmp_path: Path) -> None:
+    """While another program holds the file, writing says so in words and leaves nothing; afterwards it works."""
+
+    async def work(store: db.Store) -> None:
+        other = sqlite3.connect(tmp_path / "chat.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(db.Unavailable, match="in use by another program"):
+            await store.add_task("alice", "a")
+        other.execute("ROLLBACK")
+        other.close()
+        await store.add_task("alice", "b")
+        assert [t["title"] for t in await store.list_tasks("alice")] == ["b"]
+
+    on_store(tmp_path, work, patience=0.2)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """When the database cannot grow, a turn is refused whole; when it can again, all is as before."""
+
+    async def work(store: db.Store) -> None:
+        [(pages,)] = await store._sql("PRAGMA page_count")
+        await store._sql(f"PRAGMA max_page_count = {pages}")
+        before = await store.list_conversations("alice", 10, 0)
+
+        async def fill() -> None:
+            for n in range(1000):
+                await store.add_task("alice", f"{n} " + "x" * 3000)
+
+        with pytest.raises(db.Unavailable, match="full"):
+            await fill()
+        with pytest.raises(db.Unavailable, match="full"):
+            await store.begin_turn(
+                "alice",
+                "y" * 30_000,
+                title="y",
+                conversation_id=None,
+                history_limit=5,
+                max_live=9,
+                max_live_per_user=9,
+            )
+        assert await store.list_conversations("alice", 10, 0) == before
+        await store._sql("PRAGMA max_page_count = 1000000")
+        assert (await begin(store)).answer.status == "streaming"
+
+    on_store(tmp_path, work)
+
+
+def test_the_file_is_copied_whole_only_with_its_log(tmp_path: Path) -> None:
+    """What was committed is in the file or its write-ahead log: both together can be opened after a crash."""
+
+    async def work(store: db.Store) -> None:
+        await store.add_task("alice", "a")
+        (tmp_path / "copy").mkdir()
+        for name in ("chat.db", "chat.db-wal"):
+            shutil.copy(tmp_path / name, tmp_path / "copy" / name)
+
+    on_store(tmp_path, work)
+    tasks = on_store(tmp_path / "copy", lambda store: store.list_tasks("alice"))
+    assert [t["title"] for t in tasks] == ["a"]

@@ -1,0 +1,289 @@
+"""Which model answers, the offline model, and models behind real HTTP: a well-behaved one and one that fails."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from agents import OpenAIChatCompletionsModel, OpenAIResponsesModel
+from agents.models import get_default_model
+from conftest import ROOT, Client, Server, npm_package, running
+from provider import SECRET_TEXT, provider
+
+import models
+
+# ---- the choice ----
+
+
+@pytest.mark.parametrize(
+    ("env", "kind", "name", "url"),
+    [
+        ({}, models.OfflineModel, "offline", None),
+        ({"OPENAI_API_KEY": ""}, models.OfflineModel, "offline", None),
+        ({"OPENAI_API_KEY": "k"}, OpenAIResponsesModel, get_default_model(), models.OPENAI_URL),
+        ({"OPENAI_API_KEY": "k", "OPENAI_API": "chat"}, OpenAIChatCompletionsModel, None, models.OPENAI_URL),
+        ({"OPENAI_API_KEY": "k", "OPENAI_MODEL": "gpt-x"}, OpenAIResponsesModel, "gpt-x", models.OPENAI_URL),
+        (
+            {"OPENAI_BASE_URL": "http://localhost:11434/v1", "OPENAI_MODEL": "llama"},
+            OpenAIChatCompletionsModel,
+            "llama",
+            "http://localhost:11434/v1",
+        ),
+        (
+            {"OPENAI_BASE_URL": "http://localhost:1/v1", "OPENAI_MODEL": "m", "OPENAI_API": "responses"},
+            OpenAIResponsesModel,
+            "m",
+            "http://localhost:1/v1",
+        ),
+        ({"GEMINI_API_KEY": "k"}, OpenAIChatCompletionsModel, "gemini-2.5-flash", models.GEMINI_URL),
+        ({"GEMINI_API_KEY": "k", "OPENAI_API_KEY": "k"}, OpenAIChatCompletionsModel, "gemini-2.5-flash", None),
+        (
+            {"GEMINI_API_KEY": "k", "GEMINI_MODEL": "g", "GEMINI_BASE_URL": "http://localhost:2/"},
+            OpenAIChatCompletionsModel,
+            "g",
+            "http://localhost:2/",
+        ),
+    ],
+)
+def test_the_first_setting_that_matches_chooses_the_model(
+    env: dict[str, str], kind: type, name: str | None, url: str | None
+) -> None:
+    """The environment chooses the model, its API, its name and its address; without any it is the offline model."""
+    choice = models.choose_model(env)
+    assert type(choice.model) is kind
+    assert name is None or choice.name == name
+    if url is not None:
+        assert str(choice.model._client.base_url).rstrip("/") == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"MODEL": "gpt-4"}, "litellm/<provider>/<model>"),
+        ({"MODEL": "litellm/anthropic/claude"}, r"pip install 'openai-agents\[litellm\]'"),
+        ({"OPENAI_BASE_URL": "http://localhost:1/v1"}, "OPENAI_MODEL"),
+        ({"OPENAI_BASE_URL": "localhost:1", "OPENAI_MODEL": "m"}, "http://"),
+        ({"OPENAI_API_KEY": "k", "OPENAI_API": "soap"}, "responses"),
+    ],
+)
+def test_a_bad_choice_says_what_to_set(env: dict[str, str], says: str) -> None:
+    """A setting that cannot work is one sentence that names the remedy."""
+    with pytest.raises(models.BadModel, match=says):
+        models.choose_model(env)
+
+
+# ---- the offline model ----
+
+
+@pytest.mark.parametrize(
+    ("message", "wish", "words"),
+    [
+        ("add buy milk", "add", ["buy milk"]),
+        ("Please add a task to buy groceries to my list.", "add", ["buy groceries"]),
+        ("add buy milk, call Ann and water the plants", "add", ["buy milk", "call Ann", "water the plants"]),
+        ('add "bread and butter"', "add", ["bread and butter"]),
+        ("Add tasks: a; b", "add", ["a", "b"]),
+        ("remind me to call mom", "add", ["call mom"]),
+        ("I need to buy milk!", "add", ["buy milk"]),
+        ("show my tasks", "list", "all"),
+        ("could you show me all my tasks please?", "list", "all"),
+        ("what's left?", "list", "pending"),
+        ("what do I have to do?", "list", "all"),
+        ("list completed", "list", "completed"),
+        ("tasks", "list", "all"),
+        ("how many tasks do I have", "list", "all"),
+        ("complete 2", "complete", "2"),
+        ("complete the second one", "complete", "the second one"),
+        ("mark buy milk as done", "complete", "buy milk"),
+        ("buy milk is done", "complete", "buy milk"),
+        ("I finished the first task", "complete", "the first task"),
+        ("mark 2 as not done", "reopen", "2"),
+        ("rename 2 to buy oat milk", "rename", "2"),
+        ("delete the task buy milk", "delete", "the task buy milk"),
+        ("what can you do?", "help", None),
+        ("what is the meaning of life", "help", None),
+        ("hello", "help", None),
+        ("", "help", None),
+        ("x" * 3000, "help", None),
+    ],
+)
+def test_the_offline_model_understands_the_ordinary_ways_of_asking(message: str, wish: str, words: Any) -> None:
+    """The phrases of the table are understood, with their politeness and their noise."""
+    understood, found = models._understand(message)
+    assert understood == wish
+    if wish == "add":
+        assert models._titles(found["titles"]) == words
+    elif wish == "list":
+        assert models._status(found["status"]) == words
+    elif wish != "help":
+        assert found["which"] == words
+
+
+TASKS = [
+    {"id": 4, "title": "Buy milk", "completed": True},
+    {"id": 7, "title": "Call Ann", "completed": False},
+    {"id": 9, "title": "Water the plants", "completed": False},
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "ids"),
+    [
+        ("7", [7]),
+        ("#9", [9]),
+        ("task 4", [4]),
+        ("number 2", [9]),
+        ("2", [9]),
+        ("0", []),
+        ("99", []),
+        ("the first one", [7]),
+        ("last", [9]),
+        ("call ann", [7]),
+        ("plants", [9]),
+        ("plants water", [9]),
+        ("all", [4, 7, 9]),
+        ("nothing like it", []),
+        ("", []),
+    ],
+)
+def test_a_task_is_meant_by_id_place_or_words(words: str, ids: list[int]) -> None:
+    """A number is an id or else a place among the open tasks; words are looked for in the titles."""
+    assert [task["id"] for task in models._matches(words, TASKS)] == ids
+
+
+def test_the_offline_model_says_what_it_is_in_its_first_answer_and_only_there(alice: Client) -> None:
+    """The first answer says that this is no AI; the next ones come to the point; help is what else it has to say."""
+    first = alice.say("tell me a joke")
+    assert first.text.startswith(models.WHO)
+    assert models.HELP in first.text
+    second = alice.say("add buy milk, call Ann", first.thread)
+    assert second.text == "Added: buy milk (#{}). Added: call Ann (#{}).".format(*(t["id"] for t in alice.tasks()))
+    assert len(second.of("text")) > 5
+
+
+def test_the_offline_model_goes_through_the_tools(alice: Client) -> None:
+    """Each of the five wishes is carried out by calling tools, and the answer tells their results."""
+    thread = alice.say("add buy milk, call Ann, water plants").thread
+    assert alice.say("complete the second one", thread).of("tool_call")[-1]["name"] == "complete_task"
+    assert "(done)" in alice.say("show my tasks", thread).text
+    assert "1 task" in alice.say("list completed", thread).text
+    alice.say("rename buy milk to buy oat milk", thread)
+    alice.say("delete water plants", thread)
+    assert [(t["title"], t["completed"]) for t in alice.tasks()] == [("buy oat milk", False), ("call Ann", True)]
+    assert "no task for: the moon" in alice.say("delete the moon", thread).text
+    assert "Which one?" in alice.say("delete a", thread).text
+    alice.say("mark call ann as not done", thread)
+    assert [t["completed"] for t in alice.tasks()] == [False, False]
+
+
+# ---- a model behind HTTP ----
+
+
+@pytest.fixture(scope="module")
+def aimock() -> Iterator[str]:
+    """A mock of OpenAI's APIs in its own process; gives its address."""
+    cli = npm_package("@copilotkit/aimock") / "dist" / "cli.js"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["node", str(cli), "--port", str(port), "--fixtures", str(ROOT / "tests" / "aimock.json")]
+    with running([*command, "--chunk-size", "5", "--strict"], str(port)):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_four_turns_with_tools_over_http(make_server: Callable[..., Server], aimock: str, api: str) -> None:
+    """Over Chat Completions and over Responses a conversation with tools goes on for as many turns as one likes."""
+    server = make_server(OPENAI_BASE_URL=f"{aimock}/v1", OPENAI_API_KEY="mock", OPENAI_MODEL="gpt-4o", OPENAI_API=api)
+    with server.client() as client:
+        first = client.say("the shopping please")
+        assert first.text == "I will put both on your list.\n\nBoth tasks are on your list now."
+        assert len(first.of("text")) > 4, "the text came in one piece"
+        assert [t["title"] for t in client.tasks()] == ["Buy milk", "Buy bread"]
+        second = client.say("the second one is done", first.thread)
+        assert [e["type"] for e in second.events[:3]] == ["thinking", "tool_call", "tool_result"]
+        assert second.text == "Well done."
+        third = client.say("which are left?", first.thread)
+        assert third.of("tool_result")[0]["result"]["tasks"][0]["title"] == "Buy milk"
+        assert third.text == "Only the milk is left."
+        assert client.say("thanks", first.thread).text == "You are welcome."
+        messages = client.messages(first.thread)
+        assert [m["status"] for m in messages] == ["done"] * 8
+        assert [len(m["tool_calls"]) for m in messages[1::2]] == [2, 1, 1, 0]
+    sent = httpx.get(f"{aimock}/__aimock/journal").json()
+    last = sent[-1]["body"] if isinstance(sent, list) else sent["entries"][-1]["body"]
+    assert json.dumps(last).count("Both tasks are on your list now.") == 1
+    assert json.dumps(last).count("call_2_0") == 2, "the first turn's call and its result are in the fourth's input"
+
+
+# ---- a model that fails ----
+
+
+@pytest.fixture(scope="module")
+def failing() -> Iterator[Any]:
+    """A provider that misbehaves on demand."""
+    with provider() as server:
+        yield server
+
+
+FAILURES = {
+    "401": ("API key", ""),
+    "404": ("does not know this model", ""),
+    "429": ("overloaded", ""),
+    "500": ("reported an error", ""),
+    "cut": ("broke off", "half"),
+    "html": ("broke off", ""),
+    "loop": ("too many steps", ""),
+    "length": ("broke off", "half"),
+    "nothing": ("broke off", ""),
+    "silent": ("did not answer within 2 seconds", "half "),
+}
+CASES = [("chat", word) for word in FAILURES] + [("responses", w) for w in ("401", "404", "429", "500", "cut", "html")]
+
+
+@pytest.mark.parametrize(("api", "word"), CASES)
+def test_a_failing_model_ends_the_turn_in_words(
+    make_server: Callable[..., Server], failing: Any, api: str, word: str
+) -> None:
+    """However a model fails: one `error` frame with a sentence of ours, `[DONE]`, and what there was is stored."""
+    says, partial = FAILURES[word]
+    server = make_server(
+        OPENAI_BASE_URL=failing.url, OPENAI_API_KEY="k", OPENAI_MODEL="m", OPENAI_API=api, MODEL_IDLE_TIMEOUT=2
+    )
+    with server.client() as client:
+        turn = client.say(f"please {word}")
+        assert turn.complete
+        [error] = turn.of("error")
+        assert set(error) == {"type", "message"}
+        assert says in error["message"]
+        assert turn.frames[-2] == json.dumps(error, separators=(",", ":"))
+        assert SECRET_TEXT not in "".join(turn.frames) + server.log.read_text()
+        assert "Traceback" not in server.log.read_text()
+        answer = client.messages(turn.thread)[-1]
+        assert (answer["status"], answer["content"], turn.text) == ("failed", partial, partial)
+        if api == "chat":
+            assert client.say("please go on", turn.thread).text == "whole \U0001f600"
+            assert client.messages(turn.thread)[-1]["status"] == "done"
+
+
+def test_a_model_that_cannot_be_reached_ends_the_turn_in_words(make_server: Callable[..., Server]) -> None:
+    """A refused connection is one `error` frame and `[DONE]`."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with make_server(OPENAI_BASE_URL=f"http://127.0.0.1:{port}/v1", OPENAI_MODEL="m").client() as client:
+        turn = client.say("hello")
+    assert turn.complete
+    assert "connection to the model failed" in turn.of("error")[0]["message"]
+
+
+def test_nothing_heavy_is_imported_but_the_agents_sdk() -> None:
+    """What the app imports beyond the Agents SDK, Starlette and uvicorn is small."""
+    code = "import agents, starlette.applications, uvicorn, sys; a = set(sys.modules); import app; print(*sorted("
+    code += "{m.split('.')[0] for m in set(sys.modules) - a}))"
+    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    ours = {"agent", "app", "auth", "db", "models", "runs", "settings", "wire"}
+    heavy = set(output.split()) - ours - {"aiosqlite", "jose", "sqlite3", "_sqlite3", "starlette", "cryptography"}
+    assert not heavy & {"numpy", "httpx", "fastapi", "litellm", "chatkit", "pytest"}, heavy

@@ -1,0 +1,241 @@
+"""How it starts: the demo, the settings, what is refused, and life inside another process."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import ROOT, SECRET, SETTINGS, Server
+
+import auth
+
+
+def run(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    env = {name: value for name, value in os.environ.items() if name not in SETTINGS} | settings
+    return subprocess.run(
+        [sys.executable, str(ROOT / "app.py"), *arguments],
+        env=env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_without_settings_it_is_the_demo(make_server: Callable[..., Server]) -> None:
+    """With no settings one line has a link with a token that works, and the secret is a file of its owner's only."""
+    server = make_server(BETTER_AUTH_SECRET="")
+    log = server.log.read_text()
+    [link] = [line for line in log.splitlines() if line.startswith("Sign in: ")]
+    address, _, token = link.removeprefix("Sign in: ").partition("/#token=")
+    answer = httpx.get(f"{address}/api/model", headers={"Authorization": f"Bearer {token}"})
+    assert answer.json() == {"model": "offline", "offline": True}
+    assert "offline demo model" in log
+    secret = server.database.with_name("chat.db.secret")
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    again = run(server.folder, "token", "alice", DATABASE_URL=f"sqlite:///{server.database}")
+    assert auth.Verifier(secret.read_text()).user_id(again.stdout.strip()) == "alice"
+    assert secret.read_text() not in log
+
+
+def test_the_links_token_lives_through_a_restart(make_server: Callable[..., Server]) -> None:
+    """The demo's secret is kept: a token from before a restart still works."""
+    server = make_server(BETTER_AUTH_SECRET="")
+    token = server.log.read_text().split("#token=")[1].split()[0]
+    server.kill(signal.SIGTERM)
+    server.start()
+    assert httpx.get(f"{server.url}/api/tasks", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_with_a_secret_no_token_is_printed(make_server: Callable[..., Server]) -> None:
+    """A server with a secret of its own gives no token away."""
+    server = make_server()
+    assert "token" not in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"HOST": "0.0.0.0"}, "BETTER_AUTH_SECRET"),
+        ({"HOST": "::"}, "BETTER_AUTH_SECRET"),
+        ({"HOST": "example.com"}, "BETTER_AUTH_SECRET"),
+        ({"HOST": "0.0.0.0", "BETTER_AUTH_SECRET": "short"}, "32 bytes"),
+        ({"HOST": "no such host", "BETTER_AUTH_SECRET": SECRET}, "Cannot listen"),
+        ({"PORT": "http"}, "PORT"),
+        ({"PORT": "70000"}, "PORT"),
+        ({"DATABASE_URL": "postgresql://x/y"}, "sqlite:///path"),
+        ({"DATABASE_URL": "sqlite:////nowhere/at/all.db"}, "nowhere"),
+        ({"BETTER_AUTH_SECRET": "short"}, "32 bytes"),
+        ({"CORS_ORIGINS": "example.com"}, "CORS_ORIGINS"),
+        ({"HISTORY_LIMIT": "0"}, "HISTORY_LIMIT"),
+        ({"LOG_LEVEL": "loud"}, "LOG_LEVEL"),
+        ({"MODEL_IDLE_TIMEOUT": "0"}, "MODEL_IDLE_TIMEOUT"),
+        ({"MAX_LIVE": "-1"}, "MAX_LIVE"),
+        ({"JWT_ALGORITHM": "none"}, "JWT_ALGORITHM"),
+        ({"JWT_ALGORITHM": "RS256"}, "JWT_PUBLIC_KEY"),
+        ({"JWT_PUBLIC_KEY": "/nowhere.pem", "JWT_ALGORITHM": "RS256"}, "JWT_PUBLIC_KEY"),
+        ({"MODEL": "gpt"}, "litellm"),
+        ({"OPENAI_BASE_URL": "http://localhost:1/v1"}, "OPENAI_MODEL"),
+    ],
+)
+def test_a_bad_setting_is_one_line_and_exit_code_2(tmp_path: Path, settings: dict[str, str], says: str) -> None:
+    """A setting that cannot be used ends the start with one clear line, never a traceback."""
+    ended = run(tmp_path, **({"PORT": "0", "DATABASE_URL": f"sqlite:///{tmp_path}/chat.db"} | settings))
+    assert ended.returncode == 2
+    [line] = ended.stderr.strip().splitlines()
+    assert line.startswith("todochat: ")
+    assert says in line
+    assert SECRET not in ended.stderr
+
+
+def test_a_port_that_is_taken_is_one_line(make_server: Callable[..., Server], tmp_path: Path) -> None:
+    """A port in use is one clear line and exit code 2."""
+    port = make_server().url.rsplit(":", 1)[1]
+    ended = run(tmp_path, PORT=port, DATABASE_URL=f"sqlite:///{tmp_path}/other.db")
+    assert (ended.returncode, len(ended.stderr.strip().splitlines())) == (2, 1)
+    assert f"port {port}" in ended.stderr
+
+
+def test_a_second_server_on_the_same_file_is_one_line(make_server: Callable[..., Server], tmp_path: Path) -> None:
+    """A second process on the same file says that it is in use."""
+    server = make_server()
+    ended = run(tmp_path, PORT="0", DATABASE_URL=f"sqlite:///{server.database}")
+    assert (ended.returncode, len(ended.stderr.strip().splitlines())) == (2, 1)
+    assert "in use by another server" in ended.stderr
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    """The demo's secret must be its owner's only."""
+    (tmp_path / "chat.db.secret").write_text("x" * 40)
+    (tmp_path / "chat.db.secret").chmod(0o644)
+    ended = run(tmp_path, "token", "alice", DATABASE_URL=f"sqlite:///{tmp_path}/chat.db")
+    assert ended.returncode == 2
+    assert "chmod 600" in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["token"], ["token", "a", "b"], ["--help"]])
+def test_other_arguments_print_the_usage(tmp_path: Path, arguments: list[str]) -> None:
+    """Arguments that mean nothing print what there is."""
+    ended = run(tmp_path, *arguments)
+    assert ended.returncode == 2
+    assert "python app.py token NAME" in ended.stderr
+
+
+def test_it_starts_about_as_fast_as_the_sdk_is_imported(make_server: Callable[..., Server]) -> None:
+    """What comes on top of importing the Agents SDK is small: measured here, judged in the benchmark."""
+    begun = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import agents"], check=True)
+    sdk = time.monotonic() - begun
+    begun = time.monotonic()
+    server = make_server()
+    assert httpx.get(f"{server.url}/health").status_code == 200
+    print(f"import agents: {sdk:.2f} s; start to /health: {time.monotonic() - begun:.2f} s")
+
+
+HOST = """
+import contextlib, logging, signal, sys
+sys.path.insert(0, {root!r})
+from starlette.applications import Starlette
+from starlette.routing import Mount
+import app as chat_app
+
+before = (logging.getLogger().handlers[:], logging.getLogger().level, signal.getsignal(signal.SIGTERM))
+
+def build(lifespan=True):
+    chat = chat_app.create_app(store="sqlite:///{folder}/chat.db")
+    @contextlib.asynccontextmanager
+    async def run(host):
+        if lifespan:
+            async with chat.router.lifespan_context(chat):
+                yield
+        else:
+            yield
+    return Starlette(routes=[Mount("/todo", chat)], lifespan=run)
+
+assert before == (logging.getLogger().handlers[:], logging.getLogger().level, signal.getsignal(signal.SIGTERM))
+"""
+
+
+def mounted(tmp_path: Path, code: str, **settings: str) -> str:
+    """Run code in a process of its own, in which `build()` makes a host with the chat mounted under /todo."""
+    script = HOST.format(root=str(ROOT), folder=tmp_path) + code
+    env = {name: value for name, value in os.environ.items() if name not in SETTINGS} | settings
+    ended = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_it_works_mounted_in_another_app(tmp_path: Path) -> None:
+    """Mounted under a prefix, with its lifespan run by the host, it serves chat and REST."""
+    code = """
+from starlette.testclient import TestClient
+with TestClient(build(), headers={"Authorization": "Bearer " + sys.argv[1] if len(sys.argv) > 1 else ""}) as client:
+    import auth
+    headers = {"Authorization": "Bearer " + auth.sign("alice", "%s", lifetime=60)}
+    print(client.post("/todo/chatkit", json={"message": "add buy milk"}, headers=headers).text)
+    print(client.get("/todo/api/tasks", headers=headers).json())
+    print(client.get("/todo/health").json())
+"""
+    output = mounted(tmp_path, code % SECRET, BETTER_AUTH_SECRET=SECRET)
+    assert "[DONE]" in output
+    assert "buy milk" in output
+    assert "healthy" in output
+
+
+def test_a_forgotten_lifespan_is_told_in_a_sentence(tmp_path: Path) -> None:
+    """If the host forgot the lifespan, the first request says which lines to add."""
+    code = """
+from starlette.testclient import TestClient
+with TestClient(build(lifespan=False)) as client:
+    answer = client.get("/todo/health")
+    print(answer.status_code, answer.json()["detail"])
+"""
+    output = mounted(tmp_path, code, BETTER_AUTH_SECRET=SECRET)
+    assert output.startswith("500 ")
+    assert "async with chat.router.lifespan_context(chat):" in output
+
+
+def test_nothing_happens_at_import(tmp_path: Path) -> None:
+    """Importing the modules makes no file, reads no setting, starts no thread and configures no logging."""
+    code = "import logging, os, threading; import app; assert not logging.getLogger().handlers; "
+    code += "assert threading.active_count() == 1; print(os.listdir('.'))"
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PORT": "nonsense", "MODEL": "nonsense"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip() == "[]"
+
+
+def test_uvicorns_factory_works(tmp_path: Path) -> None:
+    """`uvicorn --factory app:create_app` serves the same app."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env: dict[str, Any] = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    env |= {"DATABASE_URL": f"sqlite:///{tmp_path}/chat.db", "BETTER_AUTH_SECRET": SECRET}
+    command = [sys.executable, "-m", "uvicorn", "--factory", "app:create_app", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                assert httpx.get(f"http://127.0.0.1:{port}/health").json() == {"status": "healthy"}
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+    finally:
+        process.kill()
+        process.wait(10)
