@@ -28,7 +28,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -121,10 +121,13 @@ async def body_of(request: Request) -> dict[str, Any]:
     if content_type != "application/json":
         raise HTTPException(415, "Send JSON, with the header Content-Type: application/json.")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise HTTPException(413, f"The body is larger than {MAX_BODY} bytes.")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise HTTPException(413, f"The body is larger than {MAX_BODY} bytes.")
+    except ClientDisconnect:
+        raise HTTPException(400, "The body broke off.") from None
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError):  # malformed, empty, not UTF-8, too deep, a number with too many digits
@@ -139,13 +142,18 @@ def _no_number(name: str) -> None:
 
 
 def text_in(body: Mapping[str, Any], name: str, longest: int, *, too_long: int = 400) -> str:
-    """Return a required text, trimmed, or answer 400 (`too_long` if it is)."""
+    """Return a required text as it was sent, or answer 400 (`too_long` if it is)."""
     value = body.get(name)
     if not isinstance(value, str) or not value.strip():
         raise HTTPException(400, f"{name} is required: a text that is not empty.")
-    if len(value.strip()) > longest:
+    if len(value) > longest:
         raise HTTPException(too_long, f"{name} is longer than {longest} characters.")
-    return _storable(value, name).strip()
+    return _storable(value, name)
+
+
+def title_in(body: Mapping[str, Any]) -> str:
+    """Return a required title, trimmed, or answer 400."""
+    return text_in(body, "title", MAX_TITLE).strip()
 
 
 def description_in(body: Mapping[str, Any]) -> str | None:
@@ -368,7 +376,7 @@ async def get_conversation(request: Request) -> Response:
 async def rename_conversation(request: Request) -> Response:
     """PATCH /api/conversations/{id} {"title": ...}."""
     service, user_id = service_of(request), await user_of(request)
-    title = text_in(await body_of(request), "title", MAX_TITLE)
+    title = title_in(await body_of(request))
     return JSONResponse(found(await service.store.rename_conversation(user_id, id_of(request), title)))
 
 
@@ -396,7 +404,7 @@ async def add_task(request: Request) -> Response:
     """POST /api/tasks {"title": ..., "description": ...}."""
     service, user_id = service_of(request), await user_of(request)
     body = await body_of(request)
-    task = await service.store.add_task(user_id, text_in(body, "title", MAX_TITLE), description_in(body))
+    task = await service.store.add_task(user_id, title_in(body), description_in(body))
     return JSONResponse(task, status_code=201)
 
 
@@ -406,7 +414,7 @@ async def update_task(request: Request) -> Response:
     body = await body_of(request)
     changes: dict[str, str | bool | None] = {}
     if "title" in body:
-        changes["title"] = text_in(body, "title", MAX_TITLE)
+        changes["title"] = title_in(body)
     if "description" in body:
         changes["description"] = description_in(body)
     if "completed" in body:
@@ -629,7 +637,9 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Starlette, greeting: str) -> None:
         super().__init__(
-            uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=3)
+            uvicorn.Config(
+                app, ws="none", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=3
+            )
         )
         self._app = app
         self._greeting = greeting

@@ -79,8 +79,8 @@ def message_in(params: Mapping[str, Any]) -> tuple[str, str]:
     quote = given.get("quoted_text") or ""
     if not isinstance(quote, str):
         raise HTTPException(400, "quoted_text must be a text or null.")
-    text = "".join(map(_part, given["content"])).strip()
-    if not text:
+    text = "".join(map(_part, given["content"]))
+    if not text.strip():
         raise HTTPException(400, "input is required: a text that is not empty.")
     quotation = "".join(f"> {line}\n" for line in quote.strip().splitlines())
     return text, f"{quotation}\n{text}" if quotation else text

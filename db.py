@@ -9,7 +9,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -755,8 +755,10 @@ def _own(path: str) -> sqlite3.Connection:
     if os.path.exists(path) and not os.stat(path).st_mode & 0o222:  # root could write it all the same
         raise StoreError(f"The database {path} is read-only. Make it writable, or set DATABASE_URL to another file.")
     try:
+        with suppress(FileExistsError):  # what people write here is not for the other users of the machine
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         owner = sqlite3.connect(f"{path}.lock", timeout=0, isolation_level=None, check_same_thread=False)
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise StoreError(f"Cannot create files beside the database {path}: {error}.") from error
     try:
         owner.execute("BEGIN EXCLUSIVE")

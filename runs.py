@@ -6,6 +6,7 @@ the same one, and each run ends in exactly one state that is in the database bef
 
 import asyncio
 import logging
+import re
 import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -70,7 +71,7 @@ class Run:
         self._thoughts: list[tuple[int, int, list[str]]] = []  # where, after how many calls, the pieces of the text
         self._text: list[str] = []  # how the answer goes on after `_content`
         self._content = ""
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: set[asyncio.Future[bool]] = set()
 
     # ---- what readers see ----
 
@@ -108,12 +109,11 @@ class Run:
     async def _changed(self, patience: float | None = None) -> bool:
         """Wait for the next event, or for `patience` seconds; return whether something happened."""
         loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
-        timer = loop.call_later(patience, waiter.cancel) if patience is not None else None
+        waiter: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_later(patience, _resolve, waiter, False) if patience is not None else None
         self._waiters.add(waiter)
         try:
-            await asyncio.wait((waiter,))
-            return not waiter.cancelled()
+            return await waiter
         finally:
             self._waiters.discard(waiter)
             if timer is not None:
@@ -121,8 +121,7 @@ class Run:
 
     def _wake(self) -> None:
         for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            _resolve(waiter, True)
 
     # ---- what is stored ----
 
@@ -196,9 +195,19 @@ class Run:
         return (
             f"turn user={self.user_id!r} conversation={self.conversation_id} model={self.model} "
             f"tokens={'{}+{}'.format(*self.tokens) if self.tokens and any(self.tokens) else '-'} "
-            f"tools={','.join(call['name'] for call in self._calls) or '-'} "
+            f"tools={','.join(_plain(call['name']) for call in self._calls) or '-'} "
             f"first_text_ms={first} total_ms={1000 * (now - self.began):.0f} state={ending}"
         )
+
+
+def _resolve(waiter: "asyncio.Future[bool]", happened: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(happened)
+
+
+def _plain(name: str) -> str:
+    """Return a tool's name fit for the log: a model can invent one with anything in it."""
+    return re.sub(r"[^\w.-]", "?", name[:64])
 
 
 class Runs:

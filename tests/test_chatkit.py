@@ -664,14 +664,14 @@ def test_feedback_is_stored_with_the_message(chat: Component, other: Component) 
 
 
 def test_parts_of_a_message_are_joined(chat: Component) -> None:
-    """Text and tags are read as one text, in order; metadata and unknown fields do not matter."""
+    """Text and tags are one text, in order and as they were sent; metadata and unknown fields do not matter."""
     tag = {"type": "input_tag", "id": "t", "text": "2", "data": {}, "group": None, "interactive": False}
-    parts = [{"type": "input_text", "text": " say "}, tag, {"type": "input_text", "text": " 0 "}]
+    parts = [{"type": "input_text", "text": "say "}, tag, {"type": "input_text", "text": " 0\n "}]
     body = {"type": "threads.create", "params": {"input": said("", content=parts), "new": 1}, "metadata": {"a": 1}}
     with chat.client.stream("POST", "/chatkit", json=body) as response:
         assert response.status_code == 200
         response.read()
-    assert [m["content"] for m in chat.client.messages(int(response.headers["x-thread-id"]))] == ["say 2 0", "w0 w1 "]
+    assert [m["content"] for m in chat.client.messages(int(response.headers["x-thread-id"]))] == ["say 2 0\n ", "w0 w1 "]
 
 
 def test_quoted_text_reaches_the_model(chat: Component) -> None:
