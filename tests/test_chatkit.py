@@ -671,7 +671,10 @@ def test_parts_of_a_message_are_joined(chat: Component) -> None:
     with chat.client.stream("POST", "/chatkit", json=body) as response:
         assert response.status_code == 200
         response.read()
-    assert [m["content"] for m in chat.client.messages(int(response.headers["x-thread-id"]))] == ["say 2 0\n ", "w0 w1 "]
+    assert [m["content"] for m in chat.client.messages(int(response.headers["x-thread-id"]))] == [
+        "say 2 0\n ",
+        "w0 w1 ",
+    ]
 
 
 def test_quoted_text_reaches_the_model(chat: Component) -> None:
