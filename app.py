@@ -58,6 +58,7 @@ MAX_PAGE = 200  # conversations
 TITLE_FROM_MESSAGE = 50  # characters
 STATIC = Path(__file__).with_name("static")
 OPENAPI = Path(__file__).with_name("openapi.json")
+HARDENED = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
 
 Authenticate = Callable[[Request], Awaitable[str | None]]
 AgentOrFactory = Agent[Any] | Callable[[str], Agent[Any]]
@@ -452,7 +453,31 @@ async def openapi(request: Request) -> Response:
 
 async def page(request: Request) -> Response:
     """GET /: the page."""
-    return FileResponse(STATIC / "index.html")
+    return FileResponse(STATIC / "index.html", headers=page_headers())
+
+
+async def component_page(request: Request) -> Response:
+    """GET /component: the same server under OpenAI's component, which brings its own script, frame and styles."""
+    return FileResponse(STATIC / "component.html", headers=page_headers(" https://cdn.platform.openai.com"))
+
+
+def page_headers(also: str = "") -> dict[str, str]:
+    """Return the headers of a page that runs its own scripts and talks to its own server, `also` to others."""
+    policy = (
+        f"default-src 'none'; script-src 'self'{also}; connect-src 'self'{also}; style-src 'self'; "
+        "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return HARDENED | {"Content-Security-Policy": policy + (f"; frame-src{also}" if also else "")}
+
+
+class Static(StaticFiles):
+    """The page's files; a browser asks each time whether they have changed."""
+
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        """Return a file with the headers that all of them have."""
+        response = super().file_response(*arguments, **options)
+        response.headers.update(HARDENED)
+        return response
 
 
 # ---- the app ----
@@ -485,7 +510,8 @@ def routes() -> list[BaseRoute]:
         *resource("/health", GET=health),
         Route("/openapi.json", openapi),
         Route("/", page),
-        Mount("/static", StaticFiles(directory=STATIC)),
+        Route("/component", component_page),
+        Mount("/static", Static(directory=STATIC)),
     ]
 
 

@@ -42,7 +42,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append(body)
         messages = body.get("messages") or body["input"]
         asked = [m for m in messages if m.get("role") == "user"][-1]["content"]
-        word = (asked if isinstance(asked, str) else asked[0]["text"]).split()[-1]
+        self.asked = asked if isinstance(asked, str) else asked[0]["text"]
+        word = self.asked.split()[-1]
         if word.isdigit():
             self.answer(int(word), json.dumps({"error": {"message": SECRET_TEXT}}), "application/json")
         elif word == "html":
@@ -118,6 +119,9 @@ class Handler(BaseHTTPRequestHandler):
         elif word == "cut":
             self.send(chunk({"role": "assistant", "content": "half"}))
             return
+        elif word == "echo":
+            self.send(chunk({"role": "assistant", "content": self.asked}))
+            self.send(chunk({}, "stop"))
         elif word == "nothing":
             self.send(chunk({"role": "assistant", "content": ""}))
             self.send(chunk({}, "stop"))

@@ -1,0 +1,664 @@
+// The page: conversations, the chat, the tasks. It speaks the simple dialect of POST /chatkit and the REST API, and
+// shows what both promise: an answer goes on without its reader, and a reader finds its way back into it.
+
+import { render } from "./markdown.js";
+
+const BASE = new URL("..", import.meta.url); // also right where the app is mounted under a prefix
+const $ = (id) => document.getElementById(id);
+const [text, notice, messages, scroller] = ["text", "notice", "messages", "scroller"].map($);
+
+const SUGGESTIONS = ["add buy milk, call Ann", "show my open tasks", "complete the first one", "what can you do?"];
+const ENDINGS = {
+  stopped: "You stopped this answer.",
+  interrupted: "This answer was interrupted.",
+  failed: "This answer failed.",
+};
+
+let token = null;
+let conversation = null; // the id of the one that is shown; null for one that is not begun yet
+let following = null; // the AbortController of the stream that is being read
+let offline = false;
+
+// ---- the API ----
+
+/** A refusal of the server's, in its own words. */
+class Refusal extends Error {
+  constructor(status, detail, retryAfter) {
+    super(detail);
+    this.status = status;
+    this.retryAfter = retryAfter;
+  }
+}
+
+function call(method, path, { body, headers = {}, signal } = {}) {
+  const json = body === undefined ? {} : { "Content-Type": "application/json" };
+  return fetch(new URL(path, BASE), {
+    method,
+    signal,
+    headers: { Authorization: `Bearer ${token}`, ...json, ...headers },
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
+}
+
+async function refused(response) {
+  const { detail } = await response.json().catch(() => ({ detail: "The server cannot be reached." }));
+  return new Refusal(response.status, detail, response.headers.get("Retry-After"));
+}
+
+async function json(method, path, body) {
+  const response = await call(method, path, { body });
+  if (!response.ok) throw await refused(response);
+  return response.json();
+}
+
+/** Yield the events of a stream, each with whether it is the last. Ends early if the connection breaks. */
+async function* frames(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const parts = (rest + value).split("\n\n");
+    rest = parts.pop();
+    for (const part of parts) {
+      if (part === "data: [DONE]") yield { type: "done" };
+      else if (part.startsWith("data: ")) yield JSON.parse(part.slice(6));
+    }
+  }
+}
+
+function newKey() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// ---- small tools ----
+
+/** Make an element: properties, then children. Text is only ever text. */
+function make(name, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(name), properties);
+  element.append(...children);
+  return element;
+}
+
+function button(label, onclick, properties = {}) {
+  return make("button", { type: "button", onclick, ...properties }, label);
+}
+
+const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Say something beside the text field, with a way to try again if there is one. */
+function say(words, again = null) {
+  notice.hidden = !words;
+  notice.firstElementChild.textContent = words ?? "";
+  const retry = notice.lastElementChild;
+  retry.hidden = !again;
+  retry.onclick = again;
+}
+
+/** Say what went wrong with a request. */
+function explain(error, again = null) {
+  if (error.name === "AbortError") return;
+  if (!(error instanceof Refusal)) return say("The server cannot be reached. Is it running?", again);
+  if (error.status === 401) {
+    return say("Your sign-in is not valid any more: open the link that the server prints when it starts.");
+  }
+  const wait = error.retryAfter ? ` You can try again in ${error.retryAfter} seconds.` : "";
+  say(error.message + wait, [409, 429, 503].includes(error.status) ? again : null);
+}
+
+// ---- one answer ----
+
+/** Shows one answer, from its events: the same for one that streams and for one that is stored. */
+class Answer {
+  constructor(question) {
+    this.question = question;
+    this.reset();
+    this.element = make("li", { className: "answer" }, this.body);
+  }
+
+  reset() {
+    const body = make("div", { className: "body" });
+    this.body?.replaceWith(body);
+    this.body = body;
+    this.text = null; // the text that is being written: its element and what it says
+    this.said = "";
+    this.steps = new Map();
+    this.status = make("p", { className: "status" }, "");
+    this.body.append(this.status);
+  }
+
+  add(event) {
+    if (event.type === "text") this.write(event.content);
+    else if (event.type === "thinking") this.think(event);
+    else if (event.type === "tool_call") this.begin(event);
+    else if (event.type === "tool_result") this.finish(event);
+    else if (event.type === "error") this.fail(event.message);
+  }
+
+  write(content) {
+    this.said += content;
+    this.status.hidden = true;
+    if (!this.text) {
+      this.text = { element: make("div", { className: "text" }), content: "" };
+      this.body.insertBefore(this.text.element, this.status);
+    }
+    this.text.content += content;
+    const writing = this.text;
+    this.drawn ??= requestAnimationFrame(() => {
+      this.drawn = null;
+      keepPlace(() => render(writing.element, writing.content));
+    });
+  }
+
+  /** Draw what is written, now. */
+  settle() {
+    if (this.drawn) cancelAnimationFrame(this.drawn);
+    this.drawn = null;
+    if (this.text) keepPlace(() => render(this.text.element, this.text.content));
+    this.text = null;
+  }
+
+  think({ content, thread_id: ours }) {
+    this.settle();
+    keepPlace(() => {
+      this.status.hidden = false;
+      this.thought = ours === undefined ? (this.thought ?? "") + content : "";
+      this.status.textContent = this.thought || "Thinking…";
+    });
+  }
+
+  begin({ id, name, args }) {
+    this.settle();
+    const state = make("span", { className: "state" }, "running");
+    const step = make("details", { className: "step running" });
+    step.append(
+      make("summary", {}, make("span", { className: "name" }, sentence(name, args)), state),
+      ...unfolded("Arguments", args),
+    );
+    this.steps.set(id, { step, state });
+    keepPlace(() => this.body.insertBefore(step, this.status));
+  }
+
+  finish({ id, result }) {
+    const { step, state } = this.steps.get(id) ?? {};
+    if (!step) return;
+    const failed = result?.success === false;
+    step.classList.replace("running", failed ? "failed" : "done");
+    state.textContent = failed ? "failed" : "done";
+    step.append(...unfolded("Result", result));
+  }
+
+  fail(words) {
+    this.settle();
+    this.mark(words, "failed");
+  }
+
+  /** Say at the end how the answer ended, with a button to ask again. */
+  mark(words, kind) {
+    this.settle();
+    this.status.hidden = true;
+    for (const { step, state } of this.steps.values()) {
+      if (step.classList.replace("running", "failed")) state.textContent = "cut off";
+    }
+    this.body.querySelector(".mark")?.remove();
+    const again = button("Try again", () => send(this.question));
+    keepPlace(() => this.body.append(make("p", { className: `mark ${kind}` }, make("span", {}, words), again)));
+  }
+
+  /** The answer is over, in this state. */
+  end(status) {
+    this.settle();
+    this.status.hidden = true;
+    if (ENDINGS[status] && !this.body.querySelector(".mark")) this.mark(ENDINGS[status], status);
+  }
+}
+
+function unfolded(label, value) {
+  return [make("p", { className: "label" }, label), make("pre", { tabIndex: 0 }, JSON.stringify(value, null, 2))];
+}
+
+/** What a tool call does, in a few words. */
+function sentence(name, args) {
+  const words = name.replaceAll("_", " ");
+  const main = args?.title ?? args?.task_id ?? args?.status ?? "";
+  return words[0].toUpperCase() + words.slice(1) + (main === "" ? "" : `: ${main}`);
+}
+
+/** The events that a stored answer is made of. */
+function* eventsOf(message) {
+  let written = 0;
+  for (const { at, ...call } of message.tool_calls) {
+    const before = [...message.content].slice(written, at).join(""); // `at` counts characters, not UTF-16 units
+    if (before) yield { type: "text", content: before };
+    yield { type: "tool_call", ...call };
+    if ("result" in call) yield { type: "tool_result", ...call };
+    written = at;
+  }
+  const rest = [...message.content].slice(written).join("");
+  if (rest) yield { type: "text", content: rest };
+}
+
+/** Change the conversation; stay at its end if the reader is there, and nowhere else. */
+function keepPlace(change) {
+  const atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 40;
+  change();
+  if (atEnd) scroller.scrollTop = scroller.scrollHeight;
+}
+
+// ---- sending and following ----
+
+/** Send a message. The typed text stays where it is until the server has taken it. */
+async function send(message) {
+  if (following || !message.trim()) return;
+  say(null);
+  const key = newKey(); // a retry after a broken connection joins the answer that the first try began
+  const body = { message, ...(conversation === null ? {} : { thread_id: conversation }) };
+  const answer = new Answer(message);
+  const began = () => {
+    if (text.value.trim() === message.trim()) text.value = "";
+    $("welcome").hidden = true;
+    showQuestion(message);
+    messages.append(answer.element);
+    scroller.scrollTop = scroller.scrollHeight;
+  };
+  await follow(answer, (signal) => call("POST", "chatkit", { body, headers: { "Idempotency-Key": key }, signal }), {
+    began,
+    again: () => send(message),
+  });
+}
+
+function showQuestion(message) {
+  messages.append(make("li", { className: "question" }, make("div", { className: "body" }, message)));
+}
+
+/**
+ * Read an answer to its end, over as many connections as it takes.
+ *
+ * `open` makes the first connection; after a break the answer is joined where it was left.
+ */
+async function follow(answer, open, { began = () => {}, again = null } = {}) {
+  const control = (following = new AbortController());
+  let [seen, thread, tries] = [0, null, 0];
+  busy(true);
+  const join = (signal) => call("GET", `api/conversations/${thread}/stream?after=${seen}`, { signal });
+  try {
+    for (let next = open; ; next = thread === null ? open : join) {
+      try {
+        const response = await next(control.signal);
+        if (!response.ok) throw await refused(response);
+        if (response.status === 204) {
+          if (thread === null) await wait(500); // its end is not stored yet
+          return await reload(thread ?? conversation);
+        }
+        if (thread === null) {
+          thread = Number(response.headers.get("X-Thread-Id"));
+          began();
+          enter(thread);
+        }
+        say(null);
+        for await (const event of frames(response)) {
+          tries = 0;
+          if (event.type === "done") return await finished(answer, thread);
+          seen += 1;
+          answer.add(event);
+          if (event.type === "tool_result") showTasks(event.result?.task_id);
+        }
+      } catch (error) {
+        if (error.name === "AbortError") return;
+        if (error instanceof Refusal && ![502, 503, 504].includes(error.status)) {
+          if (thread !== null) return await reload(thread);
+          return explain(error, again);
+        }
+        if (error instanceof Refusal && thread === null) return explain(error, again);
+      }
+      tries += 1;
+      if (tries > 1) say("The connection was lost. Trying to find back…");
+      await wait(Math.min(250 * 2 ** tries, 5000));
+      if (control.signal.aborted) return;
+    }
+  } catch (error) {
+    explain(error, again);
+  } finally {
+    if (following === control) {
+      following = null;
+      busy(false);
+    }
+  }
+}
+
+async function finished(answer, thread) {
+  answer.settle();
+  $("heard").textContent = answer.said || "The answer has no text.";
+  showTasks();
+  showConversations();
+  const { messages: stored } = await json("GET", `api/conversations/${thread}`);
+  answer.end(stored.at(-1).status);
+}
+
+async function stop() {
+  if (!following) return;
+  if (conversation === null) return leave(); // it is not known whether the message arrived
+  try {
+    await json("POST", `api/conversations/${conversation}/stop`);
+  } catch (error) {
+    if (error.status !== 409) explain(error); // 409: it was over before
+  }
+}
+
+function busy(is) {
+  $("send").hidden = is;
+  $("stop").hidden = !is;
+  messages.setAttribute("aria-busy", is);
+}
+
+/** Leave the answer that is being read: it goes on without us. */
+function leave() {
+  following?.abort();
+  following = null;
+  busy(false);
+}
+
+// ---- conversations ----
+
+/** Remember which conversation is shown, here and in the address. */
+function enter(id) {
+  conversation = id;
+  history.replaceState(null, "", id === null ? location.pathname : `#conversation=${id}`);
+  markCurrent();
+}
+
+async function open(id) {
+  leave();
+  enter(id);
+  closePanels();
+  await reload(id);
+}
+
+/** Show a conversation as it is stored, and join its answer if that is live. */
+async function reload(id) {
+  say(null);
+  let stored = { title: "New conversation", messages: [] };
+  try {
+    if (id !== null) stored = await json("GET", `api/conversations/${id}`);
+  } catch (error) {
+    if (error.status === 404) return startNew();
+    return explain(error, () => reload(id));
+  }
+  if (conversation !== id) return; // another one was opened meanwhile
+  $("title").textContent = stored.title;
+  $("welcome").hidden = stored.messages.length > 0;
+  messages.replaceChildren();
+  let [question, answer] = ["", null];
+  for (const message of stored.messages) {
+    if (message.role === "user") showQuestion((question = message.content));
+    else {
+      answer = new Answer(question);
+      messages.append(answer.element);
+      if (message.status === "streaming") continue;
+      for (const event of eventsOf(message)) answer.add(event);
+      answer.end(message.status);
+    }
+  }
+  scroller.scrollTop = scroller.scrollHeight;
+  showConversations();
+  showTasks();
+  if (stored.messages.at(-1)?.status === "streaming") {
+    following = null;
+    await follow(answer, (signal) => call("GET", `api/conversations/${id}/stream?after=0`, { signal }));
+  }
+}
+
+function startNew() {
+  leave();
+  enter(null);
+  closePanels();
+  reload(null);
+  text.focus();
+}
+
+async function showConversations() {
+  const listed = await newest("api/conversations?limit=200");
+  if (!listed) return;
+  update($("conversation-list"), listed.map(({ id, title }) => ({ id, title })), conversationItem);
+  const shown = listed.find(({ id }) => id === conversation);
+  if (shown) $("title").textContent = shown.title;
+  markCurrent();
+}
+
+const asked = {}; // by path: how often it was asked for
+
+/** Get a list; nothing if it failed, or if it was asked for again meanwhile. */
+async function newest(path) {
+  const turn = (asked[path] = (asked[path] ?? 0) + 1);
+  try {
+    const listed = await json("GET", path);
+    return turn === asked[path] ? listed : null;
+  } catch (error) {
+    return explain(error);
+  }
+}
+
+/** Make a list show these things, and leave alone what shows them already: focus and animations stay. */
+function update(list, things, item) {
+  if (list.querySelector(".edit, .confirm")) return; // somebody is at work there
+  const wanted = new Map(things.map((thing) => [String(thing.id), JSON.stringify(thing)]));
+  for (const old of [...list.children]) if (wanted.get(old.dataset.id) !== old.source) old.stale = true;
+  const kept = new Map([...list.children].filter((old) => !old.stale).map((old) => [old.dataset.id, old]));
+  const focused = list.contains(document.activeElement) ? document.activeElement : null;
+  const [place, id] = [focused?.dataset.place, focused?.closest("li").dataset.id];
+  for (const old of [...list.children]) if (old.stale) old.remove();
+  things.forEach((thing, n) => {
+    const element = kept.get(String(thing.id)) ?? item(thing);
+    element.dataset.id = thing.id;
+    element.source = wanted.get(String(thing.id));
+    if (list.children[n] !== element) list.insertBefore(element, list.children[n] ?? null);
+  });
+  if (focused && document.activeElement !== focused) {
+    list.querySelector(`[data-id="${id}"] [data-place="${place}"]`)?.focus();
+  }
+}
+
+function conversationItem({ id, title }) {
+  const item = make("li");
+  const name = button(title, () => open(id), { className: "name", title });
+  const rename = (value) => renameConversation(id, value);
+  item.append(name, actions(item, title, rename, () => confirmDelete(item, title, () => deleteConversation(id))));
+  name.dataset.place = "name";
+  return item;
+}
+
+/** The buttons that rename and delete what an item shows. */
+function actions(item, title, rename, remove) {
+  const [first, second] = [
+    button("Rename", () => edit(item, title, rename), { className: "quiet", ariaLabel: `Rename ${title}` }),
+    button("Delete", remove, { className: "quiet", ariaLabel: `Delete ${title}` }),
+  ];
+  [first.dataset.place, second.dataset.place] = ["rename", "delete"];
+  return make("span", { className: "actions" }, first, second);
+}
+
+function markCurrent() {
+  for (const item of $("conversation-list").children) {
+    if (Number(item.dataset.id) === conversation) item.setAttribute("aria-current", "true");
+    else item.removeAttribute("aria-current");
+  }
+}
+
+async function renameConversation(id, title) {
+  await json("PATCH", `api/conversations/${id}`, { title });
+  await showConversations();
+  document.querySelector(`#conversation-list [data-id="${id}"] .name`)?.focus();
+}
+
+async function deleteConversation(id) {
+  await json("DELETE", `api/conversations/${id}`);
+  if (id === conversation) startNew();
+  else await showConversations();
+}
+
+/** Replace an item's content by a field; Enter keeps what it says, Esc leaves all as it was. */
+function edit(item, value, keep) {
+  const field = make("input", { value, maxLength: 200, ariaLabel: `New name for ${value}` });
+  const form = make("form", { className: "edit" }, field, make("button", {}, "Save"));
+  const restore = replace(item, form);
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    const wanted = field.value.trim();
+    restore();
+    if (wanted && wanted !== value) keep(wanted).catch(explain);
+  };
+  field.select();
+}
+
+function confirmDelete(item, title, remove) {
+  const question = make("div", { className: "confirm" }, make("span", {}, `Delete “${title}”?`));
+  const restore = replace(item, question);
+  const no = button("Keep", () => restore());
+  const yes = button("Delete", () => (restore(), remove().catch(explain)), { className: "danger" });
+  question.append(yes, no);
+  no.focus();
+}
+
+/** Put something in the place of an item's content; Esc, or what is returned, puts the content back. */
+function replace(item, content) {
+  const [before, focused] = [[...item.childNodes], document.activeElement];
+  const restore = () => {
+    item.replaceChildren(...before);
+    focused?.focus();
+  };
+  content.onkeydown = (event) => {
+    if (event.key !== "Escape") return;
+    event.stopPropagation();
+    restore();
+  };
+  item.replaceChildren(content);
+  return restore;
+}
+
+// ---- tasks ----
+
+const changed = new Set(); // the tasks that have just changed
+
+/** Show the tasks as they are, and mark the one that has just changed. */
+async function showTasks(id = null) {
+  if (id !== null) changed.add(id);
+  const tasks = await newest("api/tasks");
+  if (!tasks) return;
+  update($("task-list"), tasks, taskItem);
+  $("no-tasks").hidden = tasks.length > 0;
+}
+
+function taskItem({ id, title, completed }) {
+  const item = make("li", { className: completed ? "completed" : "" });
+  if (changed.delete(id)) item.classList.add("changed");
+  const change = (changes) => json("PATCH", `api/tasks/${id}`, changes).then(() => showTasks(id));
+  const box = make("input", { type: "checkbox", checked: completed });
+  box.dataset.place = "box";
+  box.onchange = () => change({ completed: box.checked }).catch(explain);
+  const rename = (value) => change({ title: value });
+  const remove = () => deleteTask(id).catch(explain);
+  item.append(make("label", {}, box, make("span", {}, title)), actions(item, title, rename, remove));
+  return item;
+}
+
+async function deleteTask(id) {
+  await json("DELETE", `api/tasks/${id}`);
+  await showTasks();
+  ($("task-list").querySelector("input") ?? $("task-title")).focus();
+}
+
+async function addTask(event) {
+  event.preventDefault();
+  const field = $("task-title");
+  if (!field.value.trim()) return;
+  try {
+    const { id } = await json("POST", "api/tasks", { title: field.value });
+    field.value = "";
+    await showTasks(id);
+  } catch (error) {
+    explain(error);
+  }
+}
+
+// ---- panels (on narrow screens they are drawers) ----
+
+function openPanel(name) {
+  document.body.dataset.panel = name;
+  $("backdrop").hidden = false;
+  document.querySelectorAll("[data-open]").forEach((opener) => expand(opener, opener.dataset.open === name));
+  $(name).querySelector("button, input").focus();
+}
+
+function closePanels() {
+  const name = document.body.dataset.panel;
+  if (!name) return;
+  delete document.body.dataset.panel;
+  $("backdrop").hidden = true;
+  document.querySelectorAll("[data-open]").forEach((opener) => expand(opener, false));
+  document.querySelector(`[data-open="${name}"]`).focus();
+}
+
+function expand(opener, is) {
+  opener.setAttribute("aria-expanded", is);
+}
+
+// ---- the start ----
+
+function signIn() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given) {
+    sessionStorage.setItem("token", given);
+    history.replaceState(null, "", location.pathname); // a token in the address would end in bookmarks and histories
+  }
+  token = sessionStorage.getItem("token");
+  return Boolean(token);
+}
+
+function listen() {
+  $("composer").onsubmit = (event) => {
+    event.preventDefault();
+    if (following) say("An answer is still being written. Wait for it, or stop it.");
+    else send(text.value);
+  };
+  text.onkeydown = (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    $("composer").requestSubmit();
+  };
+  document.onkeydown = (event) => {
+    if (event.key !== "Escape") return;
+    if (document.body.dataset.panel) closePanels();
+    else stop();
+  };
+  $("stop").onclick = () => stop().then(() => text.focus());
+  $("new").onclick = startNew;
+  $("add-task").onsubmit = addTask;
+  $("backdrop").onclick = closePanels;
+  document.querySelectorAll("[data-open]").forEach((b) => (b.onclick = () => openPanel(b.dataset.open)));
+  document.querySelectorAll("[data-close]").forEach((b) => (b.onclick = closePanels));
+  document.onvisibilitychange = () => document.hidden || (showTasks(), showConversations());
+}
+
+async function showModel() {
+  const { model, offline: is } = await json("GET", "api/model");
+  offline = is;
+  $("model").textContent = offline ? "Offline demo model: a table of phrases, not an AI" : `Model: ${model}`;
+  if (!offline) return;
+  $("welcome-text").textContent =
+    "The offline demo model answers here. It is a small table of phrases and not an AI. Four things to try:";
+  $("suggestions").replaceChildren(...SUGGESTIONS.map((words) => button(words, () => send(words))));
+}
+
+async function main() {
+  if (!signIn()) {
+    document.body.className = "signed-out";
+    $("sign-in").hidden = false;
+    return;
+  }
+  listen();
+  conversation = Number(new URLSearchParams(location.hash.slice(1)).get("conversation")) || null;
+  text.focus();
+  await Promise.all([showModel().catch(explain), reload(conversation)]);
+}
+
+main();

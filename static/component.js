@@ -1,0 +1,39 @@
+// The same server under OpenAI's own component, which comes from OpenAI's servers.
+
+const SCRIPT = "https://cdn.platform.openai.com/deployments/chatkit/chatkit.js";
+const BASE = new URL("..", import.meta.url);
+
+const token = sessionStorage.getItem("token");
+const why = document.getElementById("why");
+
+function authorized(url, options = {}) {
+  const headers = new Headers(options.headers);
+  headers.set("Authorization", `Bearer ${token}`);
+  return fetch(url, { ...options, headers });
+}
+
+async function show() {
+  await customElements.whenDefined("openai-chatkit");
+  const chat = document.getElementById("chat");
+  chat.setOptions({
+    api: { url: new URL("chatkit", BASE).href, domainKey: "local-dev", fetch: authorized },
+    history: { enabled: true, showRename: true, showDelete: true },
+    threadItemActions: { feedback: true, retry: true },
+  });
+  chat.hidden = false;
+  document.getElementById("note").hidden = true;
+}
+
+function explain() {
+  why.textContent =
+    `Its script could not be loaded from ${new URL(SCRIPT).host}. It is not a part of this server: OpenAI serves it, so ` +
+    "it needs the internet, and nothing on the way may block it.";
+}
+
+if (token) {
+  const script = document.createElement("script");
+  Object.assign(script, { src: SCRIPT, async: true, onload: show, onerror: explain });
+  document.head.append(script);
+} else {
+  why.textContent = "Sign in first: open the link that the server printed when it started, and then come back here.";
+}
