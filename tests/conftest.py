@@ -28,6 +28,26 @@ SETTINGS = """
 """.split()  # noqa: SIM905
 
 
+def report(config: Any, name: str, table: Any) -> None:
+    """Keep a table to be printed at the end, by the process that prints (pytest-xdist runs the tests in others)."""
+    getattr(config, "workeroutput", config.__dict__.setdefault("reports", {}))[name] = table
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a process of pytest-xdist has reported."""
+    node.config.__dict__.setdefault("reports", {}).update(node.workeroutput)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
+    """Print the table of the fault suite, which README.md quotes."""
+    if table := getattr(config, "reports", {}).get("faults"):
+        terminalreporter.section("faults")
+        terminalreporter.write_line(f"{'fault':60} tries  lost")
+        for fault, (times, lost) in table.items():
+            terminalreporter.write_line(f"{fault:60} {times:5} {lost:5}")
+
+
 def missing(what: str) -> None:
     """Skip a test whose tool is not installed; in CI that is a failure."""
     if os.environ.get("CI"):
