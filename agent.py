@@ -55,6 +55,14 @@ class Tasks(Protocol):
     async def delete_task(self, user_id: str, task_id: int) -> Mapping[str, Any] | None: ...
 
 
+Record = Callable[[str, Callable[[], Awaitable[Any]], Callable[[Any], Any]], Awaitable[Any]]
+
+
+async def just_do(call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any]) -> Any:
+    """Do a tool's work; its result is stored afterwards. For tasks that are in another database than the answer."""
+    return await work()
+
+
 @dataclass(frozen=True)
 class TurnContext:
     """What reaches the tools of one turn, and never the prompt.
@@ -64,19 +72,21 @@ class TurnContext:
 
     user_id: str
     tasks: Tasks
-    record: Callable[[str, Callable[[], Awaitable[Any]], Callable[[Any], Any]], Awaitable[Any]]
+    record: Record = just_do
 
 
 # ---- the agent and its tools ----
 
 
-def todo_agent(model: Model) -> Agent[TurnContext]:
+def todo_agent(model: Model | None = None) -> Agent[TurnContext]:
     """Return the to-do agent; its tools act for the user in the run's `TurnContext`, whatever the model says."""
-    tools = [
-        function_tool(tool, failure_error_function=_tell_the_model)
-        for tool in (add_task, list_tasks, complete_task, update_task, delete_task)
-    ]
-    return Agent(name="To-do", instructions=INSTRUCTIONS, model=model, tools=[_recorded(tool) for tool in tools])
+    return Agent(name="To-do", instructions=INSTRUCTIONS, model=model, tools=[*todo_tools()])
+
+
+def todo_tools() -> list[FunctionTool]:
+    """Return the five task tools, for an agent that has others too. They need a `TurnContext`."""
+    tools = (add_task, list_tasks, complete_task, update_task, delete_task)
+    return [_recorded(function_tool(tool, failure_error_function=_tell_the_model)) for tool in tools]
 
 
 async def add_task(ctx: RunContextWrapper[TurnContext], title: str, description: str | None = None) -> str:
@@ -222,6 +232,7 @@ async def stream_turn(
     *,
     thread_id: int,
     run_config: RunConfig,
+    max_turns: int = 10,
     idle_timeout: float = 60.0,
     tool_timeout: float = 30.0,
     on_usage: Callable[[int, int], None] = lambda input_tokens, output_tokens: None,
@@ -229,11 +240,14 @@ async def stream_turn(
     """Run `agent` on a conversation and yield what happens, as it happens.
 
     `messages` is the stored conversation (`db.Message`), the user's new message last; `context` reaches the tools.
-    The model may be silent for `idle_timeout` seconds, and a tool may take `tool_timeout`. `on_usage` gets the number
+    The model is asked `max_turns` times at most; it may be silent for `idle_timeout` seconds, and a tool may take
+    `tool_timeout`. `on_usage` gets the number
     of tokens, input and output, at the end. If there is no whole answer the last event is an "error".
     """
     yield {"type": "thinking", "content": "Processing your request...", "thread_id": thread_id}
-    result = Runner.run_streamed(agent, model_input(messages), context=context, run_config=run_config)
+    result = Runner.run_streamed(
+        agent, model_input(messages), context=context, run_config=run_config, max_turns=max_turns
+    )
     watchdog = _Watchdog(result, idle_timeout, tool_timeout)
     try:
         async for event in _translate(result, watchdog):

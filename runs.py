@@ -242,7 +242,7 @@ class Runs:
             if not turn.earlier:
                 run = Run(self._store, turn.answer, user_id, model)
                 self._live[run.conversation_id] = run
-                run.producer = asyncio.create_task(self._produce(run, stream(run, turn)))
+                run.producer = asyncio.create_task(self._produce(run, turn, stream))
                 run.finished = asyncio.create_task(self._conduct(run))
                 if self._keeper is None or self._keeper.done():
                     self._keeper = asyncio.create_task(self._keep())
@@ -285,8 +285,10 @@ class Runs:
 
     # ---- the tasks ----
 
-    async def _produce(self, run: Run, events: AsyncGenerator[Event, None]) -> str | None:
-        async with aclosing(events):
+    async def _produce(
+        self, run: Run, turn: Any, stream: Callable[[Run, Any], AsyncGenerator[Event, None]]
+    ) -> str | None:
+        async with aclosing(stream(run, turn)) as events:  # in here: a host's agent or context may fail to be made
             async for event in events:
                 if isinstance(event, dict):
                     if event["type"] == "error":
