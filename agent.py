@@ -17,19 +17,27 @@ from agents import (
     Agent,
     AgentsException,
     FunctionTool,
+    HandoffOutputItem,
     InputGuardrailTripwireTriggered,
     MaxTurnsExceeded,
     Model,
     ModelBehaviorError,
+    ModelRefusalError,
+    ModelTimeoutError,
     OutputGuardrailTripwireTriggered,
     RunConfig,
     RunContextWrapper,
     Runner,
     RunResultStreaming,
+    ToolApprovalItem,
+    ToolInputGuardrailTripwireTriggered,
+    ToolOutputGuardrailTripwireTriggered,
+    ToolTimeoutError,
     TResponseInputItem,
     function_tool,
 )
 from agents.tool_context import ToolContext
+from pydantic_core import to_json
 
 Event = str | dict[str, Any]
 
@@ -254,8 +262,11 @@ async def stream_turn(
             yield event
         if watchdog.verdict is not None:
             yield {"type": "error", "message": watchdog.verdict}
+        elif result.interruptions:
+            yield {"type": "error", "message": _unapproved(result.interruptions)}
     except (AgentsException, openai.OpenAIError, OSError) as error:
         log.warning("conversation %d: %s", thread_id, _for_the_log(error))
+        log.debug("in full:", exc_info=error)  # for whoever debugs a tool: it may quote what somebody wrote
         yield {"type": "error", "message": _sentence(error)}
     finally:
         watchdog.stop()
@@ -286,13 +297,24 @@ async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> Async
             if event.name == "tool_called":
                 call = _call(event.item.raw_item)
                 called = after_tool = True
-                watchdog.running[call["id"]] = call["name"]
                 yield call
+                if _field(event.item.raw_item, "call_id"):
+                    watchdog.running[call["id"]] = call["name"]
+                else:  # one of the provider's own tools: it ran over there, and no output will come
+                    status = _field(event.item.raw_item, "status") or "completed"
+                    yield {"type": "tool_result", "id": call["id"], "name": call["name"], "result": {"status": status}}
             elif event.name == "tool_output":
                 call_id = str(_field(event.item.raw_item, "call_id"))
                 name = watchdog.running.pop(call_id, "tool")
                 output = _plain(getattr(event.item, "output", None))
                 yield {"type": "tool_result", "id": call_id, "name": name, "result": output}
+            elif isinstance(event.item, HandoffOutputItem):
+                after_tool = True
+                yield {"type": "thinking", "content": f"Handing over to {event.item.target_agent.name}."}
+    if called and after_tool and watchdog.verdict is None and result.final_output:
+        # An agent whose `tool_use_behavior` makes a tool's output the answer: no model has said it.
+        yield "\n\n" if said_something else ""
+        yield _text(result.final_output)
     if not said_something and not called and watchdog.verdict is None:
         # A body that is not a stream at all comes out of the openai client as an answer with nothing in it.
         raise ModelBehaviorError("The answer is empty.")
@@ -360,9 +382,24 @@ def _plain(output: Any) -> Any:
     """Return a tool's output as JSON data, however the tool gave it."""
     if isinstance(output, str):
         return _parsed(output)
-    if hasattr(output, "model_dump"):
-        return output.model_dump(mode="json")
-    return json.loads(json.dumps(output, default=str))
+    try:
+        value = json.loads(to_json(output, fallback=str, inf_nan_mode="null"))  # dataclasses, models, times, sets
+    except (ValueError, RecursionError):  # it holds itself, or bytes that are no text
+        return str(output)
+    match value:
+        case {"type": "text", "text": str(text)}:  # how the tools of MCP servers answer
+            return _parsed(text)
+        case _:
+            return value
+
+
+def _text(output: Any) -> str:
+    return output if isinstance(output, str) else json.dumps(_plain(output), ensure_ascii=False)
+
+
+def _unapproved(waiting: Sequence[ToolApprovalItem]) -> str:
+    names = ", ".join(str(item.tool_name or "a tool") for item in waiting)
+    return f"This needs an approval ({names}), and this chat has no way to give one. That was not done."
 
 
 def _parsed(text: str) -> Any:
@@ -389,7 +426,12 @@ def _sentence(error: BaseException) -> str:
     match error:
         case MaxTurnsExceeded():
             return "The assistant took too many steps without coming to an end. Please try a simpler request."
-        case InputGuardrailTripwireTriggered() | OutputGuardrailTripwireTriggered():
+        case (
+            InputGuardrailTripwireTriggered()
+            | OutputGuardrailTripwireTriggered()
+            | ToolInputGuardrailTripwireTriggered()
+            | ToolOutputGuardrailTripwireTriggered()
+        ):
             return "The assistant's rules do not allow this."
         case openai.AuthenticationError() | openai.PermissionDeniedError():
             return "The model's provider refused the server's API key. Its owner must check it."
@@ -397,7 +439,11 @@ def _sentence(error: BaseException) -> str:
             return "The model is overloaded or its quota is used up. Please try again in a minute."
         case openai.NotFoundError():
             return "The model's provider does not know this model. The server's owner must check its name."
-        case openai.APITimeoutError():
+        case ToolTimeoutError():
+            return "A tool did not answer in time. Please try again."
+        case ModelRefusalError():
+            return "The model declined to answer this."
+        case openai.APITimeoutError() | ModelTimeoutError():
             return "The model did not answer in time. Please try again."
         case openai.APIConnectionError() | OSError():
             return "The connection to the model failed. Please try again."

@@ -398,7 +398,10 @@ async def about(request: Request) -> Response:
 async def openapi(request: Request) -> Response:
     """GET /openapi.json: the description of the REST API and the simple dialect, as reached from where it is asked."""
     description = json.loads(OPENAPI.read_text())
-    return JSONResponse(description | {"servers": [{"url": request.scope.get("root_path") or "/"}]})
+    served = {getattr(route, "path", "") for route in request.app.routes}
+    paths = {path: methods for path, methods in description["paths"].items() if path in served}
+    servers = [{"url": request.scope.get("root_path") or "/"}]
+    return JSONResponse(description | {"servers": servers, "paths": paths})
 
 
 async def page(request: Request) -> Response:
