@@ -121,10 +121,10 @@ def service_of(request: Request) -> Service:
 async def user_of(request: Request) -> str:
     """Return the id of the user who asks, or answer 401."""
     user_id = await service_of(request).authenticate(request)
-    if user_id is None:
+    if not user_id:  # an empty id would be shared by all who have none
         raise HTTPException(401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"})
-    if not isinstance(user_id, str) or not user_id:  # an empty one would be shared by all who have none
-        raise TypeError("authenticate() must return the user's id as a str that is not empty, or None.")
+    if not isinstance(user_id, str):
+        raise TypeError("authenticate() must return the user's id as a str, or None.")
     return user_id
 
 
@@ -481,9 +481,9 @@ def create_app(
 ) -> Starlette:
     """Return the service as a Starlette app, to serve or to mount in an app of your own.
 
-    authenticate: `async (request) -> user id`, a str that stays the user's for good; None is answered with 401. An
-        `HTTPException` is answered as it is, any other exception with a plain 500. By default a bearer token is
-        checked, as the settings say.
+    authenticate: `async (request) -> user id`, a str that stays the user's for good; None is answered with 401, an
+        `HTTPException` as it is, any other exception with a plain 500. By default a bearer token is checked, as the
+        settings say.
     agent: an `agents.Agent`, or a function of the user id that returns one, called once for each turn. By default the
         to-do agent.
     context: a function of the turn's `agent.TurnContext` (the user id and the tasks) that returns the object which the

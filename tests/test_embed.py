@@ -1,9 +1,16 @@
 """Inside somebody else's app: `create_app`, agents of the host's own, and the installed package."""
 
 import asyncio
+import importlib.util
 import json
+import os
+import re
+import shutil
+import subprocess
 import sys
 import time
+import venv
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,6 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
+import httpx2
+import mcp
 import pytest
 from agents import (
     Agent,
@@ -25,7 +35,8 @@ from agents import (
 )
 from agents.mcp import MCPServerStdio
 from agents.testing import ScriptedModel, assistant_message, function_call
-from conftest import Turn
+from conftest import ROOT, SETTINGS, Turn, missing, running
+from mcp.client.streamable_http import streamable_http_client
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -244,7 +255,7 @@ def test_a_tools_output_may_be_the_answer(tmp_path: Path) -> None:
 
 
 def test_a_tool_that_needs_approval_ends_the_turn(tmp_path: Path) -> None:
-    """A tool that needs an approval is not run: the turn fails with a sentence that names it, and the next one works."""
+    """A tool that needs an approval is not run: the turn fails with a sentence that names it, and the next works."""
     ran = []
 
     @function_tool(needs_approval=True)
@@ -493,13 +504,13 @@ async def nobody(request: Request) -> str | None:
         (closed, 403, "The office is closed."),
         (broken, 500, "Something went wrong on the server."),
         (number, 500, "Something went wrong on the server."),
-        (nobody, 500, "Something went wrong on the server."),
+        (nobody, 401, "A valid bearer token is needed."),
     ],
 )
 def test_what_authenticate_says_is_what_the_client_hears(
     tmp_path: Path, authenticate: Any, status: int, says: str, path: str
 ) -> None:
-    """None is a 401, an HTTPException is answered as it is, and anything else is a 500 without its text."""
+    """No id is a 401, an HTTPException is answered as it is, and anything else is a 500 without its text."""
     with Host(tmp_path, authenticate=authenticate) as host:
         del host.headers["x-user"]
         answer = host.post(path, json={"message": "hi"})
@@ -596,3 +607,196 @@ def test_one_file_is_not_used_twice(tmp_path: Path) -> None:
     """A second app on the same file, even in the same process, refuses to start."""
     with Host(tmp_path), pytest.raises(Exception, match="in use by another server"), Host(tmp_path):
         pass
+
+
+# ---- the installed package ----
+
+APP = """
+from contextlib import asynccontextmanager
+import sys
+import agent, auth, db, models, runs, settings, wire  # the host's own
+from todochat.app import create_app
+
+async def authenticate(request):
+    return request.headers.get("x-user")
+
+chat = create_app(store="sqlite:///chat.db", authenticate=authenticate)
+
+@asynccontextmanager
+async def lifespan(host):
+    async with chat.router.lifespan_context(chat):
+        yield
+
+def seen():
+    return {name: getattr(module, "HOSTS", module.__file__) for name, module in sys.modules.items()
+            if name.split(".")[-1] in "app agent auth db mcp_tools models runs settings wire".split()
+            and name.split(".")[0] in ("todochat", name)}
+"""
+HOSTS = {
+    "starlette": APP
+    + """
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
+
+async def modules(request):
+    return JSONResponse(seen())
+
+app = Starlette(routes=[Route("/modules", modules), Mount("/todo", chat)], lifespan=lifespan)
+""",
+    "fastapi": APP
+    + """
+from fastapi import FastAPI
+
+app = FastAPI(lifespan=lifespan)
+
+@app.get("/modules")
+async def modules() -> dict[str, str | bool]:
+    return seen()
+
+app.mount("/todo", chat)
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a fresh virtual environment with the wheel in it; what the wheel needs is borrowed from here."""
+    folder = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns(".*", "node_modules", "build", "*.egg-info", "*.db*")
+    shutil.copytree(ROOT, folder / "source", ignore=ignored)  # setuptools builds in the source tree
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(folder / "source")]
+    subprocess.run(build, check=True, capture_output=True, timeout=60)
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
+    [wheel] = folder.glob("*.whl")
+    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True, timeout=60)
+    [site] = (folder / "venv" / "lib").glob("python*/site-packages")
+    borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (site / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
+    return python
+
+
+def clean_env(**settings: str) -> dict[str, str]:
+    """Return an environment without settings of ours, and without the path of this source."""
+    return {name: value for name, value in os.environ.items() if name not in [*SETTINGS, "PYTHONPATH"]} | settings
+
+
+@pytest.fixture(scope="module", params=["starlette", "fastapi"])
+def host(
+    request: pytest.FixtureRequest, installed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
+    """A host that has modules with the names of ours, served by uvicorn: its URL and its folder."""
+    if importlib.util.find_spec(request.param) is None:
+        missing(f"{request.param} is not installed: pip install {request.param}")
+    folder = tmp_path_factory.mktemp(request.param)
+    for name in ["agent", "auth", "db", "mcp_tools", "models", "runs", "settings", "wire"]:
+        (folder / f"{name}.py").write_text("HOSTS = True\n")
+    (folder / "app.py").write_text(HOSTS[request.param] + "\nHOSTS = True\n")
+    command = [str(installed), "-m", "uvicorn", "app:app", "--port", "0"]
+    with running(command, "Uvicorn running on", cwd=folder, env=clean_env(CORS_ORIGINS="https://a.example")) as started:
+        yield started[1].split("running on ")[1].split()[0], folder
+
+
+def test_an_installed_chat_works_in_a_host(host: tuple[str, Path]) -> None:
+    """Under a prefix, from the wheel: chat, conversations, tasks, page, description and MCP all answer."""
+    url = f"{host[0]}/todo"
+    with httpx.Client(headers={"x-user": "alice"}, timeout=20) as client:
+        answer = client.post(f"{url}/chatkit", json={"message": "add buy milk"})
+        assert answer.text.endswith("data: [DONE]\n\n")
+        assert [task["title"] for task in client.get(f"{url}/api/tasks").json()] == ["buy milk"]
+        assert client.get(f"{url}/api/conversations/1").json()["title"] == "add buy milk"
+        assert client.get(f"{url}/openapi.json").json()["servers"] == [{"url": "/todo"}]
+        assert client.get(f"{url}/health").json() == {"status": "healthy"}
+        page = client.get(url, follow_redirects=True)
+        assert (page.status_code, page.headers["content-type"].split(";")[0]) == (200, "text/html")
+        for link in re.findall(r'(?:src|href)="([^"#:]+)"', page.text):
+            assert not link.startswith("/"), "a link that leaves the prefix"
+            assert client.get(page.url.join(link)).status_code == 200, link
+        assert httpx.get(f"{url}/api/tasks").status_code == 401
+        preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+        assert "access-control-allow-origin" in client.options(f"{url}/chatkit", headers=preflight).headers
+
+    async def by_mcp() -> Any:
+        async with (
+            httpx2.AsyncClient(headers={"x-user": "alice"}, timeout=10) as http,
+            mcp.Client(streamable_http_client(f"{url}/mcp", http_client=http)) as client,
+        ):
+            return (await client.call_tool("list_tasks", {"status": "all"})).structured_content["total"]
+
+    assert asyncio.run(asyncio.wait_for(by_mcp(), 20)) == 1
+
+
+def test_nothing_is_imported_by_a_generic_name(host: tuple[str, Path]) -> None:
+    """The host's app.py, db.py and agent.py are the host's; ours are modules of `todochat`, from the wheel."""
+    seen = httpx.get(f"{host[0]}/modules").json()
+    for name, origin in seen.items():
+        assert name.startswith("todochat") == (origin is not True), name
+        assert origin is True or "site-packages/todochat/" in origin
+    assert {"app", "db", "agent", "todochat.app", "todochat.db", "todochat.agent"} <= set(seen)
+
+
+def test_the_database_is_the_hosts_file(host: tuple[str, Path], installed: Path) -> None:
+    """The database is where the URL says, in the host's folder, and nothing is written among the packages."""
+    assert (host[1] / "chat.db").exists()
+    written = [path for path in (installed.parent.parent / "lib").rglob("*.db*") if "borrowed" not in path.name]
+    assert written == []
+
+
+def test_the_installed_command_line_keeps_its_files_where_it_runs(installed: Path, tmp_path: Path) -> None:
+    """`python -m todochat.app` is the service, with its database in the working directory."""
+    command = [str(installed), "-m", "todochat.app"]
+    with running(command, "Sign in: ", cwd=tmp_path, env=clean_env(PORT="0")) as (_, line):
+        assert httpx.get(line.split("Sign in: ")[1].split("/#")[0] + "/health").status_code == 200
+    assert (tmp_path / "todochat.db").exists()
+
+
+PROCESS = """
+import agents, aiosqlite, httpx, jose, openai, starlette.testclient, uvicorn  # what others do on import is theirs
+import asyncio, gc, logging, os, signal, sys, warnings
+from agents import tracing
+from agents.models import _openai_shared as shared
+
+def process():
+    loggers = {name: (l.level, l.propagate, len(l.handlers), l.disabled)
+               for name, l in logging.root.manager.loggerDict.items() if isinstance(l, logging.Logger)}
+    return {
+        "root logger": (logging.root.level, len(logging.root.handlers), logging.raiseExceptions),
+        "loggers": {name: how for name, how in loggers.items() if how != (0, True, 0, False)},
+        "loop policy": type(asyncio.get_event_loop_policy()),
+        "signals": {s: signal.getsignal(s) for s in signal.Signals if s not in (signal.SIGKILL, signal.SIGSTOP)},
+        "sdk": (shared.get_default_openai_client(), shared.get_default_openai_key(),
+                shared.get_use_responses_by_default(), tracing.get_trace_provider()._disabled),
+        "gc": (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()),
+        "environment": dict(os.environ),
+        "warnings": len(warnings.filters),
+        "hooks": (sys.excepthook, sys.displayhook, sys.path[:], sys.getrecursionlimit()),
+        "cwd": os.getcwd(),
+        "umask": os.umask(0o022),
+    }
+
+before = process()
+from starlette.testclient import TestClient
+from todochat.app import create_app
+
+async def authenticate(request):
+    return "alice"
+
+chat = create_app(store="sqlite:///chat.db", authenticate=authenticate)
+assert process() == before, "create_app"
+with TestClient(chat) as client:
+    assert process() == before, "the lifespan"
+    assert "[DONE]" in client.post("/chatkit", json={"message": "add milk"}).text
+    assert process() == before, "a turn"
+assert process() == before, "the end"
+print("as it was")
+"""
+
+
+def test_the_hosts_process_stays_as_it_was(installed: Path, tmp_path: Path) -> None:
+    """Logging, event loop policy, signal handlers, SDK defaults, collector and environment are as before, all along."""
+    ended = subprocess.run(
+        [str(installed), "-c", PROCESS], cwd=tmp_path, env=clean_env(), capture_output=True, text=True, timeout=60
+    )
+    assert ended.stdout.strip() == "as it was", ended.stderr
