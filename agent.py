@@ -67,7 +67,7 @@ Record = Callable[[str, Callable[[], Awaitable[Any]], Callable[[Any], Any]], Awa
 
 
 async def just_do(call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any]) -> Any:
-    """Do a tool's work; its result is stored afterwards. For tasks that are in another database than the answer."""
+    """Do a tool's work for somebody who keeps no record of it."""
     return await work()
 
 

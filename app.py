@@ -16,7 +16,7 @@ import stat
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -87,13 +87,11 @@ class Service:
         def on_usage(input_tokens: int, output_tokens: int) -> None:
             run.tokens = input_tokens, output_tokens
 
-        context = todo.TurnContext(run.user_id, self.tasks)
-        if self.tasks is self.store:  # the tasks are beside the answer: one transaction for both
-            context = replace(context, record=run.record)
+        record = partial(run.record, elsewhere=self.tasks is not self.store)
         return todo.stream_turn(
             self.agent if isinstance(self.agent, Agent) else self.agent(run.user_id),
             turn.history,
-            self.context(context),
+            self.context(todo.TurnContext(run.user_id, self.tasks, record)),
             thread_id=run.conversation_id,
             run_config=self.run_config,
             max_turns=self.settings.max_turns,

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import venv
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ from starlette.testclient import TestClient
 
 import agent
 import app
+import runs
 import settings
 
 JSON = {"Content-Type": "application/json"}
@@ -478,6 +480,50 @@ def test_the_hosts_tasks_are_used_everywhere(tmp_path: Path) -> None:
         assert host.delete("/todo/api/tasks/101").status_code == 404
         assert host.get("/todo/api/tasks", headers={"x-user": "bob"}).json() == []
     assert [task["title"] for task in paper.sheets["alice"].values()] == ["buy milk", "By MCP"]
+
+
+class SlowPaper(Paper):
+    """Tasks in a database that takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    async def add_task(self, user_id: str, title: str, description: str | None = None) -> dict[str, Any]:
+        self.begun.set()
+        await asyncio.to_thread(self.go_on.wait, 10)
+        return await super().add_task(user_id, title, description)
+
+
+def test_a_slow_database_of_the_hosts_holds_up_nobody_else(tmp_path: Path) -> None:
+    """While the host's tasks are waited for, other users are served; a call that has begun is finished after a stop."""
+    paper = SlowPaper()
+    with Host(tmp_path, tasks=paper) as host, ThreadPoolExecutor() as pool:
+        turn = pool.submit(host.say, "add buy milk")
+        assert paper.begun.wait(10)
+        assert host.say("help", headers={"x-user": "bob"}).complete
+        stopping = pool.submit(host.post, "/todo/api/conversations/1/stop")
+        time.sleep(0.2)
+        assert not stopping.done()
+        paper.go_on.set()
+        stored = stopping.result(10).json()
+        assert stored["status"] == "stopped"
+        assert [call["result"]["title"] for call in stored["tool_calls"]] == ["buy milk"]
+        assert turn.result(10).of("tool_result")[0]["result"] == stored["tool_calls"][0]["result"]
+    assert [task["title"] for task in paper.sheets["alice"].values()] == ["buy milk"]
+
+
+def test_a_database_of_the_hosts_that_hangs_does_not_hold_the_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tool that never comes back is given up, and its turn still ends in a state."""
+    monkeypatch.setattr(runs, "FINISHING", 0.2)
+    paper = SlowPaper()
+    with Host(tmp_path, tasks=paper, settings=settings.Settings(tool_timeout=0.2)) as host:
+        turn = host.say("add buy milk")
+        paper.go_on.set()
+        assert "The tool add_task did not answer" in turn.of("error")[0]["message"]
+        assert host.stored(turn)["status"] == "failed"
 
 
 async def closed(request: Request) -> str | None:
