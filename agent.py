@@ -17,19 +17,27 @@ from agents import (
     Agent,
     AgentsException,
     FunctionTool,
+    HandoffOutputItem,
     InputGuardrailTripwireTriggered,
     MaxTurnsExceeded,
     Model,
     ModelBehaviorError,
+    ModelRefusalError,
+    ModelTimeoutError,
     OutputGuardrailTripwireTriggered,
     RunConfig,
     RunContextWrapper,
     Runner,
     RunResultStreaming,
+    ToolApprovalItem,
+    ToolInputGuardrailTripwireTriggered,
+    ToolOutputGuardrailTripwireTriggered,
+    ToolTimeoutError,
     TResponseInputItem,
     function_tool,
 )
 from agents.tool_context import ToolContext
+from pydantic_core import to_json
 
 Event = str | dict[str, Any]
 
@@ -55,6 +63,14 @@ class Tasks(Protocol):
     async def delete_task(self, user_id: str, task_id: int) -> Mapping[str, Any] | None: ...
 
 
+Record = Callable[[str, Callable[[], Awaitable[Any]], Callable[[Any], Any]], Awaitable[Any]]
+
+
+async def just_do(call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any]) -> Any:
+    """Do a tool's work for somebody who keeps no record of it."""
+    return await work()
+
+
 @dataclass(frozen=True)
 class TurnContext:
     """What reaches the tools of one turn, and never the prompt.
@@ -64,19 +80,21 @@ class TurnContext:
 
     user_id: str
     tasks: Tasks
-    record: Callable[[str, Callable[[], Awaitable[Any]], Callable[[Any], Any]], Awaitable[Any]]
+    record: Record = just_do
 
 
 # ---- the agent and its tools ----
 
 
-def todo_agent(model: Model) -> Agent[TurnContext]:
+def todo_agent(model: Model | None = None) -> Agent[TurnContext]:
     """Return the to-do agent; its tools act for the user in the run's `TurnContext`, whatever the model says."""
-    tools = [
-        function_tool(tool, failure_error_function=_tell_the_model)
-        for tool in (add_task, list_tasks, complete_task, update_task, delete_task)
-    ]
-    return Agent(name="To-do", instructions=INSTRUCTIONS, model=model, tools=[_recorded(tool) for tool in tools])
+    return Agent(name="To-do", instructions=INSTRUCTIONS, model=model, tools=[*todo_tools()])
+
+
+def todo_tools() -> list[FunctionTool]:
+    """Return the five task tools, for an agent that has others too. They need a `TurnContext`."""
+    tools = (add_task, list_tasks, complete_task, update_task, delete_task)
+    return [_recorded(function_tool(tool, failure_error_function=_tell_the_model)) for tool in tools]
 
 
 async def add_task(ctx: RunContextWrapper[TurnContext], title: str, description: str | None = None) -> str:
@@ -222,6 +240,7 @@ async def stream_turn(
     *,
     thread_id: int,
     run_config: RunConfig,
+    max_turns: int = 10,
     idle_timeout: float = 60.0,
     tool_timeout: float = 30.0,
     on_usage: Callable[[int, int], None] = lambda input_tokens, output_tokens: None,
@@ -229,19 +248,25 @@ async def stream_turn(
     """Run `agent` on a conversation and yield what happens, as it happens.
 
     `messages` is the stored conversation (`db.Message`), the user's new message last; `context` reaches the tools.
-    The model may be silent for `idle_timeout` seconds, and a tool may take `tool_timeout`. `on_usage` gets the number
+    The model is asked `max_turns` times at most; it may be silent for `idle_timeout` seconds, and a tool may take
+    `tool_timeout`. `on_usage` gets the number
     of tokens, input and output, at the end. If there is no whole answer the last event is an "error".
     """
     yield {"type": "thinking", "content": "Processing your request...", "thread_id": thread_id}
-    result = Runner.run_streamed(agent, model_input(messages), context=context, run_config=run_config)
+    result = Runner.run_streamed(
+        agent, model_input(messages), context=context, run_config=run_config, max_turns=max_turns
+    )
     watchdog = _Watchdog(result, idle_timeout, tool_timeout)
     try:
         async for event in _translate(result, watchdog):
             yield event
         if watchdog.verdict is not None:
             yield {"type": "error", "message": watchdog.verdict}
+        elif result.interruptions:
+            yield {"type": "error", "message": _unapproved(result.interruptions)}
     except (AgentsException, openai.OpenAIError, OSError) as error:
         log.warning("conversation %d: %s", thread_id, _for_the_log(error))
+        log.debug("in full:", exc_info=error)  # for whoever debugs a tool: it may quote what somebody wrote
         yield {"type": "error", "message": _sentence(error)}
     finally:
         watchdog.stop()
@@ -274,13 +299,24 @@ async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> Async
             if event.name == "tool_called":
                 call = _call(event.item.raw_item)
                 called = after_tool = True
-                watchdog.running[call["id"]] = call["name"]
                 yield call
+                if _field(event.item.raw_item, "call_id"):
+                    watchdog.running[call["id"]] = call["name"]
+                else:  # one of the provider's own tools: it ran over there, and no output will come
+                    status = _field(event.item.raw_item, "status") or "completed"
+                    yield {"type": "tool_result", "id": call["id"], "name": call["name"], "result": {"status": status}}
             elif event.name == "tool_output":
                 call_id = str(_field(event.item.raw_item, "call_id"))
                 name = watchdog.running.pop(call_id, "tool")
                 output = _plain(getattr(event.item, "output", None))
                 yield {"type": "tool_result", "id": call_id, "name": name, "result": output}
+            elif isinstance(event.item, HandoffOutputItem):
+                after_tool = True
+                yield {"type": "thinking", "content": f"Handing over to {event.item.target_agent.name}."}
+    if called and after_tool and watchdog.verdict is None and result.final_output:
+        # An agent whose `tool_use_behavior` makes a tool's output the answer: no model has said it.
+        yield "\n\n" if said_something else ""
+        yield _text(result.final_output)
     if not said_something and not called and watchdog.verdict is None:
         # A body that is not a stream at all comes out of the openai client as an answer with nothing in it.
         raise ModelBehaviorError("The answer is empty.")
@@ -348,9 +384,24 @@ def _plain(output: Any) -> Any:
     """Return a tool's output as JSON data, however the tool gave it."""
     if isinstance(output, str):
         return _parsed(output)
-    if hasattr(output, "model_dump"):
-        return output.model_dump(mode="json")
-    return json.loads(json.dumps(output, default=str))
+    try:
+        value = json.loads(to_json(output, fallback=str, inf_nan_mode="null"))  # dataclasses, models, times, sets
+    except (ValueError, RecursionError):  # it holds itself, or bytes that are no text
+        return str(output)
+    match value:
+        case {"type": "text", "text": str(text)}:  # how the tools of MCP servers answer
+            return _parsed(text)
+        case _:
+            return value
+
+
+def _text(output: Any) -> str:
+    return output if isinstance(output, str) else json.dumps(_plain(output), ensure_ascii=False)
+
+
+def _unapproved(waiting: Sequence[ToolApprovalItem]) -> str:
+    names = ", ".join(str(item.tool_name or "a tool") for item in waiting)
+    return f"This needs an approval ({names}), and this chat has no way to give one. That was not done."
 
 
 def _parsed(text: str) -> Any:
@@ -378,7 +429,12 @@ def _sentence(error: BaseException) -> str:
     match error:
         case MaxTurnsExceeded():
             return "The assistant took too many steps without coming to an end. Please try a simpler request."
-        case InputGuardrailTripwireTriggered() | OutputGuardrailTripwireTriggered():
+        case (
+            InputGuardrailTripwireTriggered()
+            | OutputGuardrailTripwireTriggered()
+            | ToolInputGuardrailTripwireTriggered()
+            | ToolOutputGuardrailTripwireTriggered()
+        ):
             return "The assistant's rules do not allow this."
         case openai.AuthenticationError() | openai.PermissionDeniedError():
             return "The model's provider refused the server's API key. Its owner must check it."
@@ -386,7 +442,11 @@ def _sentence(error: BaseException) -> str:
             return "The model is overloaded or its quota is used up. Please try again in a minute."
         case openai.NotFoundError():
             return "The model's provider does not know this model. The server's owner must check its name."
-        case openai.APITimeoutError():
+        case ToolTimeoutError():
+            return "A tool did not answer in time. Please try again."
+        case ModelRefusalError():
+            return "The model declined to answer this."
+        case openai.APITimeoutError() | ModelTimeoutError():
             return "The model did not answer in time. Please try again."
         case openai.APIConnectionError() | OSError():
             return "The connection to the model failed. Please try again."

@@ -14,13 +14,13 @@ import secrets
 import socket
 import stat
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import uvicorn
 from agents import Agent, Model, RunConfig
@@ -32,20 +32,21 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 if TYPE_CHECKING or not __package__:  # a flat folder of modules ...
     import agent as todo
     import auth
     import component
     import db
+    import mcp_tools
     import models
     import runs
     import settings as config
     import wire
 else:  # ... or the installed package `todochat`, in a process that may have an `agent` and a `db` of its own
     from . import agent as todo
-    from . import auth, component, db, models, runs, wire
+    from . import auth, component, db, mcp_tools, models, runs, wire
     from . import settings as config
 
 log = logging.getLogger("todochat")
@@ -62,6 +63,9 @@ HARDENED = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer
 
 Authenticate = Callable[[Request], Awaitable[str | None]]
 AgentOrFactory = Agent[Any] | Callable[[str], Agent[Any]]
+ContextFactory = Callable[[todo.TurnContext], Any]
+Part = Literal["tasks", "page", "mcp"]
+PARTS: tuple[Part, ...] = ("tasks", "page", "mcp")
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,15 @@ class Service:
     """What the handlers work with; `app.state.service` while the app runs."""
 
     store: db.Store
+    tasks: todo.Tasks
     live: runs.Runs
     agent: AgentOrFactory
+    context: ContextFactory
     authenticate: Authenticate
     run_config: RunConfig
     model_name: str
     settings: config.Settings
+    mcp: ASGIApp
 
     def stream(self, run: runs.Run, turn: db.Turn) -> AsyncGenerator[runs.Event, None]:
         """Return the events of one turn as the agent makes them."""
@@ -82,13 +89,16 @@ class Service:
         def on_usage(input_tokens: int, output_tokens: int) -> None:
             run.tokens = input_tokens, output_tokens
 
+        record = partial(run.record, elsewhere=self.tasks is not self.store)
         return todo.stream_turn(
             self.agent if isinstance(self.agent, Agent) else self.agent(run.user_id),
             turn.history,
-            todo.TurnContext(run.user_id, self.store, run.record),
+            self.context(todo.TurnContext(run.user_id, self.tasks, record)),
             thread_id=run.conversation_id,
             run_config=self.run_config,
+            max_turns=self.settings.max_turns,
             idle_timeout=self.settings.model_idle_timeout,
+            tool_timeout=self.settings.tool_timeout,
             on_usage=on_usage,
         )
 
@@ -111,8 +121,10 @@ def service_of(request: Request) -> Service:
 async def user_of(request: Request) -> str:
     """Return the id of the user who asks, or answer 401."""
     user_id = await service_of(request).authenticate(request)
-    if user_id is None:
+    if not user_id:  # an empty id would be shared by all who have none
         raise HTTPException(401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"})
+    if not isinstance(user_id, str):
+        raise TypeError("authenticate() must return the user's id as a str, or None.")
     return user_id
 
 
@@ -398,15 +410,15 @@ async def list_tasks(request: Request) -> Response:
     status = request.query_params.get("status", "all")
     if status not in wanted:
         raise HTTPException(400, "status must be all, pending or completed.")
-    return JSONResponse(await service.store.list_tasks(user_id, wanted[status]))
+    return JSONResponse([dict(task) for task in await service.tasks.list_tasks(user_id, wanted[status])])
 
 
 async def add_task(request: Request) -> Response:
     """POST /api/tasks {"title": ..., "description": ...}."""
     service, user_id = service_of(request), await user_of(request)
     body = await body_of(request)
-    task = await service.store.add_task(user_id, title_in(body), description_in(body))
-    return JSONResponse(task, status_code=201)
+    task = await service.tasks.add_task(user_id, title_in(body), description_in(body))
+    return JSONResponse(dict(task), status_code=201)
 
 
 async def update_task(request: Request) -> Response:
@@ -424,14 +436,21 @@ async def update_task(request: Request) -> Response:
         changes["completed"] = body["completed"]
     if not changes:
         raise HTTPException(400, "Send at least one of title, description and completed.")
-    return JSONResponse(found(await service.store.update_task(user_id, id_of(request), **changes)))
+    return JSONResponse(dict(found(await service.tasks.update_task(user_id, id_of(request), **changes))))
 
 
 async def delete_task(request: Request) -> Response:
     """DELETE /api/tasks/{id}."""
     service, user_id = service_of(request), await user_of(request)
-    found(await service.store.delete_task(user_id, id_of(request)))
+    found(await service.tasks.delete_task(user_id, id_of(request)))
     return JSONResponse({"status": "deleted"})
+
+
+async def mcp(request: Request) -> ASGIApp:
+    """POST /mcp: the five task tools for any client of the Model Context Protocol, over its streamable HTTP."""
+    service, user_id = service_of(request), await user_of(request)
+    request.scope[mcp_tools.USER] = user_id
+    return service.mcp
 
 
 async def health(request: Request) -> Response:
@@ -447,8 +466,12 @@ async def about(request: Request) -> Response:
 
 
 async def openapi(request: Request) -> Response:
-    """GET /openapi.json: the description of the REST API and the simple dialect."""
-    return FileResponse(OPENAPI)
+    """GET /openapi.json: the description of the REST API and the simple dialect, as reached from where it is asked."""
+    description = json.loads(OPENAPI.read_text())
+    served = {getattr(route, "path", "") for route in request.app.routes}
+    paths = {path: methods for path, methods in description["paths"].items() if path in served}
+    servers = [{"url": request.scope.get("root_path") or "/"}]
+    return JSONResponse(description | {"servers": servers, "paths": paths})
 
 
 async def page(request: Request) -> Response:
@@ -494,9 +517,9 @@ def resource(path: str, **handlers: Handler) -> list[BaseRoute]:
     return [Route(p, dispatch, methods=list(handlers)) for p in (path, path + "/")]
 
 
-def routes() -> list[BaseRoute]:
-    """Return all routes."""
-    return [
+def routes(parts: Collection[Part] = PARTS) -> list[BaseRoute]:
+    """Return the routes of the chat, and of the `parts` that are wanted beside it."""
+    chosen: list[BaseRoute] = [
         *resource("/chatkit", POST=chatkit),
         *resource("/api/conversations", GET=list_conversations),
         *resource(
@@ -504,15 +527,18 @@ def routes() -> list[BaseRoute]:
         ),
         *resource("/api/conversations/{id}/stream", GET=join),
         *resource("/api/conversations/{id}/stop", POST=stop),
-        *resource("/api/tasks", GET=list_tasks, POST=add_task),
-        *resource("/api/tasks/{id}", PATCH=update_task, DELETE=delete_task),
         *resource("/api/model", GET=about),
         *resource("/health", GET=health),
         Route("/openapi.json", openapi),
-        Route("/", page),
-        Route("/component", component_page),
-        Mount("/static", Static(directory=STATIC)),
     ]
+    if "tasks" in parts:
+        chosen += resource("/api/tasks", GET=list_tasks, POST=add_task)
+        chosen += resource("/api/tasks/{id}", PATCH=update_task, DELETE=delete_task)
+    if "mcp" in parts:
+        chosen += resource("/mcp", POST=mcp)
+    if "page" in parts:
+        chosen += [Route("/", page), Route("/component", component_page), Mount("/static", Static(directory=STATIC))]
+    return chosen
 
 
 async def refuse(request: Request, error: Exception) -> Response:
@@ -539,45 +565,82 @@ async def apologise(request: Request, error: Exception) -> Response:
 
 def create_app(
     *,
-    store: db.Store | str | None = None,
-    agent: AgentOrFactory | None = None,
     authenticate: Authenticate | None = None,
+    agent: AgentOrFactory | None = None,
+    context: ContextFactory | None = None,
+    tasks: todo.Tasks | None = None,
     model: Model | None = None,
+    store: db.Store | str | None = None,
     settings: config.Settings | None = None,
+    parts: Collection[Part] = PARTS,
+    prefix: str = "",
 ) -> Starlette:
-    """Return the service as a Starlette app, to serve or to mount.
+    """Return the service as a Starlette app, to serve or to mount in an app of your own.
 
-    store: an open `db.Store`, which stays the caller's to close, or a URL such as "sqlite:///chat.db".
-    agent: an `agents.Agent`, or a function of the user id that returns one. Its tools receive a `TurnContext`.
-    authenticate: `async (request) -> user id`, None for 401. By default a bearer token is checked.
-    model: what the to-do agent runs on (an `agents.Model`).
-    settings: `settings.Settings`.
+    authenticate: `async (request) -> user id`, a str that stays the user's for good; None is answered with 401, an
+        `HTTPException` as it is, any other exception with a plain 500. By default a bearer token is checked, as the
+        settings say.
+    agent: an `agents.Agent`, or a function of the user id that returns one, called once for each turn. By default the
+        to-do agent.
+    context: a function of the turn's `agent.TurnContext` (the user id and the tasks) that returns the object which the
+        agent's tools receive as `ctx.context`. By default that TurnContext itself; the five to-do tools need it, or a
+        subclass of it.
+    tasks: your own tasks in place of ours, with the four methods of `agent.Tasks`; the to-do tools, /api/tasks and
+        /mcp then act on these. Each task is a mapping with the fields of `db.Task`, its id an integer.
+    model: an `agents.Model` that every agent runs on, whatever its own `model` says. By default the to-do agent runs
+        on the model that the environment names (`models.choose_model`), and an agent of yours on its own.
+    store: where the conversations and our tasks are: a URL such as "sqlite:///chat.db", or an open `db.Store`, which
+        stays the caller's to close. One store serves one app.
+    settings: `settings.Settings(...)`: the limits, the CORS origins, what tokens must look like. The environment is
+        not read for them then.
+    parts: what to serve beside the chat and its conversations: "tasks" (/api/tasks), "page" (/ and /static), "mcp".
+    prefix: the path under which a proxy shows the app, such as "/todo", whether the proxy strips it or not. A prefix
+        given by `Mount(prefix, app)` or `FastAPI.mount(prefix, app)` is noticed by itself.
 
-    What is not given is taken from the environment, now; the database is opened when the app's lifespan begins.
+    What is not given is taken from the environment, now; the database is opened when the app's lifespan begins. A host
+    must run that: `async with chat.router.lifespan_context(chat): yield` in its own lifespan. Nothing outside the app
+    is changed: no logging is configured (the logger is "todochat"), and no default of the Agents SDK is set.
     Raises `settings.BadSetting`, `models.BadModel` or `auth.UnfitKey`, each a sentence for whoever starts the server.
     """
-    settings = settings or config.Settings.from_env(os.environ)
-    path = config.database_path(store) if isinstance(store, str) else settings.database
+    settings = settings or config.Settings.from_env(_relevant(os.environ, store, authenticate))
+    path = config.store_path(store) if isinstance(store, str) else settings.database
+    if unknown := set(parts) - set(PARTS):
+        raise config.BadSetting(f"parts has {min(unknown)!r}: there is {', '.join(PARTS)}.")
+    if prefix and not re.fullmatch(r"(/[^/\s?#]+)+", prefix):
+        raise config.BadSetting(f"prefix is {prefix!r}: it must look like /todo.")
     if authenticate is None:
         authenticate = bearer(verifier(settings, path))
     name = "custom"
     if agent is None and model is None:
         choice = models.choose_model(os.environ, idle_timeout=settings.model_idle_timeout)
         model, name = choice.model, choice.name
-    if agent is None and model is not None:
-        agent = todo.todo_agent(model)
+    # What the model invents is the model's to mend; and tracing would reach for the network.
+    run_config = RunConfig(model=model, tracing_disabled=True, tool_not_found_behavior="return_error_to_model")
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         ours = store if isinstance(store, db.Store) else await db.Store.open(path)
         all_runs = runs.Runs(ours, db.Unavailable)
-        # What the model invents is the model's to mend; and tracing would reach for the network.
-        run_config = RunConfig(tracing_disabled=True, tool_not_found_behavior="return_error_to_model")
-        assert agent is not None
+        all_tasks = tasks or ours
+        endpoint = mcp_tools.endpoint(
+            todo.todo_tools(), lambda user_id: todo.TurnContext(user_id, all_tasks), db.Unavailable, max_body=MAX_BODY
+        )
         log.info("answers come from %s", models.WHAT_IT_IS if name == models.OFFLINE else f"the model: {name}")
-        app.state.service = Service(ours, all_runs, agent, authenticate, run_config, name, settings)
+        app.state.service = Service(
+            store=ours,
+            tasks=all_tasks,
+            live=all_runs,
+            agent=agent or todo.todo_agent(),
+            context=context or (lambda turn: turn),
+            authenticate=authenticate,
+            run_config=run_config,
+            model_name=name,
+            settings=settings,
+            mcp=endpoint.handle_request,
+        )
         try:
-            yield
+            async with endpoint.run():
+                yield
         finally:
             await all_runs.close()
             del app.state.service
@@ -594,13 +657,32 @@ def create_app(
     )
     expected = (HTTPException, db.NotFound, db.Conflict, db.TooMany, db.Unavailable, runs.ShuttingDown)
     app = Starlette(
-        routes=routes(),
-        middleware=[cors],
+        routes=routes(parts),
+        middleware=[Middleware(Prefixed, prefix=prefix), cors],
         exception_handlers={**dict.fromkeys(expected, refuse), Exception: apologise},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _relevant(env: Mapping[str, str], store: Any, authenticate: Any) -> dict[str, str]:
+    """Leave out the settings that are not asked for: in a host's environment they may mean something of its own."""
+    unasked = {"HOST", "PORT", "LOG_LEVEL"}  # those are for `main`
+    unasked |= {"DATABASE_URL"} if store is not None else set()
+    unasked |= {"BETTER_AUTH_SECRET", "JWT_ALGORITHM", "JWT_PUBLIC_KEY"} if authenticate is not None else set()
+    return {name: value for name, value in env.items() if name not in unasked}
+
+
+class Prefixed:
+    """ASGI middleware: tell an app that is not mounted under which path it is reached (`root_path`)."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app({**scope, "root_path": scope.get("root_path") or self._prefix}, receive, send)
 
 
 # ---- who may come in ----

@@ -20,6 +20,7 @@ Ending = Literal["done", "stopped", "failed", "interrupted"]
 log = logging.getLogger("todochat")
 
 CHECKPOINT_EVERY = 0.4  # seconds: with the commit itself, less than the half second that is promised
+FINISHING = 5.0  # seconds that a tool in the middle of its work is given when its run has ended; our store needs 3
 PING_EVERY = 15.0  # seconds
 MAX_BATCH = 500  # events in one write: what a reader that has fallen behind costs in memory
 
@@ -139,23 +140,37 @@ class Run:
             self._answer, content=self.content(), tool_calls=list(self._calls), reasoning=reasoning, **changes
         )
 
-    async def record(self, call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any]) -> Any:
+    async def record(
+        self,
+        call_id: str,
+        work: Callable[[], Awaitable[Any]],
+        as_json: Callable[[Any], Any],
+        *,
+        elsewhere: bool = False,
+    ) -> Any:
         """Do a tool's `work` on the store, and store its result as JSON data in the answer: both, or neither.
 
-        Once begun it is finished, even if the run is stopped in the middle.
+        Once begun it is finished, even if the run is stopped in the middle. Work that is done `elsewhere` than on this
+        store is followed by the storing of its result, as no transaction can hold both.
         """
         while not any(call["id"] == call_id for call in self._calls):  # the SDK runs ahead of its events
             await self._changed()
-        task = asyncio.create_task(self._record(call_id, work, as_json))
+        task = asyncio.create_task(self._record(call_id, work, as_json, elsewhere))
         self.tools.add(task)
         task.add_done_callback(self.tools.discard)
         return await asyncio.shield(task)
 
-    async def _record(self, call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any]) -> Any:
+    async def _record(
+        self, call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any], elsewhere: bool
+    ) -> Any:
         def with_result(result: Any) -> Any:
             return replace(self.answer(), tool_calls=self._calls_with(call_id, as_json(result)))
 
-        result = await self._store.record_tool(self.id, work, with_result)
+        if elsewhere:
+            result = await work()
+            await self._store.save_answers([with_result(result)])
+        else:
+            result = await self._store.record_tool(self.id, work, with_result)
         self._calls = self._calls_with(call_id, as_json(result))
         self._recorded.add(call_id)
         return result
@@ -260,7 +275,7 @@ class Runs:
             if not turn.earlier:
                 run = Run(self._store, turn.answer, user_id, model)
                 self._live[run.conversation_id] = run
-                run.producer = asyncio.create_task(self._produce(run, stream(run, turn)))
+                run.producer = asyncio.create_task(self._produce(run, turn, stream))
                 run.finished = asyncio.create_task(self._conduct(run))
                 if self._keeper is None or self._keeper.done():
                     self._keeper = asyncio.create_task(self._keep())
@@ -303,8 +318,10 @@ class Runs:
 
     # ---- the tasks ----
 
-    async def _produce(self, run: Run, events: AsyncGenerator[Event, None]) -> str | None:
-        async with aclosing(events):
+    async def _produce(
+        self, run: Run, turn: Any, stream: Callable[[Run, Any], AsyncGenerator[Event, None]]
+    ) -> str | None:
+        async with aclosing(stream(run, turn)) as events:  # in here: a host's agent or context may fail to be made
             async for event in events:
                 if isinstance(event, dict):
                     if event["type"] == "error":
@@ -318,7 +335,9 @@ class Runs:
         assert run.producer is not None
         await asyncio.wait((run.producer,))
         if run.tools:
-            await asyncio.wait(run.tools)
+            _, hanging = await asyncio.wait(run.tools, timeout=FINISHING)
+            for tool in hanging:  # a host's database that does not answer
+                tool.cancel()
         ending, sentence = self._outcome(run, run.producer)
         answer = run.answer(status=ending, error=sentence)
         try:

@@ -23,7 +23,8 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    database: str = str(Path(__file__).with_name("todochat.db"))  # a path, or ":memory:"
+    # A path, or ":memory:". Beside the code in a folder of one's own, but nothing is put among installed packages.
+    database: str = "todochat.db" if __package__ else str(Path(__file__).with_name("todochat.db"))
     secret: str | None = None
     algorithm: str = "HS256"
     public_key: str | None = None  # PEM
@@ -33,6 +34,8 @@ class Settings:
     history_limit: int = 50
     log_level: str = "INFO"
     model_idle_timeout: float = 60.0
+    tool_timeout: float = 30.0
+    max_turns: int = 10
     max_live: int = 200
     max_live_per_user: int = 4
 
@@ -56,6 +59,8 @@ class Settings:
             history_limit=_read(env, "HISTORY_LIMIT", _whole(1, 10_000), cls.history_limit),
             log_level=_read(env, "LOG_LEVEL", lambda text: _one_of(LOG_LEVELS)(text.upper()), cls.log_level),
             model_idle_timeout=_read(env, "MODEL_IDLE_TIMEOUT", _seconds, cls.model_idle_timeout),
+            tool_timeout=_read(env, "TOOL_TIMEOUT", _seconds, cls.tool_timeout),
+            max_turns=_read(env, "MAX_TURNS", _whole(1, 1000), cls.max_turns),
             max_live=_read(env, "MAX_LIVE", _whole(1, 100_000), cls.max_live),
             max_live_per_user=_read(env, "MAX_LIVE_PER_USER", _whole(1, 100_000), cls.max_live_per_user),
         )
@@ -75,6 +80,11 @@ def database_path(url: str) -> str:
     if found is None:
         raise ValueError("it must look like sqlite:///path")
     return found[1] or ":memory:"
+
+
+def store_path(url: str) -> str:
+    """Return the path in a URL that the code gives. Raises `BadSetting`."""
+    return _read({"store": url}, "store", database_path, ":memory:")
 
 
 def _read(env: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:

@@ -47,6 +47,8 @@ def test_the_description_is_served_and_names_every_route(server: Server) -> None
         (route.path, method)
         for route in app.routes()
         for method in getattr(route, "methods", None) or ()
-        if method != "HEAD" and not route.path.endswith("/") and route.path not in ("/openapi.json", "/component")
+        if method != "HEAD"
+        and not route.path.endswith("/")
+        and route.path not in ("/openapi.json", "/component", "/mcp")
     }
     assert described == routed

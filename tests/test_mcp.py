@@ -1,0 +1,185 @@
+"""The task tools at /mcp, driven by the mcp package's own client over HTTP."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+from agents import Agent
+from agents.mcp import MCPServerStreamableHttp
+from conftest import Server, forge, token
+from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
+
+TOOLS = ["add_task", "complete_task", "delete_task", "list_tasks", "update_task"]
+
+
+@asynccontextmanager
+async def connect(server: Server, user: str, **options: Any) -> AsyncIterator[Client]:
+    """Connect as a user."""
+    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {token(user)}"}, timeout=10) as http:
+        transport = streamable_http_client(f"{server.url}/mcp", http_client=http)
+        async with Client(transport, **options) as client:
+            yield client
+
+
+def drive(work: Callable[[], Awaitable[Any]]) -> Any:
+    """Run a client's work, for 20 seconds at most."""
+
+    async def bounded() -> Any:
+        async with asyncio.timeout(20):
+            return await work()
+
+    return asyncio.run(bounded())
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_the_five_tools_work_on_the_list(server: Server, mode: str) -> None:
+    """A client of either generation of the protocol lists the five tools and works on the list that REST shows."""
+    alice = f"alice-{uuid.uuid4()}"
+
+    async def work() -> None:
+        async with connect(server, alice, mode=mode) as client:
+            tools = (await client.list_tools()).tools
+            assert sorted(tool.name for tool in tools) == TOOLS
+            assert all(tool.description and tool.input_schema["type"] == "object" for tool in tools)
+            added = await client.call_tool("add_task", {"title": "Buy milk", "description": None})
+            assert not added.is_error
+            task_id = added.structured_content["task_id"]
+            assert json.loads(added.content[0].text) == added.structured_content  # type: ignore[union-attr]
+            await client.call_tool("complete_task", {"task_id": task_id, "completed": True})
+            listed = await client.call_tool("list_tasks", {"status": "completed"})
+            assert [task["title"] for task in listed.structured_content["tasks"]] == ["Buy milk"]
+
+    drive(work)
+    with server.client(alice) as client:
+        assert [(task["title"], task["completed"]) for task in client.tasks()] == [("Buy milk", True)]
+
+
+def test_nothing_of_one_user_is_visible_to_another(server: Server) -> None:
+    """Two users connected at once see, change and delete their own tasks only."""
+    alice, bob = f"alice-{uuid.uuid4()}", f"bob-{uuid.uuid4()}"
+
+    async def work() -> None:
+        async with connect(server, alice) as hers, connect(server, bob) as his:
+            added = await hers.call_tool("add_task", {"title": "Her secret"})
+            task_id = added.structured_content["task_id"]
+            listed = await his.call_tool("list_tasks", {"status": "all"})
+            assert listed.structured_content == {"success": True, "total": 0, "tasks": []}
+            for name, arguments in [
+                ("complete_task", {"task_id": task_id, "completed": True}),
+                ("update_task", {"task_id": task_id, "title": "His"}),
+                ("delete_task", {"task_id": task_id}),
+            ]:
+                refused = await his.call_tool(name, arguments)
+                assert refused.is_error
+                assert refused.structured_content == {"success": False, "error": f"There is no task {task_id}."}
+
+    drive(work)
+    with server.client(alice) as client:
+        assert [(task["title"], task["completed"]) for task in client.tasks()] == [("Her secret", False)]
+
+
+def test_what_the_client_gets_wrong_is_an_error_it_can_read(server: Server) -> None:
+    """Arguments that do not fit are a result with an error; an unknown tool is an error of the protocol."""
+
+    async def work() -> None:
+        async with connect(server, "carol") as client:
+            for name, arguments in [
+                ("complete_task", {"task_id": "the first"}),
+                ("complete_task", {"task_id": 10**30}),
+                ("add_task", {"title": "x" * 1000}),
+                ("add_task", {}),
+            ]:
+                answer = await client.call_tool(name, arguments)
+                assert answer.is_error
+                assert not answer.structured_content["success"]
+            with pytest.raises(MCPError, match="no tool"):
+                await client.call_tool("drop_table", {})
+
+    drive(work)
+
+
+@pytest.mark.parametrize("authorization", [None, "Bearer nonsense", f"Bearer {forge({'sub': 'alice', 'exp': 1})}"])
+def test_without_a_token_it_is_401(server: Server, authorization: str | None) -> None:
+    """Without a valid token nothing is answered but 401, before the body is looked at."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": authorization} if authorization else {})
+    for path in ("/mcp", "/mcp/"):
+        answer = httpx.post(f"{server.url}{path}", content=b"{}", headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"jsonrpc": "2.0"}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("version", [None, "2025-06-18", "2026-07-28", "1066-10-14"])
+def test_a_malformed_request_is_a_400(server: Server, body: bytes, version: str | None) -> None:
+    """Whatever is sent is refused with a 4xx, never a 500 and never a stream that hangs."""
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    headers |= {"Authorization": f"Bearer {token()}"} | ({"MCP-Protocol-Version": version} if version else {})
+    answer = httpx.post(f"{server.url}/mcp", content=body, headers=headers, timeout=10)
+    assert 400 <= answer.status_code < 500
+
+
+def test_only_post_is_served(server: Server) -> None:
+    """A GET, which would hold a stream open for nothing, is a 405."""
+    headers = {"Authorization": f"Bearer {token()}", "Accept": "text/event-stream"}
+    assert httpx.get(f"{server.url}/mcp", headers=headers).status_code == 405
+
+
+def test_a_body_that_is_too_large_is_a_413(server: Server) -> None:
+    """The limit of the other requests holds here too."""
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token()}"}
+    assert httpx.post(f"{server.url}/mcp", content=b" " * 2**21, headers=headers).status_code == 413
+
+
+def test_an_agent_elsewhere_can_use_it(server: Server) -> None:
+    """The Agents SDK's own MCP server class connects to it, so an agent in another program shares the list."""
+
+    async def work() -> list[str]:
+        headers = {"Authorization": f"Bearer {token('dave')}"}
+        async with MCPServerStreamableHttp({"url": f"{server.url}/mcp", "headers": headers}) as tasks:
+            assert Agent(name="Elsewhere", mcp_servers=[tasks])
+            await tasks.call_tool("add_task", {"title": "From elsewhere"})
+            return [tool.name for tool in await tasks.list_tools()]
+
+    assert sorted(drive(work)) == TOOLS
+    with server.client("dave") as client:
+        assert [task["title"] for task in client.tasks()] == ["From elsewhere"]
+
+
+def test_an_unexpected_error_keeps_its_text_to_itself(tmp_path: Path) -> None:
+    """What an exception of the tasks says is not sent to the client."""
+    from agents import FunctionTool
+    from starlette.testclient import TestClient
+
+    import mcp_tools
+
+    async def broken(ctx: Any, arguments: str) -> str:
+        raise RuntimeError("a text that no client may see")
+
+    tool = FunctionTool("broken", "", {"type": "object"}, broken)
+    served = mcp_tools.endpoint([tool], lambda user_id: user_id, OSError, max_body=1000)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await served.handle_request(scope | {mcp_tools.USER: "alice"}, receive, send)
+            return
+        async with served.run():
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "broken", "arguments": {}}}
+    with TestClient(app) as client:
+        answer = client.post("/", json=call, headers={"Accept": "application/json, text/event-stream"})
+    assert answer.json()["result"]["isError"]
+    assert "Something went wrong" in answer.text
+    assert "no client may see" not in answer.text
