@@ -230,20 +230,23 @@ class Store:
     async def _read(self, work: Callable[[], Awaitable[T]]) -> T:
         return await self._unit(work, begin=None)
 
-    async def _write(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _write(self, work: Callable[[], Awaitable[T]], committed: Callable[[T], None] = lambda result: None) -> T:
         # IMMEDIATE: a transaction that reads first and writes later could fail with BUSY whatever the timeout.
-        return await self._unit(work, begin="BEGIN IMMEDIATE")
+        return await self._unit(work, "BEGIN IMMEDIATE", committed)
 
-    async def _unit(self, work: Callable[[], Awaitable[T]], begin: str | None) -> T:
+    async def _unit(
+        self, work: Callable[[], Awaitable[T]], begin: str | None, committed: Callable[[T], None] = lambda result: None
+    ) -> T:
         """Run `work` alone on the connection, to its end even if the caller is cancelled.
 
-        A unit that is called inside another one (a tool inside `record_tool`) becomes a part of it.
+        `committed` is called with its result before anybody else's turn. A unit that is called inside another one (a
+        tool inside `record_tool`) becomes a part of it.
         """
         if self._inside is not None and self._inside is asyncio.current_task():
             return await work()
-        return await asyncio.shield(asyncio.create_task(self._alone(work, begin)))
+        return await asyncio.shield(asyncio.create_task(self._alone(work, begin, committed)))
 
-    async def _alone(self, work: Callable[[], Awaitable[T]], begin: str | None) -> T:
+    async def _alone(self, work: Callable[[], Awaitable[T]], begin: str | None, committed: Callable[[T], None]) -> T:
         try:
             async with asyncio.timeout(self._patience):
                 await self._lock.acquire()
@@ -251,7 +254,9 @@ class Store:
             raise Unavailable("The database is busy. Please try again in a moment.") from None
         try:
             self._inside = asyncio.current_task()
-            return await (self._transaction(work, begin) if begin else work())
+            result = await (self._transaction(work, begin) if begin else work())
+            committed(result)
+            return result
         except sqlite3.DatabaseError as error:
             if (trouble := _TROUBLE.get(error.sqlite_errorcode & 0xFF)) is None:
                 raise
@@ -508,15 +513,18 @@ class Store:
 
         return await self._write(work)
 
-    async def save_answers(self, answers: list[Answer]) -> set[int]:
-        """Write what live answers have so far, all in one transaction; return the ids of those still `streaming`."""
+    async def save_answers(self, answers: Callable[[], list[Answer]]) -> set[int]:
+        """Write what live answers have so far, all in one transaction; return the ids of those still `streaming`.
+
+        `answers` is called when nobody else can write any more: no older state of an answer follows a newer one.
+        """
 
         async def work() -> set[int]:
             await self._db.executemany(
                 """
                 UPDATE messages SET content = ?, tool_calls = ?, reasoning = ? WHERE id = ? AND status = 'streaming'
                 """,
-                [(*_progress(answer), answer.id) for answer in answers],
+                [(*_progress(answer), answer.id) for answer in answers()],
             )
             return {row[0] for row in await self._sql("SELECT id FROM messages WHERE status = 'streaming'")}
 
@@ -538,9 +546,16 @@ class Store:
 
         await self._write(work)
 
-    async def record_tool(self, answer_id: int, work: Callable[[], Awaitable[T]], record: Callable[[T], Answer]) -> T:
+    async def record_tool(
+        self,
+        answer_id: int,
+        work: Callable[[], Awaitable[T]],
+        record: Callable[[T], Answer],
+        committed: Callable[[T], None] = lambda result: None,
+    ) -> T:
         """Do a tool's `work` on this store and write the answer that `record` makes of its result: both, or neither.
 
+        `committed` is called with the result when both are there, before the answer can be written again.
         Raises `AnswerOver`, without doing the work, if the answer is not `streaming` any more.
         """
 
@@ -555,7 +570,7 @@ class Store:
             )
             return result
 
-        return await self._write(both)
+        return await self._write(both, committed)
 
     async def _admit(self, user_id: str, max_live: int, max_live_per_user: int) -> None:
         [(live, of_user)] = await self._sql(

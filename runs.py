@@ -37,10 +37,14 @@ class ShuttingDown(Exception):
 class Store(Protocol):
     """What a run needs of `db.Store`. An answer is a `db.Answer`, a turn a `db.Turn`."""
 
-    async def save_answers(self, answers: list[Any]) -> set[int]: ...
+    async def save_answers(self, answers: Callable[[], list[Any]]) -> set[int]: ...
     async def finish_answer(self, answer: Any) -> None: ...
     async def record_tool(
-        self, answer_id: int, work: Callable[[], Awaitable[Any]], record: Callable[[Any], Any]
+        self,
+        answer_id: int,
+        work: Callable[[], Awaitable[Any]],
+        record: Callable[[Any], Any],
+        committed: Callable[[Any], None],
     ) -> Any: ...
 
 
@@ -166,13 +170,15 @@ class Run:
         def with_result(result: Any) -> Any:
             return replace(self.answer(), tool_calls=self._calls_with(call_id, as_json(result)))
 
-        if elsewhere:
-            result = await work()
-            await self._store.save_answers([with_result(result)])
-        else:
-            result = await self._store.record_tool(self.id, work, with_result)
-        self._calls = self._calls_with(call_id, as_json(result))
-        self._recorded.add(call_id)
+        def keep(result: Any) -> None:
+            self._calls = self._calls_with(call_id, as_json(result))
+            self._recorded.add(call_id)
+
+        if not elsewhere:
+            return await self._store.record_tool(self.id, work, with_result, keep)
+        result = await work()
+        keep(result)
+        await self._store.save_answers(lambda: [self.answer()])
         return result
 
     def _calls_with(self, call_id: str, result: Any) -> list[dict[str, Any]]:
@@ -182,7 +188,7 @@ class Run:
         """Make sure that a tool's result is stored before a reader sees it."""
         if event["id"] not in self._recorded:
             self._calls = self._calls_with(event["id"], event["result"])
-            await self._store.save_answers([self.answer()])
+            await self._store.save_answers(lambda: [self.answer()])
 
     # ---- how it ends ----
 
@@ -375,11 +381,18 @@ class Runs:
                 log.warning("checkpoint: %s", error)
 
     async def _checkpoint(self) -> None:
-        changed = {run: len(run.events) for run in self._live.values() if run.saved < len(run.events) and not run.ended}
+        changed = [run for run in self._live.values() if run.saved < len(run.events) and not run.ended]
         if not changed:
             return
-        still_ours = await self._store.save_answers([run.answer() for run in changed])
-        for run, count in changed.items():
+
+        counts: dict[Run, int] = {}
+
+        def answers() -> list[Any]:
+            counts.update((run, len(run.events)) for run in changed)
+            return [run.answer() for run in changed]
+
+        still_ours = await self._store.save_answers(answers)
+        for run, count in counts.items():
             run.saved = count
             if run.id not in still_ours:  # somebody else deleted or ended it, in the file
                 run.stop("stopped", DELETED)

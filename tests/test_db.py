@@ -106,7 +106,7 @@ def test_an_answer_that_is_over_is_not_written_again(tmp_path: Path) -> None:
     async def work(store: db.Store) -> None:
         answer = (await begin(store)).answer
         await store.finish_answer(replace(answer, content="so far", status="stopped"))
-        assert await store.save_answers([replace(answer, content="later")]) == set()
+        assert await store.save_answers(lambda: [replace(answer, content="later")]) == set()
         await store.finish_answer(replace(answer, content="later", status="done"))
         message = await store.get_message("alice", answer.id)
         assert message is not None
@@ -120,7 +120,7 @@ def test_what_a_crash_left_streaming_is_interrupted_after_the_restart(tmp_path: 
 
     async def crash(store: db.Store) -> int:
         answer = (await begin(store)).answer
-        await store.save_answers([replace(answer, content="half")])
+        await store.save_answers(lambda: [replace(answer, content="half")])
         return answer.id
 
     async def look(store: db.Store) -> None:
