@@ -181,7 +181,10 @@ async def start(field: Field, rounds: int) -> list[Row]:
     for _ in range(rounds):
         begun = time.monotonic()
         python = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", "import agents", preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE})
+            sys.executable,
+            "-c",
+            "import agents, os; os._exit(0)",
+            preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
         )
         await python.wait()
         imports = time.monotonic() - begun

@@ -62,8 +62,7 @@ async def _say(script: Script) -> AsyncIterator[Any]:
         if n and n % script.burst == 0:
             await asyncio.sleep(script.pace)
         said.append(script.delta(n))
-        # Unchecked, as the openai client makes them.
-        yield ResponseTextDeltaEvent.model_construct(
+        yield ResponseTextDeltaEvent(
             type="response.output_text.delta", delta=said[-1], logprobs=[], sequence_number=n, **where
         )
     part = ResponseOutputText(type="output_text", text="".join(said), annotations=[])
