@@ -268,6 +268,8 @@ async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> Async
                 yield delta
             elif event.data.type == "response.reasoning_summary_text.delta":
                 yield {"type": "thinking", "content": event.data.delta}
+            elif event.data.type == "response.reasoning_summary_part.added" and event.data.summary_index > 0:
+                yield {"type": "thinking", "content": "\n\n"}  # or the parts would run into each other
         elif event.type == "run_item_stream_event":
             if event.name == "tool_called":
                 call = _call(event.item.raw_item)
@@ -354,7 +356,8 @@ def _plain(output: Any) -> Any:
 def _parsed(text: str) -> Any:
     try:
         value = json.loads(text)
-        json.dumps(value, allow_nan=False)  # Python reads NaN and 1e400, and no browser reads what it then writes
+        # Python reads NaN, 1e400 and half a surrogate pair, and no browser reads what it then writes.
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
         return value
     except (ValueError, RecursionError):
         return text

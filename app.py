@@ -28,7 +28,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -37,6 +37,7 @@ from starlette.types import ASGIApp
 if TYPE_CHECKING or not __package__:  # a flat folder of modules ...
     import agent as todo
     import auth
+    import component
     import db
     import models
     import runs
@@ -44,7 +45,7 @@ if TYPE_CHECKING or not __package__:  # a flat folder of modules ...
     import wire
 else:  # ... or the installed package `todochat`, in a process that may have an `agent` and a `db` of its own
     from . import agent as todo
-    from . import auth, db, models, runs, wire
+    from . import auth, component, db, models, runs, wire
     from . import settings as config
 
 log = logging.getLogger("todochat")
@@ -120,10 +121,13 @@ async def body_of(request: Request) -> dict[str, Any]:
     if content_type != "application/json":
         raise HTTPException(415, "Send JSON, with the header Content-Type: application/json.")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise HTTPException(413, f"The body is larger than {MAX_BODY} bytes.")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise HTTPException(413, f"The body is larger than {MAX_BODY} bytes.")
+    except ClientDisconnect:
+        raise HTTPException(400, "The body broke off.") from None
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError):  # malformed, empty, not UTF-8, too deep, a number with too many digits
@@ -138,13 +142,18 @@ def _no_number(name: str) -> None:
 
 
 def text_in(body: Mapping[str, Any], name: str, longest: int, *, too_long: int = 400) -> str:
-    """Return a required text, trimmed, or answer 400 (`too_long` if it is)."""
+    """Return a required text as it was sent, or answer 400 (`too_long` if it is)."""
     value = body.get(name)
     if not isinstance(value, str) or not value.strip():
         raise HTTPException(400, f"{name} is required: a text that is not empty.")
-    if len(value.strip()) > longest:
+    if len(value) > longest:
         raise HTTPException(too_long, f"{name} is longer than {longest} characters.")
-    return _storable(value, name).strip()
+    return _storable(value, name)
+
+
+def title_in(body: Mapping[str, Any]) -> str:
+    """Return a required title, trimmed, or answer 400."""
+    return text_in(body, "title", MAX_TITLE).strip()
 
 
 def description_in(body: Mapping[str, Any]) -> str | None:
@@ -185,6 +194,14 @@ def key_of(request: Request) -> str | None:
     return key
 
 
+def digest_of(body: Mapping[str, Any]) -> str:
+    """Return what tells a request from another that came with the same idempotency key, or answer 400."""
+    try:
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    except RecursionError:  # a few levels less than what json.loads takes
+        raise HTTPException(400, "The body is nested too deeply.") from None
+
+
 def id_of(request: Request) -> int:
     """Return the id in the path; one that cannot exist is answered like one that does not."""
     text = request.path_params["id"]
@@ -222,27 +239,81 @@ async def chatkit(request: Request) -> Response | wire.EventStream:
     service, user_id = service_of(request), await user_of(request)
     body = await body_of(request)
     if "type" in body:
-        raise HTTPException(400, 'The ChatKit protocol is not spoken here yet: send {"message": "..."}.')
+        return await chatkit_protocol(request, service, user_id, body)
     message = text_in(body, "message", MAX_MESSAGE, too_long=413)
     on_disconnect = body.get("on_disconnect", "continue")
     if on_disconnect not in ("continue", "stop"):
         raise HTTPException(400, 'on_disconnect must be "continue" or "stop".')
-    title = message if len(message) <= TITLE_FROM_MESSAGE else message[:TITLE_FROM_MESSAGE] + "..."
     begin_turn = partial(
-        service.store.begin_turn,
+        service.store.begin_turn, message=message, title=title_of(message), conversation_id=thread_in(body)
+    )
+    turn, run = await begin(request, service, user_id, body, begin_turn)
+    stop = partial(stop_run, service.live, run) if on_disconnect == "stop" else None
+    return event_stream(turn.answer, run, on_disconnect=stop)
+
+
+async def chatkit_protocol(
+    request: Request, service: Service, user_id: str, body: Mapping[str, Any]
+) -> Response | wire.EventStream:
+    """POST /chatkit with a `type`: the protocol of the <openai-chatkit> component. A disconnect is its Stop button."""
+    kind, params = component.request_in(body)
+    if kind not in component.STREAMING:
+        end_run = partial(service.live.stop, ending="stopped", sentence=runs.DELETED)
+        reply = await component.reply(kind, params, service.store, user_id, end_run)
+        return Response(json.dumps(reply), media_type="application/json")
+    if kind == "threads.retry_after_item":
+        thread_id, message_id = component.id_in(params, "thread_id"), component.id_in(params, "item_id")
+        begin_turn = partial(service.store.retry_turn, conversation_id=thread_id, message_id=message_id)
+    else:
+        text, message = component.message_in(params)
+        begin_turn = partial(
+            service.store.begin_turn,
+            message=text_in({"input": message}, "input", MAX_MESSAGE, too_long=413),
+            title=title_of(text) if kind == "threads.create" else None,
+            conversation_id=None if kind == "threads.create" else component.id_in(params, "thread_id"),
+        )
+    turn, run = await begin(request, service, user_id, body, begin_turn)
+    answer = turn.answer
+    return wire.EventStream(
+        component.frames(
+            component.opening(kind, turn.conversation, turn.history[-1]),
+            component.Scribe(answer.conversation_id, answer.id, answer.created_at),
+            component.replay(answer) if run is None else run.follow(),
+        ),
+        {"X-Thread-Id": str(answer.conversation_id)},
+        partial(stop_run, service.live, run),
+    )
+
+
+def title_of(message: str) -> str:
+    """Return the title of a conversation that begins with this message."""
+    return message if len(message) <= TITLE_FROM_MESSAGE else message[:TITLE_FROM_MESSAGE] + "..."
+
+
+async def begin(
+    request: Request,
+    service: Service,
+    user_id: str,
+    body: Mapping[str, Any],
+    begin_turn: Callable[..., Awaitable[db.Turn]],
+) -> tuple[db.Turn, runs.Run | None]:
+    """Store a turn with `begin_turn` and start its run, within the limits, and once for each idempotency key."""
+    limited = partial(
+        begin_turn,
         user_id,
-        message,
-        title=title,
-        conversation_id=thread_in(body),
         history_limit=service.settings.history_limit,
         max_live=service.settings.max_live,
         max_live_per_user=service.settings.max_live_per_user,
         key=key_of(request),
-        request=hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest(),
+        request=digest_of(body),
     )
-    turn, run = await service.live.begin(begin_turn, service.stream, user_id=user_id, model=service.model_name)
-    stop = partial(service.live.stop, turn.answer.conversation_id, "stopped") if on_disconnect == "stop" else None
-    return event_stream(turn.answer, run, on_disconnect=stop)
+    return await service.live.begin(limited, service.stream, user_id=user_id, model=service.model_name)
+
+
+async def stop_run(live: runs.Runs, run: runs.Run | None) -> None:
+    """Stop a run, and not one that has begun in the same conversation since."""
+    if run is not None and live.get(run.conversation_id) is run:
+        await live.stop(run.conversation_id, "stopped")
 
 
 def event_stream(
@@ -305,7 +376,7 @@ async def get_conversation(request: Request) -> Response:
 async def rename_conversation(request: Request) -> Response:
     """PATCH /api/conversations/{id} {"title": ...}."""
     service, user_id = service_of(request), await user_of(request)
-    title = text_in(await body_of(request), "title", MAX_TITLE)
+    title = title_in(await body_of(request))
     return JSONResponse(found(await service.store.rename_conversation(user_id, id_of(request), title)))
 
 
@@ -333,7 +404,7 @@ async def add_task(request: Request) -> Response:
     """POST /api/tasks {"title": ..., "description": ...}."""
     service, user_id = service_of(request), await user_of(request)
     body = await body_of(request)
-    task = await service.store.add_task(user_id, text_in(body, "title", MAX_TITLE), description_in(body))
+    task = await service.store.add_task(user_id, title_in(body), description_in(body))
     return JSONResponse(task, status_code=201)
 
 
@@ -343,7 +414,7 @@ async def update_task(request: Request) -> Response:
     body = await body_of(request)
     changes: dict[str, str | bool | None] = {}
     if "title" in body:
-        changes["title"] = text_in(body, "title", MAX_TITLE)
+        changes["title"] = title_in(body)
     if "description" in body:
         changes["description"] = description_in(body)
     if "completed" in body:
@@ -423,6 +494,8 @@ async def refuse(request: Request, error: Exception) -> Response:
     headers: Mapping[str, str] | None = None
     if isinstance(error, HTTPException):
         status, headers = error.status_code, error.headers
+    elif isinstance(error, db.NotFound):
+        status = 404
     elif isinstance(error, db.Conflict):
         status = 409
     elif isinstance(error, db.TooMany):
@@ -493,7 +566,7 @@ def create_app(
         expose_headers=["X-Thread-Id", "Retry-After"],
         allow_credentials="*" not in settings.cors_origins,
     )
-    expected = (HTTPException, db.Conflict, db.TooMany, db.Unavailable, runs.ShuttingDown)
+    expected = (HTTPException, db.NotFound, db.Conflict, db.TooMany, db.Unavailable, runs.ShuttingDown)
     app = Starlette(
         routes=routes(),
         middleware=[cors],
@@ -564,7 +637,9 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Starlette, greeting: str) -> None:
         super().__init__(
-            uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=3)
+            uvicorn.Config(
+                app, ws="none", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=3
+            )
         )
         self._app = app
         self._greeting = greeting
@@ -618,7 +693,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=2048)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: also let go of the connection of a reader that was dropped
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * wire.STALL))
-        return listener
+        # asyncio switches Nagle's algorithm off only for sockets that name their protocol, and create_server's do not:
+        # with it, small frames and answers would wait 40 ms for the client's acknowledgement.
+        return socket.socket(proto=socket.IPPROTO_TCP, fileno=listener.detach())
     except OSError as error:
         raise config.BadSetting(
             f"Cannot listen on {host} port {port} ({error.strerror}): set HOST and PORT."

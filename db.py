@@ -9,8 +9,8 @@ import json
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, TypeVar
@@ -21,9 +21,15 @@ T = TypeVar("T")
 Status = Literal["streaming", "done", "stopped", "failed", "interrupted"]
 
 SCHEMA = Path(__file__).with_name("schema.sql")
-SCHEMA_VERSION = 1
-UPGRADES: dict[int, str] = {}  # from which version: the SQL that leads to the next one
+SCHEMA_VERSION = 2
+UPGRADES = {  # from which version: the SQL that leads to the next one
+    1: """
+        ALTER TABLE messages ADD COLUMN reasoning TEXT NOT NULL DEFAULT '[]';
+        ALTER TABLE messages ADD COLUMN feedback TEXT CHECK (feedback IN ('positive', 'negative'));
+    """,
+}
 KEY_LIFETIME = timedelta(days=1)
+BUSY = "An answer is still being written in this conversation. Wait for it, or stop it."
 INTERRUPTED = "The server stopped before this answer was complete. Please ask again."
 
 
@@ -37,6 +43,10 @@ class Unavailable(Exception):
 
 class Conflict(Exception):
     """The request contradicts what is stored; the text is a sentence for the user."""
+
+
+class NotFound(Exception):
+    """What the request acts on is not there, or is somebody else's; the text is a sentence for the user."""
 
 
 class TooMany(Exception):
@@ -71,6 +81,14 @@ class ToolCall(TypedDict):
     at: int
 
 
+class Thought(TypedDict):
+    """A stretch of a model's reasoning summary: `at` as in `ToolCall`, and the number of tool calls before it."""
+
+    text: str
+    at: int
+    calls: int
+
+
 class Message(TypedDict):
     """A message as the REST API shows it. `role` is "user" or "assistant"; a user's message is always "done"."""
 
@@ -79,7 +97,14 @@ class Message(TypedDict):
     content: str
     tool_calls: list[ToolCall]
     status: Status
+    feedback: Literal["positive", "negative"] | None
     created_at: str
+
+
+class Record(Message):
+    """A message with all that is stored of it."""
+
+    reasoning: list[Thought]
 
 
 class Task(TypedDict):
@@ -102,16 +127,20 @@ class Answer:
     content: str
     tool_calls: list[ToolCall]
     status: Status
+    created_at: str
     error: str | None = None
+    reasoning: list[Thought] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What `begin_turn` stored: the answer to come, and the messages before it, oldest first.
+    """What `begin_turn` stored: the answer to come, and the messages before it, oldest first, the question last.
 
-    If it is an `earlier` one nothing was stored: the same idempotency key had started this answer before.
+    If it is an `earlier` one nothing was stored, the same idempotency key had started this answer before; then the
+    history is the question alone.
     """
 
+    conversation: Conversation
     answer: Answer
     history: list[Message]
     earlier: bool = False
@@ -267,6 +296,48 @@ class Store:
 
         return await self._read(work)
 
+    async def page_of_conversations(
+        self, user_id: str, *, after: int | None, newest_first: bool, limit: int
+    ) -> list[Conversation]:
+        """Return up to `limit` conversations in the order they were begun in; none, if `after` is not the user's."""
+        compare, order = ("<", "DESC") if newest_first else (">", "ASC")
+        rows = await self._read(
+            lambda: self._sql(
+                f"""
+                SELECT id, title, created_at, updated_at FROM conversations
+                WHERE user_id = ? AND (? IS NULL OR id {compare} (
+                    SELECT id FROM conversations WHERE id = ? AND user_id = ?
+                )) ORDER BY id {order} LIMIT ?
+                """,
+                (user_id, after, after, user_id, limit),
+            )
+        )
+        return [_conversation(row) for row in rows]
+
+    async def page_of_messages(
+        self, user_id: str, conversation_id: int, *, since: int | None, newest_first: bool, limit: int
+    ) -> tuple[Conversation, list[Record]] | None:
+        """Return a conversation and up to `limit` of its messages from `since` on, in the order asked for.
+
+        None if the user has none with this id.
+        """
+        compare, order = ("<=", "DESC") if newest_first else (">=", "ASC")
+
+        async def work() -> tuple[Conversation, list[Record]] | None:
+            conversation = await self._conversation_of(user_id, conversation_id)
+            if conversation is None:
+                return None
+            rows = await self._sql(
+                f"""
+                SELECT id, role, content, tool_calls, status, created_at, feedback, reasoning FROM messages
+                WHERE conversation_id = ? AND (? IS NULL OR id {compare} ?) ORDER BY id {order} LIMIT ?
+                """,
+                (conversation_id, since, since, limit),
+            )
+            return conversation, [{**_message(row), "reasoning": json.loads(row[7])} for row in rows]
+
+        return await self._read(work)
+
     async def has_conversation(self, user_id: str, conversation_id: int) -> bool:
         """Return whether the user has a conversation with this id."""
         return await self._read(lambda: self._conversation_of(user_id, conversation_id)) is not None
@@ -276,7 +347,7 @@ class Store:
         rows = await self._read(
             lambda: self._sql(
                 """
-                SELECT m.id, m.role, m.content, m.tool_calls, m.status, m.created_at
+                SELECT m.id, m.role, m.content, m.tool_calls, m.status, m.created_at, m.feedback
                 FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE m.id = ? AND c.user_id = ?
                 """,
                 (message_id, user_id),
@@ -318,7 +389,7 @@ class Store:
         """Return the last so many messages, oldest first."""
         rows = await self._sql(
             """
-            SELECT id, role, content, tool_calls, status, created_at FROM messages WHERE conversation_id = ?
+            SELECT id, role, content, tool_calls, status, created_at, feedback FROM messages WHERE conversation_id = ?
             ORDER BY id DESC LIMIT ?
             """,
             (conversation_id, last),
@@ -332,7 +403,7 @@ class Store:
         user_id: str,
         message: str,
         *,
-        title: str,
+        title: str | None,
         conversation_id: int | None,
         history_limit: int,
         max_live: int,
@@ -342,57 +413,110 @@ class Store:
     ) -> Turn:
         """Store the user's message and an empty answer that is `streaming`.
 
-        Without `conversation_id`, or with one that is not the user's, a new conversation called `title` is made.
-        `history_limit` is how many messages to return, this one included. `key` is the idempotency key and `request`
-        a digest of what was sent with it; a key that was used before stores nothing and returns the earlier answer.
-        Raises `Conflict` if the conversation has a live answer, or if the key came with another request, and
-        `TooMany` if there are `max_live` live answers already, or `max_live_per_user` of this user.
+        Without `conversation_id`, or with one that is not the user's, a new conversation called `title` is made; if
+        the title is None, it must be the user's. `history_limit` is how many messages to return, this one included.
+        `key` is the idempotency key and `request` a digest of what was sent with it; a key that was used before stores
+        nothing and returns the earlier answer. Raises `NotFound`, `Conflict` if the conversation has a live answer, or
+        if the key came with another request, and `TooMany` if there are `max_live` live answers already, or
+        `max_live_per_user` of this user.
         """
 
         async def work() -> Turn:
             if key is not None and (earlier := await self._earlier(user_id, key, request)) is not None:
-                return Turn(earlier, [], earlier=True)
+                return earlier
             await self._admit(user_id, max_live, max_live_per_user)
             now = _now()
-            conversation = await self._touch(user_id, conversation_id, now) or await self._create(user_id, title, now)
+            conversation = await self._touch(user_id, conversation_id, now)
+            if conversation is None and title is None:
+                raise NotFound("Not found.")
+            conversation = conversation or await self._create(user_id, title or "", now)
             await self._sql(
                 """
                 INSERT INTO messages (conversation_id, role, content, status, created_at)
                 VALUES (?, 'user', ?, 'done', ?)
                 """,
-                (conversation, message, now),
+                (conversation["id"], message, now),
             )
-            history = await self._messages(conversation, history_limit)
-            [(answer_id,)] = await self._sql(
-                """
-                INSERT INTO messages (conversation_id, role, content, status, created_at)
-                VALUES (?, 'assistant', '', 'streaming', ?) RETURNING id
-                """,
-                (conversation, now),
-            )
-            if key is not None:
-                await self._sql(
-                    """
-                    INSERT INTO idempotency_keys (user_id, key, request, answer_id, created_at) VALUES (?, ?, ?, ?, ?)
-                    """,
-                    (user_id, key, request, answer_id, now),
-                )
-            return Turn(Answer(answer_id, conversation, "", [], "streaming"), history)
+            return await self._answer(user_id, conversation, history_limit, now, key, request)
 
         try:
             return await self._write(work)
         except sqlite3.IntegrityError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
                 raise
-            raise Conflict("An answer is still being written in this conversation. Wait for it, or stop it.") from error
+            raise Conflict(BUSY) from error
+
+    async def retry_turn(
+        self,
+        user_id: str,
+        *,
+        conversation_id: int,
+        message_id: int,
+        history_limit: int,
+        max_live: int,
+        max_live_per_user: int,
+        key: str | None = None,
+        request: str = "",
+    ) -> Turn:
+        """Remove all that came after one of the user's messages, and begin another answer to it.
+
+        Parameters, result and exceptions are those of `begin_turn`.
+        """
+
+        async def work() -> Turn:
+            if key is not None and (earlier := await self._earlier(user_id, key, request)) is not None:
+                return earlier
+            asked = await self._sql(
+                """
+                SELECT 1 FROM messages m JOIN conversations c ON c.id = m.conversation_id
+                WHERE m.id = ? AND m.role = 'user' AND c.id = ? AND c.user_id = ?
+                """,
+                (message_id, conversation_id, user_id),
+            )
+            if not asked:
+                raise NotFound("Not found.")
+            if await self._sql(
+                "SELECT 1 FROM messages WHERE conversation_id = ? AND status = 'streaming'", (conversation_id,)
+            ):  # the index would not see it: the live answer would be deleted before the new one is written
+                raise Conflict(BUSY)
+            await self._admit(user_id, max_live, max_live_per_user)
+            now = _now()
+            await self._sql("DELETE FROM messages WHERE conversation_id = ? AND id > ?", (conversation_id, message_id))
+            conversation = await self._touch(user_id, conversation_id, now)
+            assert conversation is not None
+            return await self._answer(user_id, conversation, history_limit, now, key, request)
+
+        return await self._write(work)
+
+    async def give_feedback(
+        self, user_id: str, conversation_id: int, message_ids: set[int], kind: Literal["positive", "negative"]
+    ) -> bool:
+        """Store what the user thinks of answers; False, and nothing, if one of them is not in this conversation."""
+
+        async def work() -> bool:
+            if await self._conversation_of(user_id, conversation_id) is None:
+                return False
+            places = ", ".join("?" * len(message_ids))
+            answers = f"conversation_id = ? AND role = 'assistant' AND id IN ({places})"
+            [(found,)] = await self._sql(
+                f"SELECT COUNT(*) FROM messages WHERE {answers}", (conversation_id, *message_ids)
+            )
+            if found < len(message_ids):
+                return False
+            await self._sql(f"UPDATE messages SET feedback = ? WHERE {answers}", (kind, conversation_id, *message_ids))
+            return True
+
+        return await self._write(work)
 
     async def save_answers(self, answers: list[Answer]) -> set[int]:
         """Write what live answers have so far, all in one transaction; return the ids of those still `streaming`."""
 
         async def work() -> set[int]:
             await self._db.executemany(
-                "UPDATE messages SET content = ?, tool_calls = ? WHERE id = ? AND status = 'streaming'",
-                [(answer.content, json.dumps(answer.tool_calls), answer.id) for answer in answers],
+                """
+                UPDATE messages SET content = ?, tool_calls = ?, reasoning = ? WHERE id = ? AND status = 'streaming'
+                """,
+                [(*_progress(answer), answer.id) for answer in answers],
             )
             return {row[0] for row in await self._sql("SELECT id FROM messages WHERE status = 'streaming'")}
 
@@ -404,10 +528,10 @@ class Store:
         async def work() -> None:
             ended = await self._sql(
                 """
-                UPDATE messages SET content = ?, tool_calls = ?, status = ?, error = ?
+                UPDATE messages SET content = ?, tool_calls = ?, reasoning = ?, status = ?, error = ?
                 WHERE id = ? AND status = 'streaming' RETURNING conversation_id
                 """,
-                (answer.content, json.dumps(answer.tool_calls), answer.status, answer.error, answer.id),
+                (*_progress(answer), answer.status, answer.error, answer.id),
             )
             if ended:
                 await self._sql("UPDATE conversations SET updated_at = ? WHERE id = ?", (_now(), ended[0][0]))
@@ -426,8 +550,8 @@ class Store:
             result = await work()
             answer = record(result)
             await self._sql(
-                "UPDATE messages SET content = ?, tool_calls = ? WHERE id = ?",
-                (answer.content, json.dumps(answer.tool_calls), answer_id),
+                "UPDATE messages SET content = ?, tool_calls = ?, reasoning = ? WHERE id = ?",
+                (*_progress(answer), answer_id),
             )
             return result
 
@@ -446,39 +570,86 @@ class Store:
         if live >= max_live:
             raise TooMany("The server is busy with other answers. Please try again in a moment.", of_user=False)
 
-    async def _touch(self, user_id: str, conversation_id: int | None, now: str) -> int | None:
-        rows = await self._sql(
-            "UPDATE conversations SET updated_at = ? WHERE id = ? AND user_id = ? RETURNING id",
-            (now, conversation_id, user_id),
-        )
-        return rows[0][0] if rows else None
-
-    async def _create(self, user_id: str, title: str, now: str) -> int:
-        [(conversation_id,)] = await self._sql(
-            "INSERT INTO conversations (user_id, title, created_at, updated_at) VALUES (?, ?, ?, ?) RETURNING id",
-            (user_id, title, now, now),
-        )
-        return int(conversation_id)
-
-    async def _earlier(self, user_id: str, key: str, request: str) -> Answer | None:
-        await self._sql("DELETE FROM idempotency_keys WHERE created_at < ?", (_now(ago=KEY_LIFETIME),))
+    async def _touch(self, user_id: str, conversation_id: int | None, now: str) -> Conversation | None:
         rows = await self._sql(
             """
-            SELECT k.request, m.id, m.conversation_id, m.content, m.tool_calls, m.status, m.error
-            FROM idempotency_keys k LEFT JOIN messages m ON m.id = k.answer_id WHERE k.user_id = ? AND k.key = ?
+            UPDATE conversations SET updated_at = ? WHERE id = ? AND user_id = ?
+            RETURNING id, title, created_at, updated_at
             """,
-            (user_id, key),
+            (now, conversation_id, user_id),
+        )
+        return _conversation(rows[0]) if rows else None
+
+    async def _create(self, user_id: str, title: str, now: str) -> Conversation:
+        [row] = await self._sql(
+            """
+            INSERT INTO conversations (user_id, title, created_at, updated_at) VALUES (?, ?, ?, ?)
+            RETURNING id, title, created_at, updated_at
+            """,
+            (user_id, title, now, now),
+        )
+        return _conversation(row)
+
+    async def _answer(
+        self, user_id: str, conversation: Conversation, history_limit: int, now: str, key: str | None, request: str
+    ) -> Turn:
+        """Begin the answer to the last message of a conversation."""
+        history = await self._messages(conversation["id"], history_limit)
+        [(answer_id,)] = await self._sql(
+            """
+            INSERT INTO messages (conversation_id, role, content, status, created_at)
+            VALUES (?, 'assistant', '', 'streaming', ?) RETURNING id
+            """,
+            (conversation["id"], now),
+        )
+        if key is not None:
+            await self._sql(
+                "INSERT INTO idempotency_keys (user_id, key, request, answer_id, created_at) VALUES (?, ?, ?, ?, ?)",
+                (user_id, key, request, answer_id, now),
+            )
+        return Turn(conversation, Answer(answer_id, conversation["id"], "", [], "streaming", now), history)
+
+    async def _earlier(self, user_id: str, key: str, request: str) -> Turn | None:
+        await self._sql("DELETE FROM idempotency_keys WHERE created_at < ?", (_now(ago=KEY_LIFETIME),))
+        rows = await self._sql(
+            "SELECT request, answer_id FROM idempotency_keys WHERE user_id = ? AND key = ?", (user_id, key)
         )
         if not rows:
             return None
-        [(stored_request, answer_id, conversation_id, content, tool_calls, status, error)] = rows
+        [(stored_request, answer_id)] = rows
         if stored_request != request:
             raise Conflict(
                 "This Idempotency-Key was used for a different request. Send each new message with a new key."
             )
         if answer_id is None:
-            raise Conflict("This message was answered before, and its conversation has been deleted since.")
-        return Answer(answer_id, conversation_id, content, json.loads(tool_calls), status, error)
+            raise Conflict("This message was answered before, and that answer has been deleted since.")
+        [(conversation_id, content, tool_calls, status, created_at, error, reasoning)] = await self._sql(
+            """
+            SELECT conversation_id, content, tool_calls, status, created_at, error, reasoning FROM messages
+            WHERE id = ?
+            """,
+            (answer_id,),
+        )
+        [question] = await self._sql(
+            """
+            SELECT id, role, content, tool_calls, status, created_at, feedback FROM messages
+            WHERE conversation_id = ? AND id < ? ORDER BY id DESC LIMIT 1
+            """,
+            (conversation_id, answer_id),
+        )
+        conversation = await self._conversation_of(user_id, conversation_id)
+        assert conversation is not None
+        answer = Answer(
+            answer_id,
+            conversation_id,
+            content,
+            json.loads(tool_calls),
+            status,
+            created_at,
+            error,
+            json.loads(reasoning),
+        )
+        return Turn(conversation, answer, [_message(question)], earlier=True)
 
     # ---- tasks ----
 
@@ -584,8 +755,10 @@ def _own(path: str) -> sqlite3.Connection:
     if os.path.exists(path) and not os.stat(path).st_mode & 0o222:  # root could write it all the same
         raise StoreError(f"The database {path} is read-only. Make it writable, or set DATABASE_URL to another file.")
     try:
+        with suppress(FileExistsError):  # what people write here is not for the other users of the machine
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         owner = sqlite3.connect(f"{path}.lock", timeout=0, isolation_level=None, check_same_thread=False)
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise StoreError(f"Cannot create files beside the database {path}: {error}.") from error
     try:
         owner.execute("BEGIN EXCLUSIVE")
@@ -616,6 +789,10 @@ def _conversation(row: Any) -> Conversation:
     return {"id": row[0], "title": row[1], "created_at": row[2], "updated_at": row[3]}
 
 
+def _progress(answer: Answer) -> tuple[str, str, str]:
+    return answer.content, json.dumps(answer.tool_calls), json.dumps(answer.reasoning)
+
+
 def _message(row: Any) -> Message:
     return {
         "id": row[0],
@@ -624,6 +801,7 @@ def _message(row: Any) -> Message:
         "tool_calls": json.loads(row[3]),
         "status": row[4],
         "created_at": row[5],
+        "feedback": row[6],
     }
 
 

@@ -6,6 +6,7 @@ the same one, and each run ends in exactly one state that is in the database bef
 
 import asyncio
 import logging
+import re
 import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -67,9 +68,10 @@ class Run:
         self._answer = answer
         self._calls: list[dict[str, Any]] = []
         self._recorded: set[str] = set()  # the calls whose results were committed with their effects
+        self._thoughts: list[tuple[int, int, list[str]]] = []  # where, after how many calls, the pieces of the text
         self._text: list[str] = []  # how the answer goes on after `_content`
         self._content = ""
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: set[asyncio.Future[bool]] = set()
 
     # ---- what readers see ----
 
@@ -82,6 +84,11 @@ class Run:
                 self.first_text = time.monotonic()
         elif event["type"] == "tool_call":
             self._calls.append({name: event[name] for name in ("id", "name", "args")} | {"at": len(self.content())})
+        elif event["type"] == "thinking" and "thread_id" not in event:  # the first one is ours, not the model's
+            place = len(self.content()), len(self._calls)
+            if not self._thoughts or self._thoughts[-1][:2] != place:
+                self._thoughts.append((*place, []))
+            self._thoughts[-1][2].append(event["content"])
         self._wake()
 
     async def follow(self, after: int = 0) -> AsyncGenerator[list[Event], None]:
@@ -102,12 +109,11 @@ class Run:
     async def _changed(self, patience: float | None = None) -> bool:
         """Wait for the next event, or for `patience` seconds; return whether something happened."""
         loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
-        timer = loop.call_later(patience, waiter.cancel) if patience is not None else None
+        waiter: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_later(patience, _resolve, waiter, False) if patience is not None else None
         self._waiters.add(waiter)
         try:
-            await asyncio.wait((waiter,))
-            return not waiter.cancelled()
+            return await waiter
         finally:
             self._waiters.discard(waiter)
             if timer is not None:
@@ -115,8 +121,7 @@ class Run:
 
     def _wake(self) -> None:
         for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            _resolve(waiter, True)
 
     # ---- what is stored ----
 
@@ -129,7 +134,10 @@ class Run:
 
     def answer(self, **changes: Any) -> Any:
         """Return the `db.Answer` as it stands, with `changes`."""
-        return replace(self._answer, content=self.content(), tool_calls=list(self._calls), **changes)
+        reasoning = [{"text": "".join(pieces), "at": at, "calls": calls} for at, calls, pieces in self._thoughts]
+        return replace(
+            self._answer, content=self.content(), tool_calls=list(self._calls), reasoning=reasoning, **changes
+        )
 
     async def record(self, call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any]) -> Any:
         """Do a tool's `work` on the store, and store its result as JSON data in the answer: both, or neither.
@@ -187,9 +195,19 @@ class Run:
         return (
             f"turn user={self.user_id!r} conversation={self.conversation_id} model={self.model} "
             f"tokens={'{}+{}'.format(*self.tokens) if self.tokens and any(self.tokens) else '-'} "
-            f"tools={','.join(call['name'] for call in self._calls) or '-'} "
+            f"tools={','.join(_plain(call['name']) for call in self._calls) or '-'} "
             f"first_text_ms={first} total_ms={1000 * (now - self.began):.0f} state={ending}"
         )
+
+
+def _resolve(waiter: "asyncio.Future[bool]", happened: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(happened)
+
+
+def _plain(name: str) -> str:
+    """Return a tool's name fit for the log: a model can invent one with anything in it."""
+    return re.sub(r"[^\w.-]", "?", name[:64])
 
 
 class Runs:

@@ -14,7 +14,8 @@ CREATE INDEX IF NOT EXISTS conversations_last_used_first
 
 -- A turn is two rows: what the user said, and the one answer to it.
 -- `tool_calls` is a JSON list of {"id", "name", "args", "result", "at"}: `at` is the offset in `content`, in
--- characters, where the call happened; "result" is missing where the call was cut off.
+-- characters, where the call happened; "result" is missing where the call was cut off. `reasoning` is a JSON list of
+-- {"text", "at", "calls"}: the model's summary of its reasoning, where it came, and after how many calls.
 CREATE TABLE IF NOT EXISTS messages (
     id               INTEGER PRIMARY KEY AUTOINCREMENT,
     conversation_id  INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
@@ -24,6 +25,8 @@ CREATE TABLE IF NOT EXISTS messages (
     status           TEXT NOT NULL CHECK (status IN ('streaming', 'done', 'stopped', 'failed', 'interrupted')),
     error            TEXT,  -- the sentence the user was shown, if the turn did not end well
     created_at       TEXT NOT NULL,
+    reasoning        TEXT NOT NULL DEFAULT '[]',
+    feedback         TEXT CHECK (feedback IN ('positive', 'negative')),
     CHECK (role = 'assistant' OR status = 'done')
 ) STRICT;
 

@@ -2,10 +2,11 @@
 
 A message is a program, one step a line:
     say N MS           N words of text, MS milliseconds apart
-    think N MS         N words of a reasoning summary
+    think N MS         N words of a reasoning summary; neighbouring lines are parts of one summary
     call TOOL JSON     a tool call; calls on neighbouring lines are made at once
     quiet SECONDS      nothing
     fail               an error
+    recall             as text: all that the model was told, but for the last message
 The tools are those of the to-do agent and `wait`, which takes {"seconds": ...}.
 """
 
@@ -25,6 +26,7 @@ from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
     ResponseFunctionToolCall,
+    ResponseReasoningSummaryPartAddedEvent,
     ResponseReasoningSummaryTextDeltaEvent,
     ResponseTextDeltaEvent,
 )
@@ -46,8 +48,9 @@ class PacedModel(Model):
         steps = [line.split(" ", 2) for line in items[asked]["content"].splitlines() if line.strip()]
         numbers = itertools.count(answered)
         calls: list[ResponseFunctionToolCall] = []
-        skipped = 0
+        skipped = part = 0
         for step in steps:
+            part = part + 1 if step[0] == "think" else 0
             if step[0] == "call":
                 skipped += 1
                 if skipped > answered:
@@ -63,7 +66,16 @@ class PacedModel(Model):
             elif calls:
                 break
             else:
-                async for event in self._do(step):
+                if part:
+                    yield ResponseReasoningSummaryPartAddedEvent(
+                        type="response.reasoning_summary_part.added",
+                        item_id="r",
+                        output_index=0,
+                        summary_index=part - 1,
+                        part={"type": "summary_text", "text": ""},  # type: ignore[arg-type]
+                        sequence_number=0,
+                    )
+                async for event in self._do(step, json.dumps(items[:asked])):
                     yield event
         response = Response(
             id="paced",
@@ -77,15 +89,16 @@ class PacedModel(Model):
         )
         yield ResponseCompletedEvent(type="response.completed", response=response, sequence_number=10**6)
 
-    async def _do(self, step: list[str]) -> AsyncIterator[Any]:
+    async def _do(self, step: list[str], told: str) -> AsyncIterator[Any]:
         if step[0] == "fail":
             raise OSError("a text that no client may see")
         if step[0] == "quiet":
             await asyncio.sleep(float(step[1]))
             return
-        for n in range(int(step[1])):
-            if float(step[2]):
-                await asyncio.sleep(float(step[2]) / 1000)
+        count, pause = (1, 0.0) if step[0] == "recall" else (int(step[1]), float(step[2]) / 1000)
+        for n in range(count):
+            if pause:
+                await asyncio.sleep(pause)
             if step[0] == "think":
                 yield ResponseReasoningSummaryTextDeltaEvent(
                     type="response.reasoning_summary_text.delta",
@@ -101,7 +114,7 @@ class PacedModel(Model):
                     item_id="m",
                     output_index=0,
                     content_index=0,
-                    delta=f"w{n} ",
+                    delta=told if step[0] == "recall" else f"w{n} ",
                     logprobs=[],
                     sequence_number=n,
                 )

@@ -229,6 +229,17 @@ def test_a_file_in_use_is_refused(tmp_path: Path) -> None:
     on_store(tmp_path, lambda store: store.ping())
 
 
+def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+    """A new database, and what SQLite keeps beside it, can be read by its owner only."""
+
+    async def work(store: db.Store) -> None:
+        await store.add_task("alice", "a")
+        for name in ("chat.db", "chat.db-wal"):
+            assert (tmp_path / name).stat().st_mode & 0o077 == 0
+
+    on_store(tmp_path, work)
+
+
 # ---- trouble ----
 
 

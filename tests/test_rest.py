@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from typing import Any
 
 import httpx
@@ -270,7 +271,7 @@ def test_an_odd_idempotency_key_gets_400(alice: Client, key: str) -> None:
         ("POST", "/api/tasks", {"title": "x" * 201}, 400),
         ("POST", "/api/tasks", {"title": "x", "description": 5}, 400),
         ("POST", "/api/tasks", {"title": "x", "description": "x" * 2001}, 400),
-        ("POST", "/chatkit", {"type": "threads.list"}, 400),
+        ("POST", "/chatkit", {"type": "threads.unknown"}, 400),
     ],
 )
 def test_bad_requests_get_their_4xx(alice: Client, method: str, path: str, body: Any, status: int) -> None:
@@ -304,6 +305,22 @@ def test_control_characters_and_odd_text_are_stored_as_they_are(alice: Client) -
     task = alice.post("/api/tasks", json={"title": odd}).json()
     assert task["title"] == odd
     assert alice.tasks() == [task]
+
+
+def test_a_message_is_stored_as_it_was_sent(alice: Client) -> None:
+    """A message keeps its white space."""
+    turn = alice.say("  add buy milk\n")
+    assert alice.messages(turn.thread)[0]["content"] == "  add buy milk\n"
+
+
+def test_a_body_that_breaks_off_leaves_no_traceback(server: Server) -> None:
+    """A client that goes away in the middle of its request is no error of the server's."""
+    address = httpx.URL(server.url)
+    with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
+        head = f"POST /chatkit HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\n"
+        connection.sendall((head + 'Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"mess').encode())
+    assert httpx.get(f"{server.url}/health").status_code == 200
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_every_endpoint_but_health_and_the_page_needs_a_token(server: Server) -> None:

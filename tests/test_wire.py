@@ -29,7 +29,7 @@ def test_a_replay_is_what_was_streamed() -> None:
         {"id": "1", "name": "a", "args": {}, "result": 1, "at": 3},
         {"id": "2", "name": "b", "args": {}, "at": 3},
     ]
-    answer = db.Answer(8, 5, "One\n\nTwo", calls, "failed", "Sorry.")
+    answer = db.Answer(8, 5, "One\n\nTwo", calls, "failed", "2026-11-22T13:23:45.951928Z", "Sorry.")
 
     async def replayed() -> list[wire.Event]:
         return [event async for batch in wire.replay(answer) for event in batch]

@@ -1,0 +1,90 @@
+"""The README is a promise: what it shows is run here."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import ROOT, SETTINGS, Server
+
+import settings
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+
+
+def block(language: str, containing: str) -> str:
+    """Return the one code block of a language with a text in it."""
+    [found] = [code for kind, code in BLOCKS if kind == language and containing in code]
+    return found
+
+
+def test_the_curl_prints_what_the_readme_shows(make_server: Callable[..., Server]) -> None:
+    """The curl of the README, run as it is against a new demo, prints what the README shows."""
+    server = make_server(BETTER_AUTH_SECRET="")
+    command = block("sh", "curl").replace("http://127.0.0.1:8000", server.url)
+    command = command.replace(".venv/bin/python app.py", f"{sys.executable} {ROOT / 'app.py'}")
+    ended = subprocess.run(["bash", "-c", command], env=server.env, capture_output=True, text=True, check=True)
+    assert ended.stdout == block("", "data: [DONE]")
+
+
+def test_the_embedding_example_works_with_the_wheel(tmp_path: Path) -> None:
+    """The README's host, saved as it is, serves the chat from the installed package."""
+    source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "node_modules", "*.db*"))
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*install, "--target", str(tmp_path / "site"), str(source)], check=True, capture_output=True)
+    (tmp_path / "host.py").write_text(block("python", "create_app"))
+    (tmp_path / "drive.py").write_text(
+        "from starlette.testclient import TestClient\nfrom host import app\n"
+        "with TestClient(app, headers={'x-user': 'alice'}) as client:\n"
+        "    print(client.post('/todo/chatkit', json={'message': 'add buy milk'}).text)\n"
+        "    print(client.get('/todo/api/tasks').json())\n"
+        "    print(client.get('/todo/api/tasks', headers={'x-user': ''}).status_code)\n"
+    )
+    for name in ("app", "db", "agent"):  # a host has modules of such names
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('imported by a generic name')\n")
+    env = {name: value for name, value in os.environ.items() if name not in SETTINGS and name != "PYTHONPATH"}
+    ended = subprocess.run(
+        [sys.executable, "drive.py"],
+        cwd=tmp_path,
+        env=env | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "[DONE]" in ended.stdout
+    assert "buy milk" in ended.stdout
+
+
+def test_the_tables_name_every_setting_and_every_module() -> None:
+    """Each setting and each module is in its table, with the default that it has."""
+    for name in SETTINGS:
+        assert f"`{name}`" in README or f"`{name}=" in README, name
+    for module in [*ROOT.glob("*.py"), ROOT / "schema.sql", ROOT / "openapi.json"]:
+        assert f"| `{module.name}` |" in README, module.name
+    chosen = settings.Settings()
+    defaults = {"HOST": chosen.host, "PORT": chosen.port, "HISTORY_LIMIT": chosen.history_limit}
+    defaults |= {"MAX_LIVE": chosen.max_live, "MAX_LIVE_PER_USER": chosen.max_live_per_user}
+    defaults |= {"LOG_LEVEL": chosen.log_level, "CORS_ORIGINS": ",".join(chosen.cors_origins)}
+    for name, value in defaults.items():
+        assert f"| `{name}` | `{value}` |" in README
+
+
+@pytest.mark.parametrize("path", re.findall(r"`(?:GET|POST) (/[\w/{}.]*)", README))
+def test_the_paths_that_the_readme_names_exist(server: Server, path: str) -> None:
+    """Each path in the README is served."""
+    url = server.url + path.replace("{id}", "1")
+    assert httpx.get(url).status_code in (200, 401, 405)
+
+
+def test_the_plain_commands_are_those_of_the_makefile() -> None:
+    """The commands for people without make are what make runs."""
+    makefile = (ROOT / "Makefile").read_text()
+    for command in ("app.py", "pytest", "npm ci --prefix tests", "requirements.txt"):
+        assert command in makefile
+        assert any(command in code for kind, code in BLOCKS if kind == "sh")
