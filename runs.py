@@ -105,7 +105,9 @@ class Run:
                 yield batch
             elif self.ended:
                 return
-            elif not await self._changed():
+            elif await self._changed():
+                await asyncio.sleep(0)  # what is ready in this turn of the loop goes into the same write
+            else:
                 yield []
 
     async def _changed(self) -> bool:
