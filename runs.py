@@ -77,16 +77,18 @@ class Run:
         self._text: list[str] = []  # how the answer goes on after `_content`
         self._content = ""
         self._waiters: set[asyncio.Future[bool]] = set()
+        self._heard = self.began  # when the last event came, or the last ping went
 
     # ---- what readers see ----
 
     def publish(self, event: Event) -> None:
         """Append an event and wake the readers."""
         self.events.append(event)
+        self._heard = time.monotonic()
         if isinstance(event, str):
             self._text.append(event)
             if self.first_text is None:
-                self.first_text = time.monotonic()
+                self.first_text = self._heard
         elif event["type"] == "tool_call":
             self._calls.append({name: event[name] for name in ("id", "name", "args")} | {"at": len(self.content())})
         elif event["type"] == "thinking" and "thread_id" not in event:  # the first one is ours, not the model's
@@ -108,25 +110,30 @@ class Run:
                 yield batch
             elif self.ended:
                 return
-            elif not await self._changed(PING_EVERY):
+            elif await self._changed():
+                await asyncio.sleep(0)  # what is ready in this turn of the loop goes into the same write
+            else:
                 yield []
 
-    async def _changed(self, patience: float | None = None) -> bool:
-        """Wait for the next event, or for `patience` seconds; return whether something happened."""
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
-        timer = loop.call_later(patience, _resolve, waiter, False) if patience is not None else None
+    async def _changed(self) -> bool:
+        """Wait for the next event; return False if there was none for so long that readers should get a ping."""
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
             return await waiter
         finally:
             self._waiters.discard(waiter)
-            if timer is not None:
-                timer.cancel()
 
-    def _wake(self) -> None:
+    def keep_alive(self) -> None:
+        """Have the readers sent a ping if nothing has happened for so long."""
+        if time.monotonic() - self._heard >= PING_EVERY:
+            self._heard = time.monotonic()
+            self._wake(happened=False)
+
+    def _wake(self, happened: bool = True) -> None:
         for waiter in self._waiters:
-            _resolve(waiter, True)
+            if not waiter.done():
+                waiter.set_result(happened)
 
     # ---- what is stored ----
 
@@ -219,11 +226,6 @@ class Run:
             f"tools={','.join(_plain(call['name']) for call in self._calls) or '-'} "
             f"first_text_ms={first} total_ms={1000 * (now - self.began):.0f} state={ending}"
         )
-
-
-def _resolve(waiter: "asyncio.Future[bool]", happened: bool) -> None:
-    if not waiter.done():
-        waiter.set_result(happened)
 
 
 def _plain(name: str) -> str:
@@ -371,9 +373,11 @@ class Runs:
         return "failed", BROKEN
 
     async def _keep(self) -> None:
-        """Store, while there are live answers, all that changed, in one transaction."""
+        """Store, while there are live answers, all that changed, in one transaction; and keep the quiet ones alive."""
         while self._live:
             await asyncio.sleep(CHECKPOINT_EVERY)
+            for run in self._live.values():
+                run.keep_alive()  # one timer for all: one for each wait would cost more than the wait
             try:
                 await self.settle()
                 await self._checkpoint()

@@ -81,12 +81,13 @@ class EventStream:
         self._headers = headers
         self._on_disconnect = on_disconnect
         self._stall = stall
+        self._sending_since: float | None = None  # while the reader is to take a chunk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writer = asyncio.create_task(self._write(send))
         gone = asyncio.create_task(_disconnected(receive))
         try:
-            await asyncio.wait((writer, gone), return_when=asyncio.FIRST_COMPLETED)
+            await self._watch((writer, gone))
             complete = writer.done() and writer.exception() is None
         finally:
             await _cancel((writer, gone))
@@ -94,13 +95,24 @@ class EventStream:
         if not complete and self._on_disconnect is not None:
             await self._on_disconnect()
 
+    async def _watch(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        """Wait until one of the tasks ends, or one chunk has waited for too long.
+
+        One timer for the whole stream: a timeout around each chunk would cost as much as the chunk.
+        """
+        left, clock = self._stall, asyncio.get_running_loop().time
+        while left > 0 and not (await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED))[0]:
+            left = self._stall if self._sending_since is None else self._sending_since + self._stall - clock()
+
     async def _write(self, send: Send) -> None:
         headers = {**HEADERS, **self._headers}
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
+        clock = asyncio.get_running_loop().time
         async for chunk in self._chunks:
-            async with asyncio.timeout(self._stall):
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self._sending_since = clock()
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self._sending_since = None
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
