@@ -312,7 +312,8 @@ async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> Async
                 yield {"type": "tool_result", "id": call_id, "name": name, "result": output}
             elif isinstance(event.item, HandoffOutputItem):
                 after_tool = True
-                yield {"type": "thinking", "content": f"Handing over to {event.item.target_agent.name}."}
+                # A paragraph of its own between what the two agents think.
+                yield {"type": "thinking", "content": f"\n\nHanding over to {event.item.target_agent.name}.\n\n"}
     if called and after_tool and watchdog.verdict is None and result.final_output:
         # An agent whose `tool_use_behavior` makes a tool's output the answer: no model has said it.
         yield "\n\n" if said_something else ""

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,7 +15,7 @@ import time
 import venv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -181,7 +183,7 @@ def test_a_handoff_is_shown(tmp_path: Path) -> None:
     )
     billing = Agent[Any](name="Billing", model=model)
     turn, stored = play(tmp_path, Agent(name="Front desk", handoffs=[handoff(billing)], model=model))
-    assert [event["content"] for event in turn.of("thinking")][1:] == ["Handing over to Billing."]
+    assert [event["content"].strip() for event in turn.of("thinking")][1:] == ["Handing over to Billing."]
     assert turn.text == "One moment.\n\nBilling here."
     assert stored["status"] == "done"
 
@@ -788,6 +790,27 @@ def test_the_database_is_the_hosts_file(host: tuple[str, Path], installed: Path)
     assert (host[1] / "chat.db").exists()
     written = [path for path in (installed.parent.parent / "lib").rglob("*.db*") if "borrowed" not in path.name]
     assert written == []
+
+
+def test_a_host_that_ends_keeps_what_was_said(installed: Path, tmp_path: Path) -> None:
+    """When the host's own server is ended in mid-answer, the answer is stored as far as it came, as interrupted."""
+    (tmp_path / "host.py").write_text(HOSTS["starlette"].replace("import agent, auth, db", "#"))
+    command = [str(installed), "-m", "uvicorn", "host:app", "--port", "0", "--timeout-graceful-shutdown", "1"]
+    with running(command, "Uvicorn running on", cwd=tmp_path, env=clean_env()) as (process, line):
+        url = line.split("running on ")[1].split()[0]
+        body = {"message": "help"}
+        with httpx.stream("POST", f"{url}/todo/chatkit", json=body, headers={"x-user": "alice"}) as answer:
+            chunks = answer.iter_text()
+            while '"text"' not in next(chunks):
+                pass
+            process.send_signal(signal.SIGTERM)
+            with suppress(httpx.RemoteProtocolError):
+                list(chunks)
+        process.wait(10)
+    with closing(sqlite3.connect(tmp_path / "chat.db")) as database:
+        [(status, content)] = database.execute("SELECT status, content FROM messages WHERE role = 'assistant'")
+    assert status == "interrupted"
+    assert content.startswith("I am the offline")
 
 
 def test_the_installed_command_line_keeps_its_files_where_it_runs(installed: Path, tmp_path: Path) -> None:

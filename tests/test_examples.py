@@ -98,7 +98,7 @@ def test_own_agent(tmp_path: Path) -> None:
         refused = bob.say("Dune")
         assert [event["result"]["lent"] for event in refused.of("tool_result")] == [False]
         torn = alice.say("a page is torn", lent.thread)
-        assert torn.of("thinking")[-1]["content"] == "Handing over to The bindery."
+        assert torn.of("thinking")[-1]["content"].strip() == "Handing over to The bindery."
         assert [message["status"] for message in alice.messages(lent.thread)] == ["done"] * 4
         assert alice.get("/api/tasks").status_code == 404
         assert bob.get(f"/api/conversations/{lent.thread}").status_code == 404
