@@ -249,8 +249,8 @@ async def stream_turn(
 
     `messages` is the stored conversation (`db.Message`), the user's new message last; `context` reaches the tools.
     The model is asked `max_turns` times at most; it may be silent for `idle_timeout` seconds, and a tool may take
-    `tool_timeout`. `on_usage` gets the number
-    of tokens, input and output, at the end. If there is no whole answer the last event is an "error".
+    `tool_timeout`. `on_usage` gets the number of tokens, input and output, at the end. If there is no whole answer the
+    last event is an "error".
     """
     yield {"type": "thinking", "content": "Processing your request...", "thread_id": thread_id}
     result = Runner.run_streamed(
@@ -316,7 +316,8 @@ async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> Async
                 yield {"type": "thinking", "content": f"\n\nHanding over to {event.item.target_agent.name}.\n\n"}
     if called and after_tool and watchdog.verdict is None and result.final_output:
         # An agent whose `tool_use_behavior` makes a tool's output the answer: no model has said it.
-        yield "\n\n" if said_something else ""
+        if said_something:
+            yield "\n\n"
         yield _text(result.final_output)
     if not said_something and not called and watchdog.verdict is None:
         # A body that is not a stream at all comes out of the openai client as an answer with nothing in it.
@@ -331,8 +332,12 @@ def _whole(text: str) -> tuple[str, str]:
     if text.isascii():
         return "", text
     held = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
-    complete = text[: len(text) - len(held)]
-    return held, complete.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return held, _mended(text[: len(text) - len(held)])
+
+
+def _mended(text: str) -> str:
+    """Put halves of surrogate pairs together, and something visible in the place of one that is alone."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class _Watchdog:
@@ -412,7 +417,7 @@ def _parsed(text: str) -> Any:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
         return value
     except (ValueError, RecursionError):
-        return text
+        return _mended(text)
 
 
 def _for_the_log(error: BaseException | None) -> str:

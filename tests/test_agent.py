@@ -127,6 +127,8 @@ def test_halves_of_a_character_are_put_together() -> None:
     assert (held, text) == ("\ud83d", "a")
     assert agent._whole(held + "\ude00!") == ("", "\U0001f600!")
     assert agent._whole("\ude00") == ("", "\ufffd")
+    assert agent._plain("no JSON \ud83d") == "no JSON \ufffd"
+    assert agent._plain('{"half": "\\ud83d"}').isascii()
 
 
 def test_the_history_has_the_calls_where_they_happened() -> None:
