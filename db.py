@@ -776,6 +776,7 @@ def _own(path: str) -> sqlite3.Connection:
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"Cannot create files beside the database {path}: {error}.") from error
     try:
+        owner.execute("PRAGMA journal_mode = MEMORY")  # nothing is written: spare the folder another file
         owner.execute("BEGIN EXCLUSIVE")
         return owner
     except sqlite3.Error as error:

@@ -236,6 +236,8 @@ def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
         await store.add_task("alice", "a")
         for name in ("chat.db", "chat.db-wal"):
             assert (tmp_path / name).stat().st_mode & 0o077 == 0
+        files = {"chat.db", "chat.db-wal", "chat.db-shm", "chat.db.lock"}
+        assert {path.name for path in tmp_path.iterdir()} == files
 
     on_store(tmp_path, work)
 
