@@ -19,7 +19,7 @@ Ending = Literal["done", "stopped", "failed", "interrupted"]
 
 log = logging.getLogger("todochat")
 
-CHECKPOINT_EVERY = 0.4  # seconds: with the commit itself, less than the half second that is promised
+CHECKPOINT_EVERY = 0.2  # seconds: half a second is promised, and the machine may be busy or its disk slow
 FINISHING = 5.0  # seconds that a tool in the middle of its work is given when its run has ended; our store needs 3
 PING_EVERY = 15.0  # seconds
 MAX_BATCH = 500  # events in one write: what a reader that has fallen behind costs in memory
