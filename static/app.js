@@ -434,6 +434,7 @@ async function newest(path) {
     const listed = await json("GET", path);
     return turn === asked[path] ? listed : null;
   } catch (error) {
+    if (path === "api/tasks" && error.status === 404) return hideTasks();
     return explain(error);
   }
 }
@@ -536,6 +537,11 @@ function replace(item, content) {
 }
 
 // ---- tasks ----
+
+/** The host of this server serves its tasks elsewhere. */
+function hideTasks() {
+  $("tasks").hidden = document.querySelector('[data-open="tasks"]').hidden = true;
+}
 
 const changed = new Set(); // the tasks that have just changed
 

@@ -3,16 +3,26 @@
 import json
 import re
 import signal
+import socket
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from conftest import Client, Server, missing, npm_package, token
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Mount
+
+import app
+import models
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -554,6 +564,47 @@ def test_the_component_gets_what_it_needs(server: Server, visitor: Visitor) -> N
     page.context.route("https://cdn.platform.openai.com/**", lambda route: route.fulfill(**script))
     page.goto(server.url + "/component")
     expect(page.locator("openai-chatkit")).to_have_text("1 threads, local-dev")
+
+
+@pytest.mark.parametrize("parts", [["page", "tasks"], ["page"]])
+def test_the_page_works_under_the_prefix_of_a_host(visitor: Visitor, tmp_path: Path, parts: list[Any]) -> None:
+    """Mounted under a prefix the page finds its files and its server; without our tasks it shows none."""
+    visitor.expected = "status of 404" if "tasks" not in parts else visitor.expected
+    with hosted(f"sqlite:///{tmp_path}/chat.db", parts) as url:
+        page = visitor.context.new_page()
+        page.on("console", lambda m: visitor.complain(m.text) if m.type in ("error", "warning") else None)
+        page.goto(f"{url}/todo/#token=any")
+        say(page, "add buy milk")
+        expect(page.locator(".answer")).to_contain_text("Added: buy milk")
+        if "tasks" in parts:
+            expect(page.locator("#task-list li")).to_have_count(1)
+        else:
+            expect(page.locator("#tasks")).to_be_hidden()
+            expect(page.locator("#notice")).to_be_hidden()
+
+
+@contextmanager
+def hosted(store: str, parts: list[Any]) -> Iterator[str]:
+    """Serve an app with ours mounted under /todo, from a thread; give its address."""
+
+    async def authenticate(request: Request) -> str:
+        return "alice"
+
+    chat = app.create_app(store=store, authenticate=authenticate, model=models.OfflineModel(), parts=parts)
+
+    @asynccontextmanager
+    async def lifespan(host: Starlette) -> AsyncIterator[None]:
+        async with chat.router.lifespan_context(chat):
+            yield
+
+    host = Starlette(routes=[Mount("/todo", chat)], lifespan=lifespan)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(host, log_level="critical", timeout_graceful_shutdown=2))
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(10)
 
 
 def test_a_long_answer_costs_the_page_little(paced: Server, visitor: Visitor) -> None:
