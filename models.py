@@ -32,7 +32,13 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
+    ResponseContentPartAddedEvent,
+    ResponseContentPartDoneEvent,
+    ResponseCreatedEvent,
+    ResponseFunctionCallArgumentsDeltaEvent,
     ResponseFunctionToolCall,
+    ResponseOutputItemAddedEvent,
+    ResponseOutputItemDoneEvent,
     ResponseOutputMessage,
     ResponseOutputText,
     ResponseTextDeltaEvent,
@@ -124,6 +130,19 @@ class _WholeStream(AsyncStream[ChatCompletionChunk]):
             raise ModelBehaviorError("The stream ended without a finish_reason.")
         if reason == "length":
             raise ModelBehaviorError("The stream ended at the model's length limit.")
+
+
+def build_event_types() -> None:
+    """Build the types of events that the offline model does not use: `openai` would do it in the first user's turn."""
+    for event in (
+        ResponseCreatedEvent,
+        ResponseOutputItemAddedEvent,
+        ResponseContentPartAddedEvent,
+        ResponseContentPartDoneEvent,
+        ResponseFunctionCallArgumentsDeltaEvent,
+        ResponseOutputItemDoneEvent,
+    ):
+        event.model_rebuild()
 
 
 # ---- the offline model ----
