@@ -426,7 +426,7 @@ class Store:
                 return earlier
             await self._admit(user_id, max_live, max_live_per_user)
             now = _now()
-            conversation = await self._touch(user_id, conversation_id, now)
+            conversation = None if conversation_id is None else await self._touch(user_id, conversation_id, now)
             if conversation is None and title is None:
                 raise NotFound("Not found.")
             conversation = conversation or await self._create(user_id, title or "", now)
@@ -570,7 +570,7 @@ class Store:
         if live >= max_live:
             raise TooMany("The server is busy with other answers. Please try again in a moment.", of_user=False)
 
-    async def _touch(self, user_id: str, conversation_id: int | None, now: str) -> Conversation | None:
+    async def _touch(self, user_id: str, conversation_id: int, now: str) -> Conversation | None:
         rows = await self._sql(
             """
             UPDATE conversations SET updated_at = ? WHERE id = ? AND user_id = ?
