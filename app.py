@@ -15,6 +15,7 @@ import secrets
 import socket
 import stat
 import sys
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -83,10 +84,16 @@ class Service:
         def on_usage(input_tokens: int, output_tokens: int) -> None:
             run.tokens = input_tokens, output_tokens
 
+        # The SDK's objects hold each other, and so the context, until the garbage collector comes: not the answer too.
+        mortal = weakref.proxy(run)
+
+        async def record(call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any]) -> Any:
+            return await mortal.record(call_id, work, as_json)
+
         return todo.stream_turn(
             self.agent if isinstance(self.agent, Agent) else self.agent(run.user_id),
             turn.history,
-            todo.TurnContext(run.user_id, self.store, run.record),
+            todo.TurnContext(run.user_id, self.store, record),
             thread_id=run.conversation_id,
             run_config=self.run_config,
             idle_timeout=self.settings.model_idle_timeout,
