@@ -139,14 +139,16 @@ async def delay(field: Field, streams: int, script: Script, *, turns: int, over:
     label = f"{streams} live at {1 / script.pace:.0f}/s"
     rows = [Row(f"{label}: {name}", "ms", limits if judged else ()) for name, _, limits in measures]
     used = Row(f"{label}: CPU", "µs/delta")
+    waited = Row(f"{label}: waited for its core", "% of the time")
     for n in range(rounds):
         for dialect, server in field.in_turn(n):
-            before = server.cpu()
+            before, waiting, begun = server.cpu(), server.waited(), time.monotonic()
             results = await run(server, dialect, script, streams=streams, turns=turns, over=over)
             used.add(dialect.name, 1e6 * (server.cpu() - before) / turns / script.deltas)
+            waited.add(dialect.name, 100 * (server.waited() - waiting) / (time.monotonic() - begun))
             for row, (_, measure, _) in zip(rows, measures, strict=True):
                 row.add(dialect.name, measure(results))
-    return [*rows, used]
+    return [*rows, used, waited]
 
 
 async def crowd(field: Field, streams: int, script: Script, over: float) -> list[Row]:

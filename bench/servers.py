@@ -62,6 +62,10 @@ class Server:
         """
         return time.clock_gettime((~self.pid << 3) | 2)
 
+    def waited(self) -> float:
+        """Return for how long its main thread was ready and its core was not free, in seconds: the machine's noise."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+
     def memory(self) -> int:
         """Return its resident memory in bytes."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE
