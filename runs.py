@@ -24,6 +24,8 @@ FINISHING = 5.0  # seconds that a tool in the middle of its work is given when i
 PING_EVERY = 15.0  # seconds
 MAX_BATCH = 500  # events in one write: what a reader that has fallen behind costs in memory
 
+MAX_GATHER = 8  # turns of the loop that a write may wait for more events; none of them takes time when nothing comes
+
 INTERRUPTED = "The server is shutting down, so this answer ends here. Please ask again in a moment."
 DELETED = "This conversation has been deleted."
 BROKEN = "Something went wrong while answering. Please try again."
@@ -110,10 +112,18 @@ class Run:
                 yield batch
             elif self.ended:
                 return
-            elif await self._changed():
-                await asyncio.sleep(0)  # what is ready in this turn of the loop goes into the same write
-            else:
+            elif not await self._changed():
                 yield []
+            else:
+                await self._gather()
+
+    async def _gather(self) -> None:
+        """Let what is on its way go into the same write: look again as long as each turn of the loop brings more."""
+        for _ in range(MAX_GATHER):
+            ready = len(self.events)
+            await asyncio.sleep(0)
+            if len(self.events) == ready:
+                return
 
     async def _changed(self) -> bool:
         """Wait for the next event; return False if there was none for so long that readers should get a ping."""
