@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
@@ -209,7 +210,7 @@ class Store:
         await self._sql("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut too
         await self._sql("PRAGMA foreign_keys = ON")
         await self._write(lambda: self._upgrade(version))
-        await self._write(
+        await self._unit(
             lambda: self._sql(
                 "UPDATE messages SET status = 'interrupted', error = ? WHERE status = 'streaming'", (INTERRUPTED,)
             )
@@ -227,26 +228,28 @@ class Store:
     async def _sql(self, statement: str, parameters: Iterable[Any] = ()) -> list[Any]:
         return list(await self._db.execute_fetchall(statement, parameters))
 
-    async def _read(self, work: Callable[[], Awaitable[T]]) -> T:
-        return await self._unit(work, begin=None)
-
     async def _write(self, work: Callable[[], Awaitable[T]], committed: Callable[[T], None] = lambda result: None) -> T:
+        """Do several statements as one transaction."""
         # IMMEDIATE: a transaction that reads first and writes later could fail with BUSY whatever the timeout.
-        return await self._unit(work, "BEGIN IMMEDIATE", committed)
+        return await self._unit(work, committed, begin="BEGIN IMMEDIATE")
 
     async def _unit(
-        self, work: Callable[[], Awaitable[T]], begin: str | None, committed: Callable[[T], None] = lambda result: None
+        self,
+        work: Callable[[], Awaitable[T]],
+        committed: Callable[[T], None] = lambda result: None,
+        begin: str | None = None,
     ) -> T:
         """Run `work` alone on the connection, to its end even if the caller is cancelled.
 
-        `committed` is called with its result before anybody else's turn. A unit that is called inside another one (a
+        Without `begin` each statement is a transaction by itself, which spares two trips to the connection's thread.
+        `committed` is called with the result before anybody else's turn. A unit that is called inside another one (a
         tool inside `record_tool`) becomes a part of it.
         """
         if self._inside is not None and self._inside is asyncio.current_task():
             return await work()
-        return await asyncio.shield(asyncio.create_task(self._alone(work, begin, committed)))
+        return await asyncio.shield(asyncio.create_task(self._alone(work, committed, begin)))
 
-    async def _alone(self, work: Callable[[], Awaitable[T]], begin: str | None, committed: Callable[[T], None]) -> T:
+    async def _alone(self, work: Callable[[], Awaitable[T]], committed: Callable[[T], None], begin: str | None) -> T:
         try:
             async with asyncio.timeout(self._patience):
                 await self._lock.acquire()
@@ -279,7 +282,7 @@ class Store:
 
     async def list_conversations(self, user_id: str, limit: int, offset: int) -> list[Conversation]:
         """Return the user's conversations without their messages, last used first."""
-        rows = await self._read(
+        rows = await self._unit(
             lambda: self._sql(
                 """
                 SELECT id, title, created_at, updated_at FROM conversations WHERE user_id = ?
@@ -299,14 +302,14 @@ class Store:
                 conversation["messages"] = await self._messages(conversation_id)
             return conversation
 
-        return await self._read(work)
+        return await self._unit(work)
 
     async def page_of_conversations(
         self, user_id: str, *, after: int | None, newest_first: bool, limit: int
     ) -> list[Conversation]:
         """Return up to `limit` conversations in the order they were begun in; none, if `after` is not the user's."""
         compare, order = ("<", "DESC") if newest_first else (">", "ASC")
-        rows = await self._read(
+        rows = await self._unit(
             lambda: self._sql(
                 f"""
                 SELECT id, title, created_at, updated_at FROM conversations
@@ -341,15 +344,15 @@ class Store:
             )
             return conversation, [{**_message(row), "reasoning": json.loads(row[7])} for row in rows]
 
-        return await self._read(work)
+        return await self._unit(work)
 
     async def has_conversation(self, user_id: str, conversation_id: int) -> bool:
         """Return whether the user has a conversation with this id."""
-        return await self._read(lambda: self._conversation_of(user_id, conversation_id)) is not None
+        return await self._unit(lambda: self._conversation_of(user_id, conversation_id)) is not None
 
     async def get_message(self, user_id: str, message_id: int) -> Message | None:
         """Return one message; None if the user has none with this id."""
-        rows = await self._read(
+        rows = await self._unit(
             lambda: self._sql(
                 """
                 SELECT m.id, m.role, m.content, m.tool_calls, m.status, m.created_at, m.feedback
@@ -362,7 +365,7 @@ class Store:
 
     async def rename_conversation(self, user_id: str, conversation_id: int, title: str) -> Conversation | None:
         """Set the title and return the conversation; None if the user has none with this id."""
-        rows = await self._write(
+        rows = await self._unit(
             lambda: self._sql(
                 """
                 UPDATE conversations SET title = ? WHERE id = ? AND user_id = ?
@@ -376,7 +379,7 @@ class Store:
     async def delete_conversation(self, user_id: str, conversation_id: int) -> bool:
         """Delete a conversation with its messages, a live answer included; False if the user has none with this id."""
         return bool(
-            await self._write(
+            await self._unit(
                 lambda: self._sql(
                     "DELETE FROM conversations WHERE id = ? AND user_id = ? RETURNING id", (conversation_id, user_id)
                 )
@@ -434,15 +437,18 @@ class Store:
             conversation = None if conversation_id is None else await self._touch(user_id, conversation_id, now)
             if conversation is None and title is None:
                 raise NotFound("Not found.")
+            history = await self._messages(conversation["id"], history_limit - 1) if conversation else []
             conversation = conversation or await self._create(user_id, title or "", now)
-            await self._sql(
+            rows = await self._sql(
                 """
                 INSERT INTO messages (conversation_id, role, content, status, created_at)
-                VALUES (?, 'user', ?, 'done', ?)
+                VALUES (?, 'user', ?, 'done', ?), (?, 'assistant', '', 'streaming', ?)
+                RETURNING id, role, content, tool_calls, status, created_at, feedback
                 """,
-                (conversation["id"], message, now),
+                (conversation["id"], message, now, conversation["id"], now),
             )
-            return await self._answer(user_id, conversation, history_limit, now, key, request)
+            question, answer = sorted(map(_message, rows), key=itemgetter("id"))
+            return await self._begun(user_id, conversation, [*history, question], answer, key, request)
 
         try:
             return await self._write(work)
@@ -489,7 +495,16 @@ class Store:
             await self._sql("DELETE FROM messages WHERE conversation_id = ? AND id > ?", (conversation_id, message_id))
             conversation = await self._touch(user_id, conversation_id, now)
             assert conversation is not None
-            return await self._answer(user_id, conversation, history_limit, now, key, request)
+            history = await self._messages(conversation_id, history_limit)
+            [row] = await self._sql(
+                """
+                INSERT INTO messages (conversation_id, role, content, status, created_at)
+                VALUES (?, 'assistant', '', 'streaming', ?)
+                RETURNING id, role, content, tool_calls, status, created_at, feedback
+                """,
+                (conversation_id, now),
+            )
+            return await self._begun(user_id, conversation, history, _message(row), key, request)
 
         return await self._write(work)
 
@@ -532,19 +547,15 @@ class Store:
 
     async def finish_answer(self, answer: Answer) -> None:
         """Write an answer in its final state, unless it is no longer streaming."""
-
-        async def work() -> None:
-            ended = await self._sql(
+        await self._unit(
+            lambda: self._sql(
                 """
                 UPDATE messages SET content = ?, tool_calls = ?, reasoning = ?, status = ?, error = ?
-                WHERE id = ? AND status = 'streaming' RETURNING conversation_id
+                WHERE id = ? AND status = 'streaming'
                 """,
                 (*_progress(answer), answer.status, answer.error, answer.id),
             )
-            if ended:
-                await self._sql("UPDATE conversations SET updated_at = ? WHERE id = ?", (_now(), ended[0][0]))
-
-        await self._write(work)
+        )
 
     async def record_tool(
         self,
@@ -556,18 +567,19 @@ class Store:
         """Do a tool's `work` on this store and write the answer that `record` makes of its result: both, or neither.
 
         `committed` is called with the result when both are there, before the answer can be written again.
-        Raises `AnswerOver`, without doing the work, if the answer is not `streaming` any more.
+        Raises `AnswerOver`, and does neither, if the answer is not `streaming` any more.
         """
 
         async def both() -> T:
-            if not await self._sql("SELECT 1 FROM messages WHERE id = ? AND status = 'streaming'", (answer_id,)):
-                raise AnswerOver
             result = await work()
-            answer = record(result)
-            await self._sql(
-                "UPDATE messages SET content = ?, tool_calls = ?, reasoning = ? WHERE id = ?",
-                (*_progress(answer), answer_id),
-            )
+            if not await self._sql(
+                """
+                UPDATE messages SET content = ?, tool_calls = ?, reasoning = ? WHERE id = ? AND status = 'streaming'
+                RETURNING id
+                """,
+                (*_progress(record(result)), answer_id),
+            ):
+                raise AnswerOver
             return result
 
         return await self._write(both, committed)
@@ -605,24 +617,23 @@ class Store:
         )
         return _conversation(row)
 
-    async def _answer(
-        self, user_id: str, conversation: Conversation, history_limit: int, now: str, key: str | None, request: str
+    async def _begun(
+        self,
+        user_id: str,
+        conversation: Conversation,
+        history: list[Message],
+        answer: Message,
+        key: str | None,
+        request: str,
     ) -> Turn:
-        """Begin the answer to the last message of a conversation."""
-        history = await self._messages(conversation["id"], history_limit)
-        [(answer_id,)] = await self._sql(
-            """
-            INSERT INTO messages (conversation_id, role, content, status, created_at)
-            VALUES (?, 'assistant', '', 'streaming', ?) RETURNING id
-            """,
-            (conversation["id"], now),
-        )
+        """Note the idempotency key of a turn that begins, and return the turn."""
         if key is not None:
             await self._sql(
                 "INSERT INTO idempotency_keys (user_id, key, request, answer_id, created_at) VALUES (?, ?, ?, ?, ?)",
-                (user_id, key, request, answer_id, now),
+                (user_id, key, request, answer["id"], answer["created_at"]),
             )
-        return Turn(conversation, Answer(answer_id, conversation["id"], "", [], "streaming", now), history)
+        begun = Answer(answer["id"], conversation["id"], "", [], "streaming", answer["created_at"])
+        return Turn(conversation, begun, history)
 
     async def _earlier(self, user_id: str, key: str, request: str) -> Turn | None:
         await self._sql("DELETE FROM idempotency_keys WHERE created_at < ?", (_now(ago=KEY_LIFETIME),))
@@ -670,7 +681,7 @@ class Store:
 
     async def list_tasks(self, user_id: str, completed: bool | None = None) -> list[Task]:
         """Return the user's tasks, oldest first: all of them, or only the completed or the pending ones."""
-        rows = await self._read(
+        rows = await self._unit(
             lambda: self._sql(
                 """
                 SELECT id, title, description, completed, created_at, updated_at FROM tasks
@@ -684,7 +695,7 @@ class Store:
     async def add_task(self, user_id: str, title: str, description: str | None = None) -> Task:
         """Add a pending task and return it."""
         now = _now()
-        [row] = await self._write(
+        [row] = await self._unit(
             lambda: self._sql(
                 """
                 INSERT INTO tasks (user_id, title, description, created_at, updated_at) VALUES (?, ?, ?, ?, ?)
@@ -699,7 +710,7 @@ class Store:
         """Set `title`, `description` or `completed` and return the task; None if the user has none with this id."""
         columns = [column for column in ("title", "description", "completed") if column in changes]
         assignments = "".join(f"{column} = ?, " for column in columns)
-        rows = await self._write(
+        rows = await self._unit(
             lambda: self._sql(
                 f"""
                 UPDATE tasks SET {assignments} updated_at = ? WHERE id = ? AND user_id = ?
@@ -712,7 +723,7 @@ class Store:
 
     async def delete_task(self, user_id: str, task_id: int) -> Task | None:
         """Delete a task and return what it was; None if the user has none with this id."""
-        rows = await self._write(
+        rows = await self._unit(
             lambda: self._sql(
                 """
                 DELETE FROM tasks WHERE id = ? AND user_id = ?
@@ -725,7 +736,7 @@ class Store:
 
     async def ping(self) -> None:
         """Read something from the file; raises `Unavailable` if that cannot be done."""
-        await self._read(lambda: self._sql("SELECT 1 FROM conversations LIMIT 1"))
+        await self._unit(lambda: self._sql("SELECT 1 FROM conversations LIMIT 1"))
 
 
 def backup(path: str, target: str) -> None:

@@ -79,12 +79,13 @@ class Run:
         self._text: list[str] = []  # how the answer goes on after `_content`
         self._content = ""
         self._waiters: set[asyncio.Future[bool]] = set()
+        self._gathering = False
         self._heard = self.began  # when the last event came, or the last ping went
 
     # ---- what readers see ----
 
     def publish(self, event: Event) -> None:
-        """Append an event and wake the readers."""
+        """Append an event and have the readers woken."""
         self.events.append(event)
         self._heard = time.monotonic()
         if isinstance(event, str):
@@ -98,7 +99,17 @@ class Run:
             if not self._thoughts or self._thoughts[-1][:2] != place:
                 self._thoughts.append((*place, []))
             self._thoughts[-1][2].append(event["content"])
-        self._wake()
+        if self._waiters and not self._gathering:
+            self._gathering = True
+            asyncio.get_running_loop().call_soon(self._gather, 0, MAX_GATHER)
+
+    def _gather(self, seen: int, turns: int) -> None:
+        """Wake the readers, but as long as each turn of the loop brings more, let it go into the same write."""
+        if turns and len(self.events) > seen:
+            asyncio.get_running_loop().call_soon(self._gather, len(self.events), turns - 1)
+        else:
+            self._gathering = False
+            self._wake()
 
     async def follow(self, after: int = 0) -> AsyncGenerator[list[Event], None]:
         """Yield the events from number `after` on, all that there are at once; an empty list after 15 s of silence.
@@ -114,16 +125,6 @@ class Run:
                 return
             elif not await self._changed():
                 yield []
-            else:
-                await self._gather()
-
-    async def _gather(self) -> None:
-        """Let what is on its way go into the same write: look again as long as each turn of the loop brings more."""
-        for _ in range(MAX_GATHER):
-            ready = len(self.events)
-            await asyncio.sleep(0)
-            if len(self.events) == ready:
-                return
 
     async def _changed(self) -> bool:
         """Wait for the next event; return False if there was none for so long that readers should get a ping."""
