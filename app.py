@@ -638,7 +638,7 @@ def create_app(
             store=ours,
             tasks=all_tasks,
             live=all_runs,
-            agent=agent or todo.todo_agent(),
+            agent=agent or todo.todo_agent(model),
             context=context or (lambda turn: turn),
             authenticate=authenticate,
             run_config=run_config,

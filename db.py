@@ -8,13 +8,13 @@ import asyncio
 import json
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, TypeVar
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar, cast
 
 import aiosqlite
 
@@ -147,16 +147,34 @@ class Turn:
     earlier: bool = False
 
 
+@dataclass
+class _Batch:
+    """Works that are done in one transaction, and the task that does them."""
+
+    works: list[Callable[[], Any]] = field(default_factory=list)
+    begun: bool = False
+    done: asyncio.Task[list[Any]] | None = None
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """The outcome of a work that raised."""
+
+    error: Exception
+
+
 class Store:
     """The one connection to the file. Made by `await Store.open(path)`, ended by `await store.close()`."""
 
     def __init__(self, connection: aiosqlite.Connection, owner: sqlite3.Connection | None, patience: float) -> None:
         self._db = connection
+        self._connection = connection._conn  # to be used in its thread only
         self._owner = owner
         self._patience = patience
         # One connection is shared by all tasks: without the lock one task's rollback would take another's statements.
         self._lock = asyncio.Lock()
-        self._inside: asyncio.Task[Any] | None = None
+        self._inside: asyncio.Task[Any] | None = None  # the one in `record_tool`
+        self._batch: _Batch | None = None  # what waits to be written
 
     @classmethod
     async def open(cls, path: str, *, patience: float = 3.0) -> "Store":
@@ -170,7 +188,7 @@ class Store:
         try:
             connection = await aiosqlite.connect(path, timeout=patience, isolation_level=None)
             store = cls(connection, owner, patience)
-            await store._prepare(path)
+            await store._trip(lambda: store._prepare(path))
             return store
         except BaseException as error:
             if connection is not None:
@@ -188,17 +206,17 @@ class Store:
             if self._owner is not None:
                 self._owner.close()
 
-    async def _prepare(self, path: str) -> None:
-        [(version,)] = await self._sql("PRAGMA user_version")
+    def _prepare(self, path: str) -> None:
+        [(version,)] = self._sql("PRAGMA user_version")
         if version > SCHEMA_VERSION:
             raise StoreError(
                 f"The database {path} was written by a newer version of this program (schema {version}; this one knows "
                 f"{SCHEMA_VERSION}). Start the newer program, or set DATABASE_URL to another file."
             )
-        [(verdict, *_), *_] = await self._sql("PRAGMA quick_check(1)")
+        [(verdict, *_), *_] = self._sql("PRAGMA quick_check(1)")
         if verdict != "ok":
             raise StoreError(f"The database {path} is damaged ({verdict}). Restore it from a backup.")
-        foreign = await self._sql(
+        foreign = self._sql(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ('conversations', 'messages', 'tasks')"
         )
         if version == 0 and foreign:
@@ -206,83 +224,126 @@ class Store:
                 f"The database {path} belongs to another program: it already has a table {foreign[0][0]!r}. "
                 "Set DATABASE_URL to another file."
             )
-        await self._sql("PRAGMA journal_mode = WAL")
-        await self._sql("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut too
-        await self._sql("PRAGMA foreign_keys = ON")
-        await self._write(lambda: self._upgrade(version))
-        await self._unit(
-            lambda: self._sql(
-                "UPDATE messages SET status = 'interrupted', error = ? WHERE status = 'streaming'", (INTERRUPTED,)
-            )
-        )
+        self._sql("PRAGMA journal_mode = WAL")
+        self._sql("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut too
+        self._sql("PRAGMA foreign_keys = ON")
+        self._transaction(lambda: self._upgrade(version))
+        self._sql("UPDATE messages SET status = 'interrupted', error = ? WHERE status = 'streaming'", (INTERRUPTED,))
 
-    async def _upgrade(self, version: int) -> None:
+    def _upgrade(self, version: int) -> None:
         steps = [SCHEMA.read_text()] if version == 0 else [UPGRADES[v] for v in range(version, SCHEMA_VERSION)]
         for statement in (s for step in steps for s in _statements(step)):  # executescript would commit in between
-            await self._sql(statement)
+            self._sql(statement)
         if steps:
-            await self._sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            self._sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     # ---- units of work ----
 
-    async def _sql(self, statement: str, parameters: Iterable[Any] = ()) -> list[Any]:
-        return list(await self._db.execute_fetchall(statement, parameters))
+    async def _read(self, work: Callable[[], T]) -> T:
+        """Do `work`, which changes nothing."""
+        if self._inside is asyncio.current_task():
+            return await self._trip(work)
+        async with self._alone():
+            return await self._trip(work)
 
-    async def _write(self, work: Callable[[], Awaitable[T]], committed: Callable[[T], None] = lambda result: None) -> T:
-        """Do several statements as one transaction."""
-        # IMMEDIATE: a transaction that reads first and writes later could fail with BUSY whatever the timeout.
-        return await self._unit(work, committed, begin="BEGIN IMMEDIATE")
+    async def _write(self, work: Callable[[], T]) -> T:
+        """Do `work` whole or not at all, even if the caller is cancelled.
 
-    async def _unit(
-        self,
-        work: Callable[[], Awaitable[T]],
-        committed: Callable[[T], None] = lambda result: None,
-        begin: str | None = None,
-    ) -> T:
-        """Run `work` alone on the connection, to its end even if the caller is cancelled.
-
-        Without `begin` each statement is a transaction by itself, which spares two trips to the connection's thread.
-        `committed` is called with the result before anybody else's turn. A unit that is called inside another one (a
-        tool inside `record_tool`) becomes a part of it.
+        What waits for the connection at the same time shares one transaction, and so one sync of the disk. Inside
+        `record_tool` the work becomes a part of that transaction.
         """
-        if self._inside is not None and self._inside is asyncio.current_task():
-            return await work()
-        return await asyncio.shield(asyncio.create_task(self._alone(work, committed, begin)))
+        if self._inside is asyncio.current_task():
+            return await self._trip(lambda: self._in_transaction(work))
+        if self._batch is None or self._batch.begun:
+            self._batch = _Batch()
+            self._batch.done = asyncio.create_task(self._commit(self._batch))
+        batch, n = self._batch, len(self._batch.works)
+        batch.works.append(work)
+        assert batch.done is not None
+        outcome = (await asyncio.shield(batch.done))[n]
+        if isinstance(outcome, _Failed):
+            with _in_words():
+                raise outcome.error
+        return cast(T, outcome)
 
-    async def _alone(self, work: Callable[[], Awaitable[T]], committed: Callable[[T], None], begin: str | None) -> T:
+    async def _commit(self, batch: "_Batch") -> list[Any]:
+        try:
+            async with self._alone():
+                batch.begun = True  # who comes from now on waits for the next one
+                return await self._trip(lambda: self._together(batch.works))
+        finally:
+            batch.begun = True
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Have the connection for this task alone."""
         try:
             async with asyncio.timeout(self._patience):
                 await self._lock.acquire()
         except TimeoutError:
             raise Unavailable("The database is busy. Please try again in a moment.") from None
         try:
-            self._inside = asyncio.current_task()
-            result = await (self._transaction(work, begin) if begin else work())
-            committed(result)
-            return result
-        except sqlite3.DatabaseError as error:
-            if (trouble := _TROUBLE.get(error.sqlite_errorcode & 0xFF)) is None:
-                raise
-            raise Unavailable(trouble) from error
+            with _in_words():
+                yield
         finally:
-            self._inside = None
             self._lock.release()
 
-    async def _transaction(self, work: Callable[[], Awaitable[T]], begin: str) -> T:
-        await self._sql(begin)
+    async def _trip(self, work: Callable[[], T]) -> T:
+        """Run `work` in the connection's thread.
+
+        aiosqlite 0.22 offers this for single statements only, and a trip to the thread and back costs about 50 µs: with
+        one for each statement a short turn cost a tenth more.
+        """
+        run: Callable[[Callable[[], T]], Awaitable[T]] = self._db._execute
+        return await run(work)
+
+    # ---- what runs in the connection's thread ----
+
+    def _sql(self, statement: str, parameters: Iterable[Any] = ()) -> list[Any]:
+        return self._connection.execute(statement, tuple(parameters)).fetchall()
+
+    def _in_transaction(self, work: Callable[[], T]) -> T:
+        if not self._connection.in_transaction:
+            # IMMEDIATE: a transaction that reads first and writes later could fail with BUSY whatever the timeout.
+            self._sql("BEGIN IMMEDIATE")
+        return work()
+
+    def _transaction(self, work: Callable[[], T]) -> T:
         try:
-            result = await work()
-            await self._sql("COMMIT")
+            result = self._in_transaction(work)
+            self._sql("COMMIT")
             return result
         finally:
-            if self._db.in_transaction:  # a full disk has rolled back already
-                await self._sql("ROLLBACK")
+            self._roll_back()
+
+    def _together(self, works: list[Callable[[], Any]]) -> list[Any]:
+        """Do each of the works in one transaction; return what it returned, or how it failed."""
+        if len(works) == 1:
+            return [self._transaction(works[0])]
+        return self._transaction(lambda: [self._apart(work) for work in works])
+
+    def _apart(self, work: Callable[[], Any]) -> Any:
+        self._sql("SAVEPOINT work")
+        try:
+            return work()
+        except Exception as error:  # carried to the one who asked for the work
+            if not self._connection.in_transaction:  # a full disk: all is undone
+                raise
+            self._sql("ROLLBACK TO work")
+            return _Failed(error)
+        finally:
+            if self._connection.in_transaction:
+                self._sql("RELEASE work")
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:  # a full disk has rolled back already
+            self._sql("ROLLBACK")
 
     # ---- conversations ----
 
     async def list_conversations(self, user_id: str, limit: int, offset: int) -> list[Conversation]:
         """Return the user's conversations without their messages, last used first."""
-        rows = await self._unit(
+        rows = await self._read(
             lambda: self._sql(
                 """
                 SELECT id, title, created_at, updated_at FROM conversations WHERE user_id = ?
@@ -296,20 +357,20 @@ class Store:
     async def get_conversation(self, user_id: str, conversation_id: int) -> Conversation | None:
         """Return a conversation with all its messages, oldest first; None if the user has none with this id."""
 
-        async def work() -> Conversation | None:
-            conversation = await self._conversation_of(user_id, conversation_id)
+        def work() -> Conversation | None:
+            conversation = self._conversation_of(user_id, conversation_id)
             if conversation is not None:
-                conversation["messages"] = await self._messages(conversation_id)
+                conversation["messages"] = self._messages(conversation_id)
             return conversation
 
-        return await self._unit(work)
+        return await self._read(work)
 
     async def page_of_conversations(
         self, user_id: str, *, after: int | None, newest_first: bool, limit: int
     ) -> list[Conversation]:
         """Return up to `limit` conversations in the order they were begun in; none, if `after` is not the user's."""
         compare, order = ("<", "DESC") if newest_first else (">", "ASC")
-        rows = await self._unit(
+        rows = await self._read(
             lambda: self._sql(
                 f"""
                 SELECT id, title, created_at, updated_at FROM conversations
@@ -331,11 +392,11 @@ class Store:
         """
         compare, order = ("<=", "DESC") if newest_first else (">=", "ASC")
 
-        async def work() -> tuple[Conversation, list[Record]] | None:
-            conversation = await self._conversation_of(user_id, conversation_id)
+        def work() -> tuple[Conversation, list[Record]] | None:
+            conversation = self._conversation_of(user_id, conversation_id)
             if conversation is None:
                 return None
-            rows = await self._sql(
+            rows = self._sql(
                 f"""
                 SELECT id, role, content, tool_calls, status, created_at, feedback, reasoning FROM messages
                 WHERE conversation_id = ? AND (? IS NULL OR id {compare} ?) ORDER BY id {order} LIMIT ?
@@ -344,15 +405,15 @@ class Store:
             )
             return conversation, [{**_message(row), "reasoning": json.loads(row[7])} for row in rows]
 
-        return await self._unit(work)
+        return await self._read(work)
 
     async def has_conversation(self, user_id: str, conversation_id: int) -> bool:
         """Return whether the user has a conversation with this id."""
-        return await self._unit(lambda: self._conversation_of(user_id, conversation_id)) is not None
+        return await self._read(lambda: self._conversation_of(user_id, conversation_id)) is not None
 
     async def get_message(self, user_id: str, message_id: int) -> Message | None:
         """Return one message; None if the user has none with this id."""
-        rows = await self._unit(
+        rows = await self._read(
             lambda: self._sql(
                 """
                 SELECT m.id, m.role, m.content, m.tool_calls, m.status, m.created_at, m.feedback
@@ -365,7 +426,7 @@ class Store:
 
     async def rename_conversation(self, user_id: str, conversation_id: int, title: str) -> Conversation | None:
         """Set the title and return the conversation; None if the user has none with this id."""
-        rows = await self._unit(
+        rows = await self._write(
             lambda: self._sql(
                 """
                 UPDATE conversations SET title = ? WHERE id = ? AND user_id = ?
@@ -379,23 +440,23 @@ class Store:
     async def delete_conversation(self, user_id: str, conversation_id: int) -> bool:
         """Delete a conversation with its messages, a live answer included; False if the user has none with this id."""
         return bool(
-            await self._unit(
+            await self._write(
                 lambda: self._sql(
                     "DELETE FROM conversations WHERE id = ? AND user_id = ? RETURNING id", (conversation_id, user_id)
                 )
             )
         )
 
-    async def _conversation_of(self, user_id: str, conversation_id: int) -> Conversation | None:
-        rows = await self._sql(
+    def _conversation_of(self, user_id: str, conversation_id: int) -> Conversation | None:
+        rows = self._sql(
             "SELECT id, title, created_at, updated_at FROM conversations WHERE id = ? AND user_id = ?",
             (conversation_id, user_id),
         )
         return _conversation(rows[0]) if rows else None
 
-    async def _messages(self, conversation_id: int, last: int = 2**63 - 1) -> list[Message]:
+    def _messages(self, conversation_id: int, last: int = 2**63 - 1) -> list[Message]:
         """Return the last so many messages, oldest first."""
-        rows = await self._sql(
+        rows = self._sql(
             """
             SELECT id, role, content, tool_calls, status, created_at, feedback FROM messages WHERE conversation_id = ?
             ORDER BY id DESC LIMIT ?
@@ -429,17 +490,17 @@ class Store:
         `max_live_per_user` of this user.
         """
 
-        async def work() -> Turn:
-            if key is not None and (earlier := await self._earlier(user_id, key, request)) is not None:
+        def work() -> Turn:
+            if key is not None and (earlier := self._earlier(user_id, key, request)) is not None:
                 return earlier
-            await self._admit(user_id, max_live, max_live_per_user)
+            self._admit(user_id, max_live, max_live_per_user)
             now = _now()
-            conversation = None if conversation_id is None else await self._touch(user_id, conversation_id, now)
+            conversation = None if conversation_id is None else self._touch(user_id, conversation_id, now)
             if conversation is None and title is None:
                 raise NotFound("Not found.")
-            history = await self._messages(conversation["id"], history_limit - 1) if conversation else []
-            conversation = conversation or await self._create(user_id, title or "", now)
-            rows = await self._sql(
+            history = self._messages(conversation["id"], history_limit - 1) if conversation else []
+            conversation = conversation or self._create(user_id, title or "", now)
+            rows = self._sql(
                 """
                 INSERT INTO messages (conversation_id, role, content, status, created_at)
                 VALUES (?, 'user', ?, 'done', ?), (?, 'assistant', '', 'streaming', ?)
@@ -448,7 +509,7 @@ class Store:
                 (conversation["id"], message, now, conversation["id"], now),
             )
             question, answer = sorted(map(_message, rows), key=itemgetter("id"))
-            return await self._begun(user_id, conversation, [*history, question], answer, key, request)
+            return self._begun(user_id, conversation, [*history, question], answer, key, request)
 
         try:
             return await self._write(work)
@@ -474,10 +535,10 @@ class Store:
         Parameters, result and exceptions are those of `begin_turn`.
         """
 
-        async def work() -> Turn:
-            if key is not None and (earlier := await self._earlier(user_id, key, request)) is not None:
+        def work() -> Turn:
+            if key is not None and (earlier := self._earlier(user_id, key, request)) is not None:
                 return earlier
-            asked = await self._sql(
+            asked = self._sql(
                 """
                 SELECT 1 FROM messages m JOIN conversations c ON c.id = m.conversation_id
                 WHERE m.id = ? AND m.role = 'user' AND c.id = ? AND c.user_id = ?
@@ -486,17 +547,17 @@ class Store:
             )
             if not asked:
                 raise NotFound("Not found.")
-            if await self._sql(
+            if self._sql(
                 "SELECT 1 FROM messages WHERE conversation_id = ? AND status = 'streaming'", (conversation_id,)
             ):  # the index would not see it: the live answer would be deleted before the new one is written
                 raise Conflict(BUSY)
-            await self._admit(user_id, max_live, max_live_per_user)
+            self._admit(user_id, max_live, max_live_per_user)
             now = _now()
-            await self._sql("DELETE FROM messages WHERE conversation_id = ? AND id > ?", (conversation_id, message_id))
-            conversation = await self._touch(user_id, conversation_id, now)
+            self._sql("DELETE FROM messages WHERE conversation_id = ? AND id > ?", (conversation_id, message_id))
+            conversation = self._touch(user_id, conversation_id, now)
             assert conversation is not None
-            history = await self._messages(conversation_id, history_limit)
-            [row] = await self._sql(
+            history = self._messages(conversation_id, history_limit)
+            [row] = self._sql(
                 """
                 INSERT INTO messages (conversation_id, role, content, status, created_at)
                 VALUES (?, 'assistant', '', 'streaming', ?)
@@ -504,7 +565,7 @@ class Store:
                 """,
                 (conversation_id, now),
             )
-            return await self._begun(user_id, conversation, history, _message(row), key, request)
+            return self._begun(user_id, conversation, history, _message(row), key, request)
 
         return await self._write(work)
 
@@ -513,17 +574,15 @@ class Store:
     ) -> bool:
         """Store what the user thinks of answers; False, and nothing, if one of them is not in this conversation."""
 
-        async def work() -> bool:
-            if await self._conversation_of(user_id, conversation_id) is None:
+        def work() -> bool:
+            if self._conversation_of(user_id, conversation_id) is None:
                 return False
             places = ", ".join("?" * len(message_ids))
             answers = f"conversation_id = ? AND role = 'assistant' AND id IN ({places})"
-            [(found,)] = await self._sql(
-                f"SELECT COUNT(*) FROM messages WHERE {answers}", (conversation_id, *message_ids)
-            )
+            [(found,)] = self._sql(f"SELECT COUNT(*) FROM messages WHERE {answers}", (conversation_id, *message_ids))
             if found < len(message_ids):
                 return False
-            await self._sql(f"UPDATE messages SET feedback = ? WHERE {answers}", (kind, conversation_id, *message_ids))
+            self._sql(f"UPDATE messages SET feedback = ? WHERE {answers}", (kind, conversation_id, *message_ids))
             return True
 
         return await self._write(work)
@@ -534,28 +593,34 @@ class Store:
         `answers` is called when nobody else can write any more: no older state of an answer follows a newer one.
         """
 
-        async def work() -> set[int]:
-            await self._db.executemany(
+        def save(rows: list[tuple[Any, ...]]) -> set[int]:
+            self._connection.executemany(
                 """
                 UPDATE messages SET content = ?, tool_calls = ?, reasoning = ? WHERE id = ? AND status = 'streaming'
                 """,
-                [(*_progress(answer), answer.id) for answer in answers()],
+                rows,
             )
-            return {row[0] for row in await self._sql("SELECT id FROM messages WHERE status = 'streaming'")}
+            return {row[0] for row in self._sql("SELECT id FROM messages WHERE status = 'streaming'")}
 
-        return await self._write(work)
+        async with self._alone():
+            rows = [(*_progress(answer), answer.id) for answer in answers()]
+            return await self._trip(lambda: self._transaction(lambda: save(rows)))
 
     async def finish_answer(self, answer: Answer) -> None:
         """Write an answer in its final state, unless it is no longer streaming."""
-        await self._unit(
-            lambda: self._sql(
+
+        def work() -> None:
+            ended = self._sql(
                 """
                 UPDATE messages SET content = ?, tool_calls = ?, reasoning = ?, status = ?, error = ?
-                WHERE id = ? AND status = 'streaming'
+                WHERE id = ? AND status = 'streaming' RETURNING conversation_id
                 """,
                 (*_progress(answer), answer.status, answer.error, answer.id),
             )
-        )
+            if ended:
+                self._sql("UPDATE conversations SET updated_at = ? WHERE id = ?", (_now(), ended[0][0]))
+
+        await self._write(work)
 
     async def record_tool(
         self,
@@ -570,22 +635,35 @@ class Store:
         Raises `AnswerOver`, and does neither, if the answer is not `streaming` any more.
         """
 
-        async def both() -> T:
-            result = await work()
-            if not await self._sql(
+        def write(answer: Answer) -> None:
+            if not self._sql(
                 """
                 UPDATE messages SET content = ?, tool_calls = ?, reasoning = ? WHERE id = ? AND status = 'streaming'
                 RETURNING id
                 """,
-                (*_progress(record(result)), answer_id),
+                (*_progress(answer), answer_id),
             ):
                 raise AnswerOver
-            return result
 
-        return await self._write(both, committed)
+        async def both() -> T:
+            async with self._alone():
+                self._inside = asyncio.current_task()
+                try:
+                    result = await work()
+                    answer = record(result)
+                    await self._trip(lambda: self._transaction(lambda: write(answer)))
+                except BaseException:
+                    await self._trip(self._roll_back)
+                    raise
+                finally:
+                    self._inside = None
+                committed(result)
+                return result
 
-    async def _admit(self, user_id: str, max_live: int, max_live_per_user: int) -> None:
-        [(live, of_user)] = await self._sql(
+        return await asyncio.shield(asyncio.create_task(both()))
+
+    def _admit(self, user_id: str, max_live: int, max_live_per_user: int) -> None:
+        [(live, of_user)] = self._sql(
             """
             SELECT COUNT(*), COUNT(CASE WHEN c.user_id = ? THEN 1 END)
             FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE m.status = 'streaming'
@@ -597,8 +675,8 @@ class Store:
         if live >= max_live:
             raise TooMany("The server is busy with other answers. Please try again in a moment.", of_user=False)
 
-    async def _touch(self, user_id: str, conversation_id: int, now: str) -> Conversation | None:
-        rows = await self._sql(
+    def _touch(self, user_id: str, conversation_id: int, now: str) -> Conversation | None:
+        rows = self._sql(
             """
             UPDATE conversations SET updated_at = ? WHERE id = ? AND user_id = ?
             RETURNING id, title, created_at, updated_at
@@ -607,8 +685,8 @@ class Store:
         )
         return _conversation(rows[0]) if rows else None
 
-    async def _create(self, user_id: str, title: str, now: str) -> Conversation:
-        [row] = await self._sql(
+    def _create(self, user_id: str, title: str, now: str) -> Conversation:
+        [row] = self._sql(
             """
             INSERT INTO conversations (user_id, title, created_at, updated_at) VALUES (?, ?, ?, ?)
             RETURNING id, title, created_at, updated_at
@@ -617,7 +695,7 @@ class Store:
         )
         return _conversation(row)
 
-    async def _begun(
+    def _begun(
         self,
         user_id: str,
         conversation: Conversation,
@@ -628,16 +706,16 @@ class Store:
     ) -> Turn:
         """Note the idempotency key of a turn that begins, and return the turn."""
         if key is not None:
-            await self._sql(
+            self._sql(
                 "INSERT INTO idempotency_keys (user_id, key, request, answer_id, created_at) VALUES (?, ?, ?, ?, ?)",
                 (user_id, key, request, answer["id"], answer["created_at"]),
             )
         begun = Answer(answer["id"], conversation["id"], "", [], "streaming", answer["created_at"])
         return Turn(conversation, begun, history)
 
-    async def _earlier(self, user_id: str, key: str, request: str) -> Turn | None:
-        await self._sql("DELETE FROM idempotency_keys WHERE created_at < ?", (_now(ago=KEY_LIFETIME),))
-        rows = await self._sql(
+    def _earlier(self, user_id: str, key: str, request: str) -> Turn | None:
+        self._sql("DELETE FROM idempotency_keys WHERE created_at < ?", (_now(ago=KEY_LIFETIME),))
+        rows = self._sql(
             "SELECT request, answer_id FROM idempotency_keys WHERE user_id = ? AND key = ?", (user_id, key)
         )
         if not rows:
@@ -649,21 +727,21 @@ class Store:
             )
         if answer_id is None:
             raise Conflict("This message was answered before, and that answer has been deleted since.")
-        [(conversation_id, content, tool_calls, status, created_at, error, reasoning)] = await self._sql(
+        [(conversation_id, content, tool_calls, status, created_at, error, reasoning)] = self._sql(
             """
             SELECT conversation_id, content, tool_calls, status, created_at, error, reasoning FROM messages
             WHERE id = ?
             """,
             (answer_id,),
         )
-        [question] = await self._sql(
+        [question] = self._sql(
             """
             SELECT id, role, content, tool_calls, status, created_at, feedback FROM messages
             WHERE conversation_id = ? AND id < ? ORDER BY id DESC LIMIT 1
             """,
             (conversation_id, answer_id),
         )
-        conversation = await self._conversation_of(user_id, conversation_id)
+        conversation = self._conversation_of(user_id, conversation_id)
         assert conversation is not None
         answer = Answer(
             answer_id,
@@ -681,7 +759,7 @@ class Store:
 
     async def list_tasks(self, user_id: str, completed: bool | None = None) -> list[Task]:
         """Return the user's tasks, oldest first: all of them, or only the completed or the pending ones."""
-        rows = await self._unit(
+        rows = await self._read(
             lambda: self._sql(
                 """
                 SELECT id, title, description, completed, created_at, updated_at FROM tasks
@@ -695,7 +773,7 @@ class Store:
     async def add_task(self, user_id: str, title: str, description: str | None = None) -> Task:
         """Add a pending task and return it."""
         now = _now()
-        [row] = await self._unit(
+        [row] = await self._write(
             lambda: self._sql(
                 """
                 INSERT INTO tasks (user_id, title, description, created_at, updated_at) VALUES (?, ?, ?, ?, ?)
@@ -710,7 +788,7 @@ class Store:
         """Set `title`, `description` or `completed` and return the task; None if the user has none with this id."""
         columns = [column for column in ("title", "description", "completed") if column in changes]
         assignments = "".join(f"{column} = ?, " for column in columns)
-        rows = await self._unit(
+        rows = await self._write(
             lambda: self._sql(
                 f"""
                 UPDATE tasks SET {assignments} updated_at = ? WHERE id = ? AND user_id = ?
@@ -723,7 +801,7 @@ class Store:
 
     async def delete_task(self, user_id: str, task_id: int) -> Task | None:
         """Delete a task and return what it was; None if the user has none with this id."""
-        rows = await self._unit(
+        rows = await self._write(
             lambda: self._sql(
                 """
                 DELETE FROM tasks WHERE id = ? AND user_id = ?
@@ -736,7 +814,7 @@ class Store:
 
     async def ping(self) -> None:
         """Read something from the file; raises `Unavailable` if that cannot be done."""
-        await self._unit(lambda: self._sql("SELECT 1 FROM conversations LIMIT 1"))
+        await self._read(lambda: self._sql("SELECT 1 FROM conversations LIMIT 1"))
 
 
 def backup(path: str, target: str) -> None:
@@ -771,6 +849,17 @@ _TROUBLE = {
     sqlite3.SQLITE_CANTOPEN: "The database file cannot be opened. Please try again later.",
     sqlite3.SQLITE_NOTADB: "The database is damaged. Its owner must restore it from a backup.",
 }
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Turn SQLite's trouble with the machine into `Unavailable`."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if (trouble := _TROUBLE.get(error.sqlite_errorcode & 0xFF)) is None:
+            raise
+        raise Unavailable(trouble) from error
 
 
 def _own(path: str) -> sqlite3.Connection:

@@ -50,6 +50,51 @@ def test_one_live_answer_is_held_by_the_database(tmp_path: Path) -> None:
     on_store(tmp_path, work)
 
 
+def test_what_is_written_together_fails_apart(tmp_path: Path) -> None:
+    """Of units that share a transaction, one that is refused leaves nothing behind and takes nobody with it."""
+
+    async def work(store: db.Store) -> None:
+        thread = (await begin(store)).answer.conversation_id
+        outcomes = await asyncio.gather(
+            store.add_task("alice", "a"),
+            begin(store, conversation=thread),
+            begin(store, "bob"),
+            begin(store, "bob", max_live=1),
+            store.add_task("alice", "b"),
+            return_exceptions=True,
+        )
+        assert [type(outcome) for outcome in outcomes] == [dict, db.Conflict, db.Turn, db.TooMany, dict]
+        assert [task["title"] for task in await store.list_tasks("alice")] == ["a", "b"]
+        conversation = await store.get_conversation("alice", thread)
+        assert conversation is not None
+        assert len(conversation["messages"]) == 2
+        assert len(await store.list_conversations("bob", 9, 0)) == 1
+
+    on_store(tmp_path, work)
+
+
+def test_a_tool_that_fails_takes_nobody_with_it(tmp_path: Path) -> None:
+    """What others write while a tool is at work is not a part of its transaction, and stays when that is undone."""
+
+    async def work(store: db.Store) -> None:
+        answer = (await begin(store)).answer
+        meanwhile: list[asyncio.Task[db.Task]] = []
+
+        async def tool() -> db.Task:
+            await store.add_task("alice", "undone")
+            meanwhile.append(asyncio.create_task(store.add_task("alice", "kept")))
+            await asyncio.sleep(0.05)
+            assert not meanwhile[0].done()
+            raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            await store.record_tool(answer.id, tool, lambda result: answer)
+        await meanwhile[0]
+        assert [task["title"] for task in await store.list_tasks("alice")] == ["kept"]
+
+    on_store(tmp_path, work)
+
+
 def test_a_cancelled_caller_leaves_no_half_of_a_unit(tmp_path: Path) -> None:
     """A unit of work whose caller is cancelled at any moment happens whole, and the next one works."""
 
@@ -266,8 +311,8 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_half_written(tmp_path: Pat
     """When the database cannot grow, a turn is refused whole; when it can again, all is as before."""
 
     async def work(store: db.Store) -> None:
-        [(pages,)] = await store._sql("PRAGMA page_count")
-        await store._sql(f"PRAGMA max_page_count = {pages}")
+        [(pages,)] = await store._trip(lambda: store._sql("PRAGMA page_count"))
+        await store._trip(lambda: store._sql(f"PRAGMA max_page_count = {pages}"))
         before = await store.list_conversations("alice", 10, 0)
 
         async def fill() -> None:
@@ -287,7 +332,13 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_half_written(tmp_path: Pat
                 max_live_per_user=9,
             )
         assert await store.list_conversations("alice", 10, 0) == before
-        await store._sql("PRAGMA max_page_count = 1000000")
+        together = await asyncio.gather(
+            *(store.add_task("alice", "z" * size) for size in (1, 30_000, 1)), return_exceptions=True
+        )
+        assert any(isinstance(outcome, db.Unavailable) for outcome in together)
+        stored = [task["title"] for task in await store.list_tasks("alice") if task["title"].startswith("z")]
+        assert stored == [outcome["title"] for outcome in together if isinstance(outcome, dict)]
+        await store._trip(lambda: store._sql("PRAGMA max_page_count = 1000000"))
         assert (await begin(store)).answer.status == "streaming"
 
     on_store(tmp_path, work)
