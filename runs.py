@@ -24,7 +24,8 @@ FINISHING = 5.0  # seconds that a tool in the middle of its work is given when i
 PING_EVERY = 15.0  # seconds
 MAX_BATCH = 500  # events in one write: what a reader that has fallen behind costs in memory
 
-MAX_GATHER = 8  # turns of the loop that a write may wait for more events; none of them takes time when nothing comes
+BURST = 0.01  # seconds: events that follow each other faster are sent together if ...
+MAX_GATHER = 8  # ... they come within so many turns of the loop, which take no time when nothing else is to be done
 
 INTERRUPTED = "The server is shutting down, so this answer ends here. Please ask again in a moment."
 DELETED = "This conversation has been deleted."
@@ -86,12 +87,13 @@ class Run:
 
     def publish(self, event: Event) -> None:
         """Append an event and have the readers woken."""
+        now = time.monotonic()
+        fast, self._heard = now - self._heard < BURST, now
         self.events.append(event)
-        self._heard = time.monotonic()
         if isinstance(event, str):
             self._text.append(event)
             if self.first_text is None:
-                self.first_text = self._heard
+                self.first_text = now
         elif event["type"] == "tool_call":
             self._calls.append({name: event[name] for name in ("id", "name", "args")} | {"at": len(self.content())})
         elif event["type"] == "thinking" and "thread_id" not in event:  # the first one is ours, not the model's
@@ -99,12 +101,14 @@ class Run:
             if not self._thoughts or self._thoughts[-1][:2] != place:
                 self._thoughts.append((*place, []))
             self._thoughts[-1][2].append(event["content"])
-        if self._waiters and not self._gathering:
+        if not fast:
+            self._wake()
+        elif self._waiters and not self._gathering:
             self._gathering = True
             asyncio.get_running_loop().call_soon(self._gather, 0, MAX_GATHER)
 
     def _gather(self, seen: int, turns: int) -> None:
-        """Wake the readers, but as long as each turn of the loop brings more, let it go into the same write."""
+        """Wake the readers; but as long as each turn of the loop brings more, let that go into the same write."""
         if turns and len(self.events) > seen:
             asyncio.get_running_loop().call_soon(self._gather, len(self.events), turns - 1)
         else:
