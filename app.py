@@ -2,11 +2,11 @@
 
 python app.py                  start the service (see README.md for the settings)
 python app.py token NAME       print a token for NAME, for curl
+python app.py backup FILE      copy the database to a new file, also while the service runs
 """
 
 import asyncio
 import gc
-import hashlib
 import json
 import logging
 import os
@@ -30,7 +30,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -41,6 +41,7 @@ if TYPE_CHECKING or not __package__:  # a flat folder of modules ...
     import auth
     import component
     import db
+    import inputs
     import mcp_tools
     import models
     import runs
@@ -48,15 +49,11 @@ if TYPE_CHECKING or not __package__:  # a flat folder of modules ...
     import wire
 else:  # ... or the installed package `todochat`, in a process that may have an `agent` and a `db` of its own
     from . import agent as todo
-    from . import auth, component, db, mcp_tools, models, runs, wire
+    from . import auth, component, db, inputs, mcp_tools, models, runs, wire
     from . import settings as config
 
 log = logging.getLogger("todochat")
 
-MAX_BODY = 1024 * 1024  # bytes
-MAX_MESSAGE = 32_000  # characters
-MAX_TITLE = 200
-MAX_DESCRIPTION = 2_000
 MAX_PAGE = 200  # conversations
 TITLE_FROM_MESSAGE = 50  # characters
 GC_THRESHOLD = 20_000  # new objects between two collections; Python's own 700 are less than a turn makes
@@ -136,115 +133,6 @@ async def user_of(request: Request) -> str:
     return user_id
 
 
-async def body_of(request: Request) -> dict[str, Any]:
-    """Return the JSON object in the body, or answer 400, 413 or 415."""
-    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if content_type != "application/json":
-        raise HTTPException(415, "Send JSON, with the header Content-Type: application/json.")
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                raise HTTPException(413, f"The body is larger than {MAX_BODY} bytes.")
-    except ClientDisconnect:
-        raise HTTPException(400, "The body broke off.") from None
-    try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_no_number)
-    except (ValueError, RecursionError):  # malformed, empty, not UTF-8, too deep, a number with too many digits
-        raise HTTPException(400, "The body is not valid JSON in UTF-8.") from None
-    if not isinstance(value, dict):
-        raise HTTPException(400, "The body must be a JSON object.")
-    return value
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(name)
-
-
-def text_in(body: Mapping[str, Any], name: str, longest: int, *, too_long: int = 400) -> str:
-    """Return a required text as it was sent, or answer 400 (`too_long` if it is)."""
-    value = body.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise HTTPException(400, f"{name} is required: a text that is not empty.")
-    if len(value) > longest:
-        raise HTTPException(too_long, f"{name} is longer than {longest} characters.")
-    return _storable(value, name)
-
-
-def title_in(body: Mapping[str, Any]) -> str:
-    """Return a required title, trimmed, or answer 400."""
-    return text_in(body, "title", MAX_TITLE).strip()
-
-
-def description_in(body: Mapping[str, Any]) -> str | None:
-    """Return a task's description, None for null or an empty one, or answer 400."""
-    value = body.get("description")
-    if value is not None and not isinstance(value, str):
-        raise HTTPException(400, "description must be a text or null.")
-    if value is not None and len(value) > MAX_DESCRIPTION:
-        raise HTTPException(400, f"description is longer than {MAX_DESCRIPTION} characters.")
-    return _storable(value or "", "description").strip() or None
-
-
-def _storable(text: str, name: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise HTTPException(400, f"{name} holds half a surrogate pair, which is not a character.") from None
-    return text
-
-
-def thread_in(body: Mapping[str, Any]) -> int | None:
-    """Return the thread id, None if there is none, or answer 400. One that cannot exist is 0."""
-    value = body.get("thread_id")
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,25}", value):
-        value = int(value)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise HTTPException(400, "thread_id must be an integer.")
-    return value if 0 < value < 2**63 else 0
-
-
-def key_of(request: Request) -> str | None:
-    """Return the idempotency key, None if there is none, or answer 400."""
-    key = request.headers.get("idempotency-key")
-    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
-        raise HTTPException(400, "Idempotency-Key must have 1 to 255 printable ASCII characters and no spaces.")
-    return key
-
-
-def digest_of(body: Mapping[str, Any]) -> str:
-    """Return what tells a request from another that came with the same idempotency key, or answer 400."""
-    try:
-        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    except RecursionError:  # a few levels less than what json.loads takes
-        raise HTTPException(400, "The body is nested too deeply.") from None
-
-
-def id_of(request: Request) -> int:
-    """Return the id in the path; one that cannot exist is answered like one that does not."""
-    text = request.path_params["id"]
-    if not re.fullmatch(r"[1-9][0-9]{0,18}", text) or int(text) >= 2**63:
-        raise HTTPException(404, "Not found.")
-    return int(text)
-
-
-def only(request: Request, *names: str) -> None:
-    """Answer 400 to a query string with other parameters: a misspelt filter must not pass for none."""
-    if unknown := request.query_params.keys() - set(names):
-        raise HTTPException(400, f"{min(unknown)[:50]!r} is not a parameter here: there is {' and '.join(names)}.")
-
-
-def count_in(request: Request, name: str, default: int) -> int:
-    """Return a whole number from the query string, or answer 400."""
-    text = request.query_params.get(name, str(default))
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise HTTPException(400, f"{name} must be a whole number from 0 to 999999999.")
-    return int(text)
-
-
 def found(thing: Any) -> Any:
     """Return what was looked up, or answer 404: the same for what is not there and for what is somebody else's."""
     if not thing:
@@ -258,15 +146,15 @@ def found(thing: Any) -> Any:
 async def chatkit(request: Request) -> Response | wire.EventStream:
     """POST /chatkit: take a message, stream the answer."""
     service, user_id = service_of(request), await user_of(request)
-    body = await body_of(request)
+    body = await inputs.body_of(request)
     if "type" in body:
         return await chatkit_protocol(request, service, user_id, body)
-    message = text_in(body, "message", MAX_MESSAGE, too_long=413)
+    message = inputs.text_in(body, "message", inputs.MAX_MESSAGE, too_long=413)
     on_disconnect = body.get("on_disconnect", "continue")
     if on_disconnect not in ("continue", "stop"):
         raise HTTPException(400, 'on_disconnect must be "continue" or "stop".')
     begin_turn = partial(
-        service.store.begin_turn, message=message, title=title_of(message), conversation_id=thread_in(body)
+        service.store.begin_turn, message=message, title=title_of(message), conversation_id=inputs.thread_in(body)
     )
     turn, run = await begin(request, service, user_id, body, begin_turn)
     stop = partial(stop_run, service.live, run) if on_disconnect == "stop" else None
@@ -289,7 +177,7 @@ async def chatkit_protocol(
         text, message = component.message_in(params)
         begin_turn = partial(
             service.store.begin_turn,
-            message=text_in({"input": message}, "input", MAX_MESSAGE, too_long=413),
+            message=inputs.text_in({"input": message}, "input", inputs.MAX_MESSAGE, too_long=413),
             title=title_of(text) if kind == "threads.create" else None,
             conversation_id=None if kind == "threads.create" else component.id_in(params, "thread_id"),
         )
@@ -325,8 +213,8 @@ async def begin(
         history_limit=service.settings.history_limit,
         max_live=service.settings.max_live,
         max_live_per_user=service.settings.max_live_per_user,
-        key=key_of(request),
-        request=digest_of(body),
+        key=inputs.key_of(request),
+        request=inputs.digest_of(body),
     )
     return await service.live.begin(limited, service.stream, user_id=user_id, model=service.model_name)
 
@@ -355,8 +243,8 @@ async def join(request: Request) -> Response | wire.EventStream:
     service, user_id = service_of(request), await user_of(request)
     if request.method == "HEAD":  # it would follow the stream for nobody
         raise HTTPException(405, "Use GET.", {"Allow": "GET"})
-    only(request, "after")
-    conversation_id, after = id_of(request), count_in(request, "after", 0)
+    inputs.only(request, "after")
+    conversation_id, after = inputs.id_of(request), inputs.count_in(request, "after", 0)
     run = service.live.get(conversation_id)
     if run is None or run.user_id != user_id:
         found(await service.store.has_conversation(user_id, conversation_id))
@@ -369,7 +257,7 @@ async def join(request: Request) -> Response | wire.EventStream:
 async def stop(request: Request) -> Response:
     """POST /api/conversations/{id}/stop: end the live answer and return it as it stands."""
     service, user_id = service_of(request), await user_of(request)
-    conversation_id = id_of(request)
+    conversation_id = inputs.id_of(request)
     found(await service.store.has_conversation(user_id, conversation_id))
     run = service.live.get(conversation_id)
     if run is None or not await service.live.stop(conversation_id, "stopped"):
@@ -383,28 +271,28 @@ async def stop(request: Request) -> Response:
 async def list_conversations(request: Request) -> Response:
     """GET /api/conversations?limit=50&offset=0."""
     service, user_id = service_of(request), await user_of(request)
-    only(request, "limit", "offset")
-    limit, offset = min(count_in(request, "limit", 50), MAX_PAGE), count_in(request, "offset", 0)
+    inputs.only(request, "limit", "offset")
+    limit, offset = min(inputs.count_in(request, "limit", 50), MAX_PAGE), inputs.count_in(request, "offset", 0)
     return JSONResponse(await service.store.list_conversations(user_id, limit, offset))
 
 
 async def get_conversation(request: Request) -> Response:
     """GET /api/conversations/{id}: with its messages."""
     service, user_id = service_of(request), await user_of(request)
-    return JSONResponse(found(await service.store.get_conversation(user_id, id_of(request))))
+    return JSONResponse(found(await service.store.get_conversation(user_id, inputs.id_of(request))))
 
 
 async def rename_conversation(request: Request) -> Response:
     """PATCH /api/conversations/{id} {"title": ...}."""
     service, user_id = service_of(request), await user_of(request)
-    title = title_in(await body_of(request))
-    return JSONResponse(found(await service.store.rename_conversation(user_id, id_of(request), title)))
+    title = inputs.title_in(await inputs.body_of(request))
+    return JSONResponse(found(await service.store.rename_conversation(user_id, inputs.id_of(request), title)))
 
 
 async def delete_conversation(request: Request) -> Response:
     """DELETE /api/conversations/{id}: with its messages; a live answer in it ends."""
     service, user_id = service_of(request), await user_of(request)
-    conversation_id = id_of(request)
+    conversation_id = inputs.id_of(request)
     found(await service.store.delete_conversation(user_id, conversation_id))
     await service.live.stop(conversation_id, "stopped", runs.DELETED)
     return JSONResponse({"status": "deleted"})
@@ -413,7 +301,7 @@ async def delete_conversation(request: Request) -> Response:
 async def list_tasks(request: Request) -> Response:
     """GET /api/tasks?status=all|pending|completed."""
     service, user_id = service_of(request), await user_of(request)
-    only(request, "status")
+    inputs.only(request, "status")
     wanted = {"all": None, "pending": False, "completed": True}
     status = request.query_params.get("status", "all")
     if status not in wanted:
@@ -424,33 +312,33 @@ async def list_tasks(request: Request) -> Response:
 async def add_task(request: Request) -> Response:
     """POST /api/tasks {"title": ..., "description": ...}."""
     service, user_id = service_of(request), await user_of(request)
-    body = await body_of(request)
-    task = await service.tasks.add_task(user_id, title_in(body), description_in(body))
+    body = await inputs.body_of(request)
+    task = await service.tasks.add_task(user_id, inputs.title_in(body), inputs.description_in(body))
     return JSONResponse(dict(task), status_code=201)
 
 
 async def update_task(request: Request) -> Response:
     """PATCH /api/tasks/{id} with any of title, description, completed."""
     service, user_id = service_of(request), await user_of(request)
-    body = await body_of(request)
+    body = await inputs.body_of(request)
     changes: dict[str, str | bool | None] = {}
     if "title" in body:
-        changes["title"] = title_in(body)
+        changes["title"] = inputs.title_in(body)
     if "description" in body:
-        changes["description"] = description_in(body)
+        changes["description"] = inputs.description_in(body)
     if "completed" in body:
         if not isinstance(body["completed"], bool):
             raise HTTPException(400, "completed must be true or false.")
         changes["completed"] = body["completed"]
     if not changes:
         raise HTTPException(400, "Send at least one of title, description and completed.")
-    return JSONResponse(dict(found(await service.tasks.update_task(user_id, id_of(request), **changes))))
+    return JSONResponse(dict(found(await service.tasks.update_task(user_id, inputs.id_of(request), **changes))))
 
 
 async def delete_task(request: Request) -> Response:
     """DELETE /api/tasks/{id}."""
     service, user_id = service_of(request), await user_of(request)
-    found(await service.tasks.delete_task(user_id, id_of(request)))
+    found(await service.tasks.delete_task(user_id, inputs.id_of(request)))
     return JSONResponse({"status": "deleted"})
 
 
@@ -631,7 +519,10 @@ def create_app(
         all_runs = runs.Runs(ours, db.Unavailable)
         all_tasks = tasks or ours
         endpoint = mcp_tools.endpoint(
-            todo.todo_tools(), lambda user_id: todo.TurnContext(user_id, all_tasks), db.Unavailable, max_body=MAX_BODY
+            todo.todo_tools(),
+            lambda user_id: todo.TurnContext(user_id, all_tasks),
+            db.Unavailable,
+            max_body=inputs.MAX_BODY,
         )
         log.info("answers come from %s", models.WHAT_IT_IS if name == models.OFFLINE else f"the model: {name}")
         app.state.service = Service(

@@ -1,0 +1,124 @@
+"""What a request may hold: each function returns what it found there, or answers 400, 404, 413 or 415."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+
+MAX_BODY = 1024 * 1024  # bytes
+MAX_MESSAGE = 32_000  # characters
+MAX_TITLE = 200
+MAX_DESCRIPTION = 2_000
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """Return the JSON object in the body, or answer 400, 413 or 415."""
+    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise HTTPException(415, "Send JSON, with the header Content-Type: application/json.")
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise HTTPException(413, f"The body is larger than {MAX_BODY} bytes.")
+    except ClientDisconnect:
+        raise HTTPException(400, "The body broke off.") from None
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError):  # malformed, empty, not UTF-8, too deep, a number with too many digits
+        raise HTTPException(400, "The body is not valid JSON in UTF-8.") from None
+    if not isinstance(value, dict):
+        raise HTTPException(400, "The body must be a JSON object.")
+    return value
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(name)
+
+
+def text_in(body: Mapping[str, Any], name: str, longest: int, *, too_long: int = 400) -> str:
+    """Return a required text as it was sent, or answer 400 (`too_long` if it is)."""
+    value = body.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise HTTPException(400, f"{name} is required: a text that is not empty.")
+    if len(value) > longest:
+        raise HTTPException(too_long, f"{name} is longer than {longest} characters.")
+    return _storable(value, name)
+
+
+def title_in(body: Mapping[str, Any]) -> str:
+    """Return a required title, trimmed, or answer 400."""
+    return text_in(body, "title", MAX_TITLE).strip()
+
+
+def description_in(body: Mapping[str, Any]) -> str | None:
+    """Return a task's description, None for null or an empty one, or answer 400."""
+    value = body.get("description")
+    if value is not None and not isinstance(value, str):
+        raise HTTPException(400, "description must be a text or null.")
+    if value is not None and len(value) > MAX_DESCRIPTION:
+        raise HTTPException(400, f"description is longer than {MAX_DESCRIPTION} characters.")
+    return _storable(value or "", "description").strip() or None
+
+
+def _storable(text: str, name: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise HTTPException(400, f"{name} holds half a surrogate pair, which is not a character.") from None
+    return text
+
+
+def thread_in(body: Mapping[str, Any]) -> int | None:
+    """Return the thread id, None if there is none, or answer 400. One that cannot exist is 0."""
+    value = body.get("thread_id")
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,25}", value):
+        value = int(value)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise HTTPException(400, "thread_id must be an integer.")
+    return value if 0 < value < 2**63 else 0
+
+
+def key_of(request: Request) -> str | None:
+    """Return the idempotency key, None if there is none, or answer 400."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+        raise HTTPException(400, "Idempotency-Key must have 1 to 255 printable ASCII characters and no spaces.")
+    return key
+
+
+def digest_of(body: Mapping[str, Any]) -> str:
+    """Return what tells a request from another that came with the same idempotency key, or answer 400."""
+    try:
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    except RecursionError:  # a few levels less than what json.loads takes
+        raise HTTPException(400, "The body is nested too deeply.") from None
+
+
+def id_of(request: Request) -> int:
+    """Return the id in the path; one that cannot exist is answered like one that does not."""
+    text = request.path_params["id"]
+    if not re.fullmatch(r"[1-9][0-9]{0,18}", text) or int(text) >= 2**63:
+        raise HTTPException(404, "Not found.")
+    return int(text)
+
+
+def only(request: Request, *names: str) -> None:
+    """Answer 400 to a query string with other parameters: a misspelt filter must not pass for none."""
+    if unknown := request.query_params.keys() - set(names):
+        raise HTTPException(400, f"{min(unknown)[:50]!r} is not a parameter here: there is {' and '.join(names)}.")
+
+
+def count_in(request: Request, name: str, default: int) -> int:
+    """Return a whole number from the query string, or answer 400."""
+    text = request.query_params.get(name, str(default))
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise HTTPException(400, f"{name} must be a whole number from 0 to 999999999.")
+    return int(text)
