@@ -99,6 +99,7 @@ class Message(TypedDict):
     tool_calls: list[ToolCall]
     status: Status
     feedback: Literal["positive", "negative"] | None
+    error: str | None  # the sentence that said why an answer did not end well
     created_at: str
 
 
@@ -291,8 +292,8 @@ class Store:
     async def _trip(self, work: Callable[[], T]) -> T:
         """Run `work` in the connection's thread.
 
-        aiosqlite 0.22 offers this for single statements only, and a trip to the thread and back costs about 50 µs: with
-        one for each statement a short turn cost a tenth more.
+        aiosqlite 0.22 offers this for single statements only, and a trip there and back costs about 50 µs: with one
+        for each statement a short turn cost a tenth more.
         """
         run: Callable[[Callable[[], T]], Awaitable[T]] = self._db._execute
         return await run(work)
@@ -398,12 +399,12 @@ class Store:
                 return None
             rows = self._sql(
                 f"""
-                SELECT id, role, content, tool_calls, status, created_at, feedback, reasoning FROM messages
+                SELECT id, role, content, tool_calls, status, created_at, feedback, error, reasoning FROM messages
                 WHERE conversation_id = ? AND (? IS NULL OR id {compare} ?) ORDER BY id {order} LIMIT ?
                 """,
                 (conversation_id, since, since, limit),
             )
-            return conversation, [{**_message(row), "reasoning": json.loads(row[7])} for row in rows]
+            return conversation, [{**_message(row), "reasoning": json.loads(row[8])} for row in rows]
 
         return await self._read(work)
 
@@ -416,7 +417,7 @@ class Store:
         rows = await self._read(
             lambda: self._sql(
                 """
-                SELECT m.id, m.role, m.content, m.tool_calls, m.status, m.created_at, m.feedback
+                SELECT m.id, m.role, m.content, m.tool_calls, m.status, m.created_at, m.feedback, m.error
                 FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE m.id = ? AND c.user_id = ?
                 """,
                 (message_id, user_id),
@@ -458,8 +459,8 @@ class Store:
         """Return the last so many messages, oldest first."""
         rows = self._sql(
             """
-            SELECT id, role, content, tool_calls, status, created_at, feedback FROM messages WHERE conversation_id = ?
-            ORDER BY id DESC LIMIT ?
+            SELECT id, role, content, tool_calls, status, created_at, feedback, error FROM messages
+            WHERE conversation_id = ? ORDER BY id DESC LIMIT ?
             """,
             (conversation_id, last),
         )
@@ -504,7 +505,7 @@ class Store:
                 """
                 INSERT INTO messages (conversation_id, role, content, status, created_at)
                 VALUES (?, 'user', ?, 'done', ?), (?, 'assistant', '', 'streaming', ?)
-                RETURNING id, role, content, tool_calls, status, created_at, feedback
+                RETURNING id, role, content, tool_calls, status, created_at, feedback, error
                 """,
                 (conversation["id"], message, now, conversation["id"], now),
             )
@@ -561,7 +562,7 @@ class Store:
                 """
                 INSERT INTO messages (conversation_id, role, content, status, created_at)
                 VALUES (?, 'assistant', '', 'streaming', ?)
-                RETURNING id, role, content, tool_calls, status, created_at, feedback
+                RETURNING id, role, content, tool_calls, status, created_at, feedback, error
                 """,
                 (conversation_id, now),
             )
@@ -736,7 +737,7 @@ class Store:
         )
         [question] = self._sql(
             """
-            SELECT id, role, content, tool_calls, status, created_at, feedback FROM messages
+            SELECT id, role, content, tool_calls, status, created_at, feedback, error FROM messages
             WHERE conversation_id = ? AND id < ? ORDER BY id DESC LIMIT 1
             """,
             (conversation_id, answer_id),
@@ -872,7 +873,8 @@ def _own(path: str) -> sqlite3.Connection:
     try:
         with suppress(FileExistsError):  # what people write here is not for the other users of the machine
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        owner = sqlite3.connect(f"{path}.lock", timeout=0, isolation_level=None, check_same_thread=False)
+        lock = f"{os.path.realpath(path)}.lock"  # one for the file, whatever name leads to it
+        owner = sqlite3.connect(lock, timeout=0, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"Cannot create files beside the database {path}: {error}.") from error
     try:
@@ -918,6 +920,7 @@ def _message(row: Any) -> Message:
         "status": row[4],
         "created_at": row[5],
         "feedback": row[6],
+        "error": row[7],
     }
 
 

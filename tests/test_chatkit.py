@@ -514,7 +514,7 @@ def test_begun_here_continued_simple(chat: Component) -> None:
     """A conversation begun here is read by the REST API and goes on in the simple dialect, its calls remembered."""
     stream = chat.create(f"think 1 0\n{ADD_MILK}\nsay 1 0")
     _, answer = chat.client.messages(int(stream.thread))
-    assert set(answer) == {"id", "role", "content", "tool_calls", "status", "created_at", "feedback"}
+    assert set(answer) == {"id", "role", "content", "tool_calls", "status", "created_at", "feedback", "error"}
     assert answer["tool_calls"][0]["result"]["title"] == "Buy milk"
     turn = chat.client.say("recall", int(stream.thread))
     assert turn.thread == int(stream.thread)

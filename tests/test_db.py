@@ -269,6 +269,9 @@ def test_a_file_in_use_is_refused(tmp_path: Path) -> None:
     async def work(store: db.Store) -> None:
         with pytest.raises(db.StoreError, match="in use by another server"):
             await db.Store.open(str(tmp_path / "chat.db"))
+        (tmp_path / "other.db").symlink_to(tmp_path / "chat.db")
+        with pytest.raises(db.StoreError, match="in use by another server"):
+            await db.Store.open(str(tmp_path / "other.db"))
 
     on_store(tmp_path, work)
     on_store(tmp_path, lambda store: store.ping())

@@ -264,6 +264,7 @@ def test_a_failing_model_ends_the_turn_in_words(
         assert "Traceback" not in server.log.read_text()
         answer = client.messages(turn.thread)[-1]
         assert (answer["status"], answer["content"], turn.text) == ("failed", partial, partial)
+        assert answer["error"] == error["message"]  # to be shown when the page is opened again
         if api == "chat":
             assert client.say("please go on", turn.thread).text == "whole \U0001f600"
             assert client.messages(turn.thread)[-1]["status"] == "done"
