@@ -206,7 +206,7 @@ def _items(message: Mapping[str, Any]) -> list[TResponseInputItem]:
         items += _said(message["content"][written : call["at"]])
         written = call["at"]
         # Some models number their calls from 1 in each turn, and an id must not stand for two calls in one input.
-        call_id = f"call_{message['id']}_{n}"
+        call_id = f"{message['id']:06d}c{n:02d}"  # nine letters and digits, as Mistral's servers want it
         arguments = json.dumps(call["args"] if isinstance(call["args"], dict) else {})
         result = json.dumps(call.get("result", {"success": False, "error": "The call was cut off."}))
         items += [
@@ -264,7 +264,8 @@ async def stream_turn(
             yield {"type": "error", "message": watchdog.verdict}
         elif result.interruptions:
             yield {"type": "error", "message": _unapproved(result.interruptions)}
-    except (AgentsException, openai.OpenAIError, OSError) as error:
+    except (AgentsException, openai.OpenAIError, OSError, UnicodeError) as error:
+        # UnicodeError: half a surrogate pair in a tool's arguments, for which openai-agents 0.24 has no word.
         log.warning("conversation %d: %s", thread_id, _for_the_log(error))
         log.debug("in full:", exc_info=error)  # for whoever debugs a tool: it may quote what somebody wrote
         yield {"type": "error", "message": _sentence(error)}
@@ -289,7 +290,7 @@ async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> Async
                     continue
                 if after_tool and said_something:
                     yield "\n\n"
-                said_something, after_tool = True, False
+                said_something, after_tool = said_something or not delta.isspace(), False
                 yield delta
             elif event.data.type == "response.reasoning_summary_text.delta":
                 yield {"type": "thinking", "content": event.data.delta}
@@ -458,7 +459,7 @@ def _sentence(error: BaseException) -> str:
             return "The connection to the model failed. Please try again."
         case openai.APIStatusError() | openai.APIError():
             return "The model's provider reported an error. Please try again."
-        case ModelBehaviorError():
+        case ModelBehaviorError() | UnicodeError():
             return "The model's answer broke off. Please try again."
         case _:
             return "Something went wrong while answering. Please try again."

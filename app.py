@@ -196,6 +196,7 @@ async def chatkit_protocol(
 
 def title_of(message: str) -> str:
     """Return the title of a conversation that begins with this message."""
+    message = message.strip()
     return message if len(message) <= TITLE_FROM_MESSAGE else message[:TITLE_FROM_MESSAGE] + "..."
 
 
@@ -233,7 +234,7 @@ def event_stream(
     on_disconnect: Callable[[], Awaitable[Any]] | None = None,
 ) -> wire.EventStream:
     """Return the response that follows a run, or that replays an answer whose run is over."""
-    batches = wire.replay(answer) if run is None else run.follow(after)
+    batches = component.replay(answer) if run is None else run.follow(after)
     headers = {"X-Thread-Id": str(answer.conversation_id)}
     return wire.EventStream(wire.simple_frames(batches), headers, on_disconnect)
 

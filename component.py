@@ -186,7 +186,7 @@ async def _feedback(params: Mapping[str, Any], store: Store, user_id: str) -> Js
         raise HTTPException(400, 'kind must be "positive" or "negative".')
     if not isinstance(ids, list) or not 1 <= len(ids) <= MAX_FEEDBACK:
         raise HTTPException(400, f"item_ids is required: a list of 1 to {MAX_FEEDBACK} ids, as text.")
-    named = [re.fullmatch(ANSWER_ITEM, str(item_id)) for item_id in ids]
+    named = [re.fullmatch(ANSWER_ITEM, item_id) if isinstance(item_id, str) else None for item_id in ids]
     answers = {int(name[1]) for name in named if name}
     if not all(named) or not await store.give_feedback(user_id, thread_id, answers, kind):
         raise HTTPException(404, "Not found.")
@@ -246,8 +246,9 @@ def user_message(thread_id: int, message: Mapping[str, Any]) -> Json:
 
 
 async def replay(answer: Any) -> AsyncGenerator[list[Event], None]:
-    """Yield in one batch the events of a finished `db.Answer`."""
-    told = _events(answer.content, answer.tool_calls, answer.reasoning)
+    """Yield in one batch the events of a finished `db.Answer`: what was streamed, but for how the text was cut."""
+    begun = {"type": "thinking", "content": "Processing your request...", "thread_id": answer.conversation_id}
+    told = [begun, *_events(answer.content, answer.tool_calls, answer.reasoning)]
     yield [*told, {"type": "error", "message": answer.error}] if answer.error is not None else told
 
 
@@ -257,15 +258,15 @@ def _events(content: str, tool_calls: Iterable[Json], reasoning: Iterable[Json])
     told: list[Event] = []
     written = 0
     for at, _, is_call, thing in sorted([*thoughts, *calls], key=lambda place: place[:3]):
-        told.append(content[written:at])
+        told += [content[written:at]] if written < at else []
         written = at
         if not is_call:
             told.append({"type": "thinking", "content": thing["text"]})
             continue
         told.append({"type": "tool_call", "id": thing["id"], "name": thing["name"], "args": thing["args"]})
         if "result" in thing:
-            told.append({"type": "tool_result", "id": thing["id"], "result": thing["result"]})
-    return [*told, content[written:]]
+            told.append({"type": "tool_result", "id": thing["id"], "name": thing["name"], "result": thing["result"]})
+    return [*told, content[written:]] if written < len(content) else told
 
 
 # ---- events as thread events ----

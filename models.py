@@ -6,6 +6,7 @@ Nothing here changes the Agents SDK's defaults: each model gets its own client.
 import asyncio
 import json
 import re
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -108,23 +109,39 @@ def _chat(name: str, client: AsyncOpenAI) -> Model:
 
 
 class _WatchfulClient(AsyncOpenAI):
-    """A client whose Chat Completions streams end with an error when they break off.
-
-    openai 3.54 ends such a stream as if it were complete, and openai-agents 0.24 checks only OpenAI's own.
-    """
+    """A client for the servers that speak Chat Completions more or less: see `_WholeStream`."""
 
     async def post(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("stream_cls") == AsyncStream[ChatCompletionChunk]:
             kwargs["stream_cls"] = _WholeStream
-        return await super().post(*args, **kwargs)
+        answer = await super().post(*args, **kwargs)
+        if isinstance(answer, _WholeStream):
+            messages = kwargs["body"]["messages"]
+            answer.used = {call["id"] for message in messages for call in message.get("tool_calls") or ()}
+        return answer
 
 
 class _WholeStream(AsyncStream[ChatCompletionChunk]):
+    """A stream that ends with an error when it broke off, and whose tool calls have each an id of their own.
+
+    openai 3.54 ends a stream that is cut as if it were complete, and openai-agents 0.24 checks only OpenAI's own. Some
+    servers leave the ids empty or begin anew with each answer, and openai-agents 0.24 refuses both.
+    """
+
+    used: set[str]  # the ids in the request
+
     async def __aiter__(self) -> AsyncIterator[ChatCompletionChunk]:
         reason = None
+        ids: dict[int, str] = {}  # by the call's place in this answer
         async for chunk in super().__aiter__():
-            if chunk.choices:
-                reason = chunk.choices[0].finish_reason or reason
+            for choice in chunk.choices[:1]:
+                reason = choice.finish_reason or reason
+                for call in (choice.delta and choice.delta.tool_calls) or ():
+                    if call.index not in ids:
+                        fresh = call.id if call.id not in self.used else None
+                        ids[call.index] = fresh or secrets.token_hex(5)[:9]
+                        self.used.add(ids[call.index])
+                    call.id = ids[call.index]
             yield chunk
         if reason is None:
             raise ModelBehaviorError("The stream ended without a finish_reason.")

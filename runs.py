@@ -75,7 +75,7 @@ class Run:
         self._store = store
         self._answer = answer
         self._calls: list[dict[str, Any]] = []
-        self._recorded: set[str] = set()  # the calls whose results were committed with their effects
+        self._recorded: set[str] = set()  # the calls whose results are stored and published
         self._thoughts: list[tuple[int, int, list[str]]] = []  # where, after how many calls, the pieces of the text
         self._text: list[str] = []  # how the answer goes on after `_content`
         self._content = ""
@@ -194,23 +194,28 @@ class Run:
 
         def keep(result: Any) -> None:
             self._calls = self._calls_with(call_id, as_json(result))
-            self._recorded.add(call_id)
 
-        if not elsewhere:
-            return await self._store.record_tool(self.id, work, with_result, keep)
-        result = await work()
-        keep(result)
-        await self._store.save_answers(lambda: [self.answer()])
+        if elsewhere:
+            result = await work()
+            keep(result)
+            await self._store.save_answers(lambda: [self.answer()])
+        else:
+            result = await self._store.record_tool(self.id, work, with_result, keep)
+        # Now, and not when the SDK says so: that is when the slowest of the calls made at once has ended.
+        self._recorded.add(call_id)
+        [call] = [call for call in self._calls if call["id"] == call_id]
+        self.publish({"type": "tool_result"} | {name: call[name] for name in ("id", "name", "result")})
         return result
 
     def _calls_with(self, call_id: str, result: Any) -> list[dict[str, Any]]:
         return [call | {"result": result} if call["id"] == call_id else call for call in self._calls]
 
-    async def keep_result(self, event: dict[str, Any]) -> None:
-        """Make sure that a tool's result is stored before a reader sees it."""
+    async def publish_result(self, event: dict[str, Any]) -> None:
+        """Store a tool's result, and then show it, unless `record` has done both."""
         if event["id"] not in self._recorded:
             self._calls = self._calls_with(event["id"], event["result"])
             await self._store.save_answers(lambda: [self.answer()])
+            self.publish(event)
 
     # ---- how it ends ----
 
@@ -221,11 +226,7 @@ class Run:
             self.producer.cancel()
 
     def end(self, sentence: str | None) -> None:
-        """Publish what readers have not heard yet and let them go."""
-        told = {event["id"] for event in self.events if isinstance(event, dict) and event["type"] == "tool_result"}
-        for call in self._calls:  # a tool that committed while the run was being stopped
-            if "result" in call and call["id"] not in told:
-                self.publish({"type": "tool_result"} | {name: call[name] for name in ("id", "name", "result")})
+        """Say why the answer did not end well, if it did not, and let the readers go."""
         if sentence is not None:
             self.publish({"type": "error", "message": sentence})
         self.ended = True
@@ -350,7 +351,8 @@ class Runs:
                     if event["type"] == "error":
                         return str(event["message"])  # published once it is stored
                     if event["type"] == "tool_result":
-                        await run.keep_result(event)
+                        await run.publish_result(event)
+                        continue
                 run.publish(event)
         return None
 

@@ -40,28 +40,6 @@ async def simple_frames(batches: AsyncGenerator[list[Event], None]) -> AsyncGene
     yield DONE
 
 
-async def replay(answer: Any) -> AsyncGenerator[list[Event], None]:
-    """Yield in one batch the events of a finished `db.Answer`: what was streamed, but for how the text was cut."""
-    events: list[Event] = [
-        {"type": "thinking", "content": "Processing your request...", "thread_id": answer.conversation_id}
-    ]
-    written = 0
-    for call in answer.tool_calls:
-        events += _text(answer.content[written : call["at"]])
-        written = call["at"]
-        events.append({"type": "tool_call"} | {name: call[name] for name in ("id", "name", "args")})
-        if "result" in call:
-            events.append({"type": "tool_result"} | {name: call[name] for name in ("id", "name", "result")})
-    events += _text(answer.content[written:])
-    if answer.error is not None:
-        events.append({"type": "error", "message": answer.error})
-    yield events
-
-
-def _text(text: str) -> list[Event]:
-    return [text] if text else []
-
-
 class EventStream:
     """An ASGI response that sends chunks as they come and ends when they end.
 

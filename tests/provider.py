@@ -43,6 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         messages = body.get("messages") or body["input"]
         asked = [m for m in messages if m.get("role") == "user"][-1]["content"]
         self.asked = asked if isinstance(asked, str) else asked[0]["text"]
+        self.calls = sum(message.get("role") == "tool" for message in messages)
         word = self.asked.split()[-1]
         if word.isdigit():
             self.answer(int(word), json.dumps({"error": {"message": SECRET_TEXT}}), "application/json")
@@ -104,6 +105,12 @@ class Handler(BaseHTTPRequestHandler):
         if word == "loop":
             function = {"name": "list_tasks", "arguments": "{}"}
             call = {"index": 0, "id": f"call_{len(self.server.requests)}", "type": "function", "function": function}
+            self.send(chunk({"role": "assistant", "tool_calls": [call]}))
+            self.send(chunk({}, "tool_calls"))
+        elif word in ("twice", "nameless") and self.calls < 2:  # ids that are given twice, or not at all
+            call_id = "call_1" if word == "twice" else ""
+            function = {"name": "add_task", "arguments": json.dumps({"title": f"Task {self.calls}"})}
+            call = {"index": 0, "id": call_id, "type": "function", "function": function}
             self.send(chunk({"role": "assistant", "tool_calls": [call]}))
             self.send(chunk({}, "tool_calls"))
         elif word == "slow":

@@ -78,6 +78,20 @@ def test_the_five_tools_act_on_the_users_tasks(tmp_path: Path) -> None:
     assert events[-1] == "All done."
 
 
+def test_half_a_character_in_an_argument_is_a_broken_answer(tmp_path: Path) -> None:
+    """Arguments that are no text end the turn in words, like any other answer that makes no sense."""
+    events, tasks, _ = play(tmp_path, [function_call("add_task", {"title": "\ud800"}, call_id="1")])
+    assert events[-1] == {"type": "error", "message": "The model's answer broke off. Please try again."}
+    assert tasks == []
+
+
+def test_an_answer_of_white_space_is_none(tmp_path: Path) -> None:
+    """A model that says nothing but blanks has not answered."""
+    events, _, _ = play(tmp_path, [assistant_message(" \n ")])
+    assert isinstance(events[-1], dict)
+    assert events[-1]["type"] == "error"
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "says"),
     [
@@ -138,8 +152,8 @@ def test_the_history_has_the_calls_where_they_happened() -> None:
     assert items == [
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": "Adding"},
-        {"type": "function_call", "call_id": "call_8_0", "name": "add_task", "arguments": '{"title": "a"}'},
-        {"type": "function_call_output", "call_id": "call_8_0", "output": '{"success": true}'},
+        {"type": "function_call", "call_id": "000008c00", "name": "add_task", "arguments": '{"title": "a"}'},
+        {"type": "function_call_output", "call_id": "000008c00", "output": '{"success": true}'},
         {"role": "assistant", "content": "Done."},
     ]
 

@@ -187,3 +187,18 @@ def wait_for_end(client: Client, thread: int, seconds: float = 10) -> list[dict[
             return messages
         time.sleep(0.02)
     raise AssertionError("the answer did not end")
+
+
+def test_the_result_of_a_quick_tool_does_not_wait_for_a_slow_one(make_server: Callable[..., Server]) -> None:
+    """Of two tools called at once, the first to end is shown and stored while the other one runs."""
+    server = make_server(script="tests/paced.py")
+    program = 'call add_task {"title": "quick"}\ncall wait {"seconds": 30}\nsay 1 0'
+    with server.client() as client, client.stream("POST", "/chatkit", json={"message": program}) as response:
+        lines = response.iter_lines()
+        result = next(line for line in lines if '"tool_result"' in line)
+        assert '"title":"quick"' in result
+        thread = int(response.headers["x-thread-id"])
+        assert client.messages(thread)[-1]["tool_calls"][0]["result"]["success"] is True
+        stopped = client.post(f"/api/conversations/{thread}/stop").json()
+        assert ["result" in call for call in stopped["tool_calls"]] == [True, False]
+        assert sum('"tool_result"' in line for line in lines) == 0

@@ -284,6 +284,31 @@ MILK_ADDED = ("Add task: Buy milk", "complete", "#1 Buy milk")
 # ---- answers ----
 
 
+def test_a_replay_is_what_was_streamed() -> None:
+    """A finished answer is replayed in the order in which it happened: reasoning, text, calls, results, its error."""
+    calls: list[db.ToolCall] = [
+        {"id": "1", "name": "a", "args": {}, "result": 1, "at": 3},
+        {"id": "2", "name": "b", "args": {}, "at": 3},
+    ]
+    thoughts: list[db.Thought] = [{"text": "Hm.", "at": 0, "calls": 0}, {"text": "Oh.", "at": 3, "calls": 1}]
+    answer = db.Answer(8, 5, "One\n\nTwo", calls, "failed", "2026-11-22T13:23:45.951928Z", "Sorry.", thoughts)
+
+    async def replayed() -> list[component.Event]:
+        return [event async for batch in component.replay(answer) for event in batch]
+
+    assert asyncio.run(replayed()) == [
+        {"type": "thinking", "content": "Processing your request...", "thread_id": 5},
+        {"type": "thinking", "content": "Hm."},
+        "One",
+        {"type": "tool_call", "id": "1", "name": "a", "args": {}},
+        {"type": "tool_result", "id": "1", "name": "a", "result": 1},
+        {"type": "thinking", "content": "Oh."},
+        {"type": "tool_call", "id": "2", "name": "b", "args": {}},
+        "\n\nTwo",
+        {"type": "error", "message": "Sorry."},
+    ]
+
+
 def test_new_thread_is_created_titled_and_answered(chat: Component) -> None:
     """A first message makes a thread, which is titled by it, and the answer streams as text."""
     stream = chat.create("say 3 0")

@@ -216,7 +216,7 @@ def test_four_turns_with_tools_over_http(make_server: Callable[..., Server], aim
     sent = httpx.get(f"{aimock}/__aimock/journal").json()
     last = sent[-1]["body"] if isinstance(sent, list) else sent["entries"][-1]["body"]
     assert json.dumps(last).count("Both tasks are on your list now.") == 1
-    assert json.dumps(last).count("call_2_0") == 2, "the first turn's call and its result are in the fourth's input"
+    assert json.dumps(last).count("000002c00") == 2, "the first turn's call and its result are in the fourth's input"
 
 
 # ---- a model that fails ----
@@ -268,6 +268,23 @@ def test_a_failing_model_ends_the_turn_in_words(
         if api == "chat":
             assert client.say("please go on", turn.thread).text == "whole \U0001f600"
             assert client.messages(turn.thread)[-1]["status"] == "done"
+
+
+@pytest.mark.parametrize("word", ["twice", "nameless"])
+def test_tool_calls_without_an_id_of_their_own_get_one(
+    make_server: Callable[..., Server], failing: Any, word: str
+) -> None:
+    """A server that gives an id twice, or none, is as good as any: each call is made, and has its own result."""
+    server = make_server(OPENAI_BASE_URL=failing.url, OPENAI_MODEL="m")
+    with server.client() as client:
+        turn = client.say(f"please {word}")
+        assert turn.text == "whole \U0001f600"
+        calls, results = turn.of("tool_call"), turn.of("tool_result")
+        assert [call["args"]["title"] for call in calls] == ["Task 0", "Task 1"]
+        assert [result["result"]["title"] for result in results] == ["Task 0", "Task 1"]
+        assert [call["id"] for call in calls] == [result["id"] for result in results]
+        assert len({call["id"] for call in calls}) == 2
+        assert all(call["id"] for call in calls)
 
 
 def test_a_model_that_cannot_be_reached_ends_the_turn_in_words(make_server: Callable[..., Server]) -> None:

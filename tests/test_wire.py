@@ -10,7 +10,6 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-import db
 import wire
 
 
@@ -21,28 +20,6 @@ def test_a_text_frame_is_what_json_dumps_makes(text: str) -> None:
     assert wire.frame(text) == wire.frame(event)
     assert wire.frame(text).isascii()
     assert json.loads(wire.frame(text)[6:]) == event
-
-
-def test_a_replay_is_what_was_streamed() -> None:
-    """A finished answer is replayed in the order in which it happened: text, calls, results, and its error."""
-    calls: list[db.ToolCall] = [
-        {"id": "1", "name": "a", "args": {}, "result": 1, "at": 3},
-        {"id": "2", "name": "b", "args": {}, "at": 3},
-    ]
-    answer = db.Answer(8, 5, "One\n\nTwo", calls, "failed", "2026-11-22T13:23:45.951928Z", "Sorry.")
-
-    async def replayed() -> list[wire.Event]:
-        return [event async for batch in wire.replay(answer) for event in batch]
-
-    assert asyncio.run(replayed()) == [
-        {"type": "thinking", "content": "Processing your request...", "thread_id": 5},
-        "One",
-        {"type": "tool_call", "id": "1", "name": "a", "args": {}},
-        {"type": "tool_result", "id": "1", "name": "a", "result": 1},
-        {"type": "tool_call", "id": "2", "name": "b", "args": {}},
-        "\n\nTwo",
-        {"type": "error", "message": "Sorry."},
-    ]
 
 
 async def endless() -> AsyncGenerator[bytes, None]:
