@@ -6,10 +6,12 @@ answer's text, by far the most frequent event, is a bare `str`.
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Literal, Protocol
 
 import openai
@@ -27,8 +29,10 @@ from agents import (
     OutputGuardrailTripwireTriggered,
     RunConfig,
     RunContextWrapper,
+    RunHooks,
     Runner,
     RunResultStreaming,
+    Tool,
     ToolApprovalItem,
     ToolInputGuardrailTripwireTriggered,
     ToolOutputGuardrailTripwireTriggered,
@@ -50,6 +54,7 @@ the list, call list_tasks first to find its id. Answer briefly, in the user's la
 
 MAX_LISTED = 100  # tasks that list_tasks shows the model at once
 MAX_TITLE = 200  # characters
+MAX_DESCRIPTION = 2_000
 
 
 class Tasks(Protocol):
@@ -104,9 +109,9 @@ async def add_task(ctx: RunContextWrapper[TurnContext], title: str, description:
         title: What is to be done, in a few words.
         description: Details, if the user gave any.
     """
-    if (fault := _unfit(title)) is not None:
+    if (fault := _unfit(title, description)) is not None:
         return fault
-    task = await ctx.context.tasks.add_task(ctx.context.user_id, title.strip(), description)
+    task = await ctx.context.tasks.add_task(ctx.context.user_id, title.strip(), (description or "").strip() or None)
     return _success(task)
 
 
@@ -120,7 +125,10 @@ async def list_tasks(
     """
     completed = None if status == "all" else status == "completed"
     tasks = await ctx.context.tasks.list_tasks(ctx.context.user_id, completed)
-    shown = [{name: task[name] for name in ("id", "title", "description", "completed")} for task in tasks[:MAX_LISTED]]
+    # Of too many the open ones, and the newest of those; in the order of their ids all the same.
+    chosen = sorted(tasks, key=lambda task: (task["completed"], -task["id"]))[:MAX_LISTED]
+    chosen.sort(key=itemgetter("id"))
+    shown = [{name: task[name] for name in ("id", "title", "description", "completed")} for task in chosen]
     return json.dumps({"success": True, "total": len(tasks), "tasks": shown})
 
 
@@ -144,10 +152,11 @@ async def update_task(
         title: The new title, or null to keep it.
         description: The new description, or null to keep it.
     """
-    if title is not None and (fault := _unfit(title)) is not None:
+    if (fault := _unfit("-" if title is None else title, description)) is not None:
         return fault
-    wanted = {"title": title and title.strip(), "description": description}
-    changes = {name: value for name, value in wanted.items() if value is not None}
+    changes: dict[str, str | None] = {} if title is None else {"title": title.strip()}
+    if description is not None:
+        changes["description"] = description.strip() or None
     return _success(await ctx.context.tasks.update_task(ctx.context.user_id, task_id, **changes), task_id)
 
 
@@ -167,15 +176,18 @@ def _success(task: Mapping[str, Any] | None, task_id: int | None = None) -> str:
     return json.dumps({"success": True, "task_id": task["id"], "title": task["title"], "completed": task["completed"]})
 
 
-def _unfit(title: str) -> str | None:
-    if title.strip() and len(title.strip()) <= MAX_TITLE:
-        return None
-    return json.dumps({"success": False, "error": f"A title has 1 to {MAX_TITLE} characters."})
+def _unfit(title: str, description: str | None) -> str | None:
+    if not 1 <= len(title.strip()) <= MAX_TITLE:
+        return json.dumps({"success": False, "error": f"A title has 1 to {MAX_TITLE} characters."})
+    if len(description or "") > MAX_DESCRIPTION:
+        return json.dumps({"success": False, "error": f"A description has at most {MAX_DESCRIPTION} characters."})
+    return None
 
 
 def _tell_the_model(ctx: RunContextWrapper[Any], error: Exception) -> str:
     """Let the model mend its own mistakes (arguments that do not fit); anything else ends the turn."""
-    if not isinstance(error, ModelBehaviorError | OverflowError):  # OverflowError: an id of more than 64 bits
+    # OverflowError: an id of more than 64 bits; UnicodeError: half a surrogate pair.
+    if not isinstance(error, ModelBehaviorError | OverflowError | UnicodeError):
         raise error
     return json.dumps({"success": False, "error": "These arguments do not fit the tool."})
 
@@ -193,8 +205,12 @@ def _recorded(tool: FunctionTool) -> FunctionTool:
 
 
 def model_input(messages: Sequence[Mapping[str, Any]]) -> list[TResponseInputItem]:
-    """Turn stored messages (`db.Message`, oldest first) into the input of a run, tool calls and results included."""
-    return [item for message in messages for item in _items(message)]
+    """Turn stored messages (`db.Message`, oldest first) into the input of a run, tool calls and results included.
+
+    What comes before the first of the user's is left out: some providers refuse a conversation that begins otherwise.
+    """
+    asked = itertools.dropwhile(lambda message: message["role"] != "user", messages)
+    return [item for message in asked for item in _items(message)]
 
 
 def _items(message: Mapping[str, Any]) -> list[TResponseInputItem]:
@@ -208,7 +224,9 @@ def _items(message: Mapping[str, Any]) -> list[TResponseInputItem]:
         # Some models number their calls from 1 in each turn, and an id must not stand for two calls in one input.
         call_id = f"{message['id']:06d}c{n:02d}"  # nine letters and digits, as Mistral's servers want it
         arguments = json.dumps(call["args"] if isinstance(call["args"], dict) else {})
-        result = json.dumps(call.get("result", {"success": False, "error": "The call was cut off."}))
+        result = json.dumps(
+            call.get("result", {"success": False, "error": "The call was cut off: it may have happened."})
+        )
         items += [
             {"type": "function_call", "call_id": call_id, "name": call["name"], "arguments": arguments},
             # Providers refuse a call without its output.
@@ -244,17 +262,17 @@ async def stream_turn(
     idle_timeout: float = 60.0,
     tool_timeout: float = 30.0,
     on_usage: Callable[[int, int], None] = lambda input_tokens, output_tokens: None,
+    hooks: RunHooks[Any] | None = None,
 ) -> AsyncGenerator[Event, None]:
     """Run `agent` on a conversation and yield what happens, as it happens.
 
     `messages` is the stored conversation (`db.Message`), the user's new message last; `context` reaches the tools.
     The model is asked `max_turns` times at most; it may be silent for `idle_timeout` seconds, and a tool may take
-    `tool_timeout`. `on_usage` gets the number of tokens, input and output, at the end. If there is no whole answer the
-    last event is an "error".
+    `tool_timeout`. `on_usage` gets the number of tokens, input and output, at the end; `hooks` are the SDK's own, see
+    `ToolHooks`. If there is no whole answer the last event is an "error".
     """
-    yield {"type": "thinking", "content": "Processing your request...", "thread_id": thread_id}
     result = Runner.run_streamed(
-        agent, model_input(messages), context=context, run_config=run_config, max_turns=max_turns
+        agent, model_input(messages), context=context, run_config=run_config, max_turns=max_turns, hooks=hooks
     )
     watchdog = _Watchdog(result, idle_timeout, tool_timeout)
     try:
@@ -274,6 +292,29 @@ async def stream_turn(
         result.cancel()  # leaving the loop would not: the SDK's run goes on without its reader
         usage = result.context_wrapper.usage
         on_usage(usage.input_tokens, usage.output_tokens)
+
+
+class ToolHooks(RunHooks[Any]):
+    """Says when a tool of this run begins (the id of its call) and ends (its "tool_result").
+
+    The SDK's own events come when the slowest of the tools called at once has ended. Tools of an agent that is itself a
+    tool are not this run's.
+    """
+
+    def __init__(self, on_start: Callable[[str], None], on_end: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+        self._on_start = on_start
+        self._on_end = on_end
+
+    async def on_tool_start(self, context: RunContextWrapper[Any], agent: Any, tool: Tool) -> None:
+        """Called by the SDK before a tool runs."""
+        if isinstance(context, ToolContext):
+            self._on_start(context.tool_call_id)
+
+    async def on_tool_end(self, context: RunContextWrapper[Any], agent: Any, tool: Tool, result: object) -> None:
+        """Called by the SDK when a tool has run."""
+        if isinstance(context, ToolContext):
+            call = {"id": context.tool_call_id, "name": tool.name}
+            await self._on_end({"type": "tool_result", **call, "result": _plain(result)})
 
 
 async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> AsyncIterator[Event]:
@@ -403,7 +444,7 @@ def _plain(output: Any) -> Any:
 
 
 def _text(output: Any) -> str:
-    return output if isinstance(output, str) else json.dumps(_plain(output), ensure_ascii=False)
+    return _mended(output if isinstance(output, str) else json.dumps(_plain(output), ensure_ascii=False))
 
 
 def _unapproved(waiting: Sequence[ToolApprovalItem]) -> str:

@@ -34,7 +34,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 if TYPE_CHECKING or not __package__:  # a flat folder of modules ...
     import agent as todo
@@ -95,6 +95,9 @@ class Service:
         async def record(call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any]) -> Any:
             return await mortal.record(call_id, work, as_json, elsewhere=self.tasks is not self.store)
 
+        async def publish_result(event: dict[str, Any]) -> None:
+            await mortal.publish_result(event)
+
         return todo.stream_turn(
             self.agent if isinstance(self.agent, Agent) else self.agent(run.user_id),
             turn.history,
@@ -105,6 +108,7 @@ class Service:
             idle_timeout=self.settings.model_idle_timeout,
             tool_timeout=self.settings.tool_timeout,
             on_usage=on_usage,
+            hooks=todo.ToolHooks(lambda call_id: mortal.own.add(call_id), publish_result),
         )
 
 
@@ -153,10 +157,9 @@ async def chatkit(request: Request) -> Response | wire.EventStream:
     on_disconnect = body.get("on_disconnect", "continue")
     if on_disconnect not in ("continue", "stop"):
         raise HTTPException(400, 'on_disconnect must be "continue" or "stop".')
-    begin_turn = partial(
-        service.store.begin_turn, message=message, title=title_of(message), conversation_id=inputs.thread_in(body)
-    )
-    turn, run = await begin(request, service, user_id, body, begin_turn)
+    thread = inputs.thread_in(body)
+    begin_turn = partial(service.store.begin_turn, message=message, title=title_of(message), conversation_id=thread)
+    turn, run = await begin(request, service, user_id, body | {"thread_id": thread}, begin_turn)
     stop = partial(stop_run, service.live, run) if on_disconnect == "stop" else None
     return event_stream(turn.answer, run, on_disconnect=stop)
 
@@ -364,6 +367,7 @@ async def about(request: Request) -> Response:
 
 async def openapi(request: Request) -> Response:
     """GET /openapi.json: the description of the REST API and the simple dialect, as reached from where it is asked."""
+    service_of(request)
     description = json.loads(OPENAPI.read_text())
     served = {getattr(route, "path", "") for route in request.app.routes}
     paths = {path: methods for path, methods in description["paths"].items() if path in served}
@@ -373,11 +377,13 @@ async def openapi(request: Request) -> Response:
 
 async def page(request: Request) -> Response:
     """GET /: the page."""
+    service_of(request)
     return FileResponse(STATIC / "index.html", headers=page_headers())
 
 
 async def component_page(request: Request) -> Response:
     """GET /component: the same server under OpenAI's component, which brings its own script, frame and styles."""
+    service_of(request)
     return FileResponse(STATIC / "component.html", headers=page_headers(" https://cdn.platform.openai.com"))
 
 
@@ -426,7 +432,7 @@ def routes(parts: Collection[Part] = PARTS) -> list[BaseRoute]:
         *resource("/api/conversations/{id}/stop", POST=stop),
         *resource("/api/model", GET=about),
         *resource("/health", GET=health),
-        Route("/openapi.json", openapi),
+        *resource("/openapi.json", GET=openapi),
     ]
     if "tasks" in parts:
         chosen += resource("/api/tasks", GET=list_tasks, POST=add_task)
@@ -434,7 +440,8 @@ def routes(parts: Collection[Part] = PARTS) -> list[BaseRoute]:
     if "mcp" in parts:
         chosen += resource("/mcp", POST=mcp)
     if "page" in parts:
-        chosen += [Route("/", page), Route("/component", component_page), Mount("/static", Static(directory=STATIC))]
+        chosen += resource("/component", GET=component_page)
+        chosen += [Route("/", page), Mount("/static", Static(directory=STATIC))]
     return chosen
 
 
@@ -453,11 +460,6 @@ async def refuse(request: Request, error: Exception) -> Response:
         status, headers = 503, {"Retry-After": "5"}
     detail = error.detail if isinstance(error, HTTPException) else str(error)
     return JSONResponse({"detail": detail}, status, headers)
-
-
-async def apologise(request: Request, error: Exception) -> Response:
-    """Answer a mistake of ours; Starlette raises it again afterwards, for the server's log."""
-    return JSONResponse({"detail": "Something went wrong on the server."}, 500)
 
 
 def create_app(
@@ -505,6 +507,10 @@ def create_app(
         raise config.BadSetting(f"parts has {min(unknown)!r}: there is {', '.join(PARTS)}.")
     if prefix and not re.fullmatch(r"(/[^/\s?#]+)+", prefix):
         raise config.BadSetting(f"prefix is {prefix!r}: it must look like /todo.")
+    if prefix and prefix.split("/")[1] in {getattr(route, "path", "").split("/")[1] for route in routes()}:
+        raise config.BadSetting(
+            f"prefix is {prefix!r}, where the app has paths of its own: choose another, like /todo."
+        )
     if authenticate is None:
         authenticate = bearer(verifier(settings, path))
     name = "custom"
@@ -558,8 +564,8 @@ def create_app(
     expected = (HTTPException, db.NotFound, db.Conflict, db.TooMany, db.Unavailable, runs.ShuttingDown)
     app = Starlette(
         routes=routes(parts),
-        middleware=[Middleware(Prefixed, prefix=prefix), cors],
-        exception_handlers={**dict.fromkeys(expected, refuse), Exception: apologise},
+        middleware=[Middleware(Prefixed, prefix=prefix), cors, Middleware(Apologising)],
+        exception_handlers=dict.fromkeys(expected, refuse),
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -583,6 +589,31 @@ class Prefixed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app({**scope, "root_path": scope.get("root_path") or self._prefix}, receive, send)
+
+
+class Apologising:
+    """ASGI middleware: answer a mistake of ours, which is then raised again for the server's log.
+
+    Starlette does that too, but without the CORS headers: for a page elsewhere it would look like a dead network.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception:
+            if scope["type"] == "http" and not begun:
+                await JSONResponse({"detail": "Something went wrong on the server."}, 500)(scope, receive, send)
+            raise
 
 
 # ---- who may come in ----

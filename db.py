@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -174,6 +174,7 @@ class Store:
         self._patience = patience
         # One connection is shared by all tasks: without the lock one task's rollback would take another's statements.
         self._lock = asyncio.Lock()
+        self._closing = False
         self._inside: asyncio.Task[Any] | None = None  # the one in `record_tool`
         self._batch: _Batch | None = None  # what waits to be written
 
@@ -202,6 +203,7 @@ class Store:
 
     async def close(self) -> None:
         """Wait for the unit of work that is under way, then close the file. A closed store stays closed."""
+        self._closing = True
         async with self._lock:
             await self._db.close()
             if self._owner is not None:
@@ -284,6 +286,8 @@ class Store:
         except TimeoutError:
             raise Unavailable("The database is busy. Please try again in a moment.") from None
         try:
+            if self._closing:
+                raise Unavailable("The server is shutting down. Please try again in a moment.")
             with _in_words():
                 yield
         finally:
@@ -603,9 +607,12 @@ class Store:
             )
             return {row[0] for row in self._sql("SELECT id FROM messages WHERE status = 'streaming'")}
 
-        async with self._alone():
-            rows = [(*_progress(answer), answer.id) for answer in answers()]
-            return await self._trip(lambda: self._transaction(lambda: save(rows)))
+        async def work() -> set[int]:
+            async with self._alone():
+                rows = [(*_progress(answer), answer.id) for answer in answers()]
+                return await self._trip(lambda: self._transaction(lambda: save(rows)))
+
+        return await _to_its_end(work())
 
     async def finish_answer(self, answer: Answer) -> None:
         """Write an answer in its final state, unless it is no longer streaming."""
@@ -661,7 +668,7 @@ class Store:
                 committed(result)
                 return result
 
-        return await asyncio.shield(asyncio.create_task(both()))
+        return await _to_its_end(both())
 
     def _admit(self, user_id: str, max_live: int, max_live_per_user: int) -> None:
         [(live, of_user)] = self._sql(
@@ -850,6 +857,11 @@ _TROUBLE = {
     sqlite3.SQLITE_CANTOPEN: "The database file cannot be opened. Please try again later.",
     sqlite3.SQLITE_NOTADB: "The database is damaged. Its owner must restore it from a backup.",
 }
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await what must be done whole even if the caller is cancelled."""
+    return await asyncio.shield(asyncio.create_task(work))
 
 
 @contextmanager

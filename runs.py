@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Literal, Protocol
@@ -21,14 +21,17 @@ log = logging.getLogger("todochat")
 
 CHECKPOINT_EVERY = 0.2  # seconds: half a second is promised, and the machine may be busy or its disk slow
 FINISHING = 5.0  # seconds that a tool in the middle of its work is given when its run has ended; our store needs 3
+CLOSING = 2.0  # seconds that the ends of all answers are given at the shutdown
 PING_EVERY = 15.0  # seconds
 MAX_BATCH = 500  # events in one write: what a reader that has fallen behind costs in memory
 
 BURST = 0.01  # seconds: events that follow each other faster are sent together if ...
 MAX_GATHER = 8  # ... they come within so many turns of the loop, which take no time when nothing else is to be done
 
+THINKING = "Processing your request..."  # what readers see until the model has something to say
 INTERRUPTED = "The server is shutting down, so this answer ends here. Please ask again in a moment."
 DELETED = "This conversation has been deleted."
+ELSEWHERE = "This conversation was changed by another program, so this answer ends here."
 BROKEN = "Something went wrong while answering. Please try again."
 UNSAVED = "The database does not answer, so the end of this answer is not saved yet. Please reload in a moment."
 
@@ -69,13 +72,14 @@ class Run:
         self.first_text: float | None = None
         self.producer: asyncio.Task[str | None] | None = None  # returns why the turn failed, if it did
         self.finished: asyncio.Task[None] | None = None
-        self.tools: set[asyncio.Task[Any]] = set()  # tools in the middle of their transaction
+        self.tools: set[asyncio.Task[Any]] = set()  # what tools do that must come to its end
         self.stopped_as: tuple[Ending, str | None] | None = None
         self.saved = 0  # how many events the database has
         self._store = store
         self._answer = answer
         self._calls: list[dict[str, Any]] = []
-        self._recorded: set[str] = set()  # the calls whose results are stored and published
+        self.own: set[str] = set()  # the calls that are this run's, and not those of an agent inside a tool
+        self._shown: set[str] = set()  # the calls whose results are stored and published
         self._thoughts: list[tuple[int, int, list[str]]] = []  # where, after how many calls, the pieces of the text
         self._text: list[str] = []  # how the answer goes on after `_content`
         self._content = ""
@@ -179,12 +183,38 @@ class Run:
         Once begun it is finished, even if the run is stopped in the middle. Work that is done `elsewhere` than on this
         store is followed by the storing of its result, as no transaction can hold both.
         """
-        while not any(call["id"] == call_id for call in self._calls):  # the SDK runs ahead of its events
-            await self._changed()
-        task = asyncio.create_task(self._record(call_id, work, as_json, elsewhere))
+        if call_id not in self.own:
+            return await work()
+        await self._called(call_id)
+        return await self._finished(self._record(call_id, work, as_json, elsewhere))
+
+    async def publish_result(self, event: dict[str, Any]) -> None:
+        """Store a tool's result, and then show it, unless that has been done."""
+        if event["id"] not in self._shown:
+            await self._called(event["id"])
+            await self._finished(self._publish_result(event))
+
+    async def _finished(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Await what must come to its end even if the run is stopped in the middle."""
+        task = asyncio.create_task(work)
         self.tools.add(task)
         task.add_done_callback(self.tools.discard)
         return await asyncio.shield(task)
+
+    async def _called(self, call_id: str) -> None:
+        while not any(call["id"] == call_id for call in self._calls):  # the SDK runs ahead of its events
+            await self._changed()
+
+    async def _publish_result(self, event: dict[str, Any]) -> None:
+        self._calls = self._calls_with(event["id"], event["result"])
+        await self._store.save_answers(lambda: [self.answer()])
+        self._show(event["id"])
+
+    def _show(self, call_id: str) -> None:
+        if call_id not in self._shown:
+            self._shown.add(call_id)
+            [call] = [call for call in self._calls if call["id"] == call_id]
+            self.publish({"type": "tool_result"} | {name: call[name] for name in ("id", "name", "result")})
 
     async def _record(
         self, call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any], elsewhere: bool
@@ -201,21 +231,11 @@ class Run:
             await self._store.save_answers(lambda: [self.answer()])
         else:
             result = await self._store.record_tool(self.id, work, with_result, keep)
-        # Now, and not when the SDK says so: that is when the slowest of the calls made at once has ended.
-        self._recorded.add(call_id)
-        [call] = [call for call in self._calls if call["id"] == call_id]
-        self.publish({"type": "tool_result"} | {name: call[name] for name in ("id", "name", "result")})
+        self._show(call_id)
         return result
 
     def _calls_with(self, call_id: str, result: Any) -> list[dict[str, Any]]:
         return [call | {"result": result} if call["id"] == call_id else call for call in self._calls]
-
-    async def publish_result(self, event: dict[str, Any]) -> None:
-        """Store a tool's result, and then show it, unless `record` has done both."""
-        if event["id"] not in self._recorded:
-            self._calls = self._calls_with(event["id"], event["result"])
-            await self._store.save_answers(lambda: [self.answer()])
-            self.publish(event)
 
     # ---- how it ends ----
 
@@ -227,6 +247,8 @@ class Run:
 
     def end(self, sentence: str | None) -> None:
         """Say why the answer did not end well, if it did not, and let the readers go."""
+        if self.ended:
+            return
         if sentence is not None:
             self.publish({"type": "error", "message": sentence})
         self.ended = True
@@ -259,7 +281,7 @@ class Runs:
         self._unsettled: dict[int, Any] = {}  # by conversation: final answers that could not be stored yet
         self._beginnings: set[asyncio.Task[Any]] = set()
         self._keeper: asyncio.Task[None] | None = None
-        self._closing = False
+        self._close_by: float | None = None  # when the shutdown stops waiting
 
     def get(self, conversation_id: int) -> Run | None:
         """Return the conversation's live run."""
@@ -279,7 +301,7 @@ class Runs:
         Returns the turn and its run. If the turn had been started before (an idempotency key), the run is the one that
         is live, or None if the answer is complete. Raises `ShuttingDown`, and what `begin_turn` raises.
         """
-        if self._closing:
+        if self._close_by is not None:
             raise ShuttingDown("The server is shutting down. Please try again in a moment.")
         task = asyncio.create_task(self._begin(begin_turn, stream, user_id, model))
         self._beginnings.add(task)
@@ -298,6 +320,7 @@ class Runs:
             turn = await begin_turn()
             if not turn.earlier:
                 run = Run(self._store, turn.answer, user_id, model)
+                run.publish({"type": "thinking", "content": THINKING, "thread_id": run.conversation_id})
                 self._live[run.conversation_id] = run
                 run.producer = asyncio.create_task(self._produce(run, turn, stream))
                 run.finished = asyncio.create_task(self._conduct(run))
@@ -322,16 +345,21 @@ class Runs:
 
     async def close(self) -> None:
         """End all runs as interrupted, store them, and begin no more."""
-        self._closing = True
+        self._close_by = self._close_by or time.monotonic() + CLOSING
         if self._beginnings:
-            await asyncio.wait(self._beginnings)
+            await asyncio.wait(self._beginnings, timeout=self._time_to_close())
         for run in self._live.values():
             run.stop("interrupted", INTERRUPTED)
         if finishing := [run.finished for run in self._live.values() if run.finished is not None]:
-            await asyncio.wait(finishing)
+            await asyncio.wait(finishing, timeout=self._time_to_close())
+        for run in self._live.values():  # the database hangs: the next start marks what is not stored
+            run.end(UNSAVED)
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait((self._keeper,))
+
+    def _time_to_close(self) -> float:
+        return max(0.0, (self._close_by or 0.0) - time.monotonic())
 
     async def settle(self) -> None:
         """Store the ends of answers that could not be stored when they came. Raises `unavailable`."""
@@ -364,30 +392,46 @@ class Runs:
             for tool in hanging:  # a host's database that does not answer
                 tool.cancel()
         ending, sentence = self._outcome(run, run.producer)
-        answer = run.answer(status=ending, error=sentence)
+        try:
+            if not await self._store_end(run.answer(status=ending, error=sentence)):
+                sentence = UNSAVED
+        except Exception as error:  # a run must end in a state, and no reader must wait for ever
+            self._log_mistake(run, error)
+            ending, sentence = "failed", BROKEN
+            empty = replace(run.answer(), content="", tool_calls=[], reasoning=[])
+            await self._store_end(replace(empty, status=ending, error=sentence))
+        finally:
+            run.end(sentence)
+            log.info(run.summary(ending))
+
+    async def _store_end(self, answer: Any) -> bool:
         try:
             await self._store.finish_answer(answer)
-            del self._live[run.conversation_id]
+            del self._live[answer.conversation_id]
+            return True
         except self._unavailable as error:
-            log.error("conversation %d: the end of an answer is not stored yet: %s", run.conversation_id, error)
-            self._unsettled[run.conversation_id] = answer
-            sentence = UNSAVED
-        run.end(sentence)
-        log.info(run.summary(ending))
+            log.error("conversation %d: the end of an answer is not stored yet: %s", answer.conversation_id, error)
+            self._unsettled[answer.conversation_id] = answer
+            return False
 
     def _outcome(self, run: Run, producer: "asyncio.Task[str | None]") -> tuple[Ending, str | None]:
-        if producer.cancelled():
-            return run.stopped_as or ("interrupted", INTERRUPTED)
+        if producer.cancelled():  # or, if nobody asked for it, a tool of the host's has cancelled itself
+            return run.stopped_as or (
+                ("interrupted", INTERRUPTED) if self._close_by is not None else ("failed", BROKEN)
+            )
         error = producer.exception()  # whatever it is, the run must end in a state
         if error is None:
             sentence = producer.result()
             return ("failed", sentence) if sentence else ("done", None)
         if isinstance(error, self._unavailable):
             return "failed", str(error)
+        self._log_mistake(run, error)
+        return "failed", BROKEN
+
+    def _log_mistake(self, run: Run, error: BaseException) -> None:
         # Where it happened, but not what it says: an error's text may quote what somebody wrote.
         where = " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)[-4:]))
         log.error("conversation %d: %s at %s", run.conversation_id, type(error).__name__, where)
-        return "failed", BROKEN
 
     async def _keep(self) -> None:
         """Store, while there are live answers, all that changed, in one transaction; and keep the quiet ones alive."""
@@ -415,5 +459,5 @@ class Runs:
         still_ours = await self._store.save_answers(answers)
         for run, count in counts.items():
             run.saved = count
-            if run.id not in still_ours:  # somebody else deleted or ended it, in the file
-                run.stop("stopped", DELETED)
+            if run.id not in still_ours:
+                run.stop("stopped", ELSEWHERE)

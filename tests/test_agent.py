@@ -85,6 +85,18 @@ def test_half_a_character_in_an_argument_is_a_broken_answer(tmp_path: Path) -> N
     assert tasks == []
 
 
+def test_of_too_many_tasks_the_open_and_the_newest_are_listed(tmp_path: Path) -> None:
+    """The model is shown a hundred tasks at most: the open ones first to be, and of those the newest."""
+    adding = [function_call("add_task", {"title": f"t{n}"}, call_id=f"a{n}") for n in range(103)]
+    done = function_call("complete_task", {"task_id": 103}, call_id="d")
+    events, *_ = play(
+        tmp_path, adding, [done], [function_call("list_tasks", {}, call_id="l")], [assistant_message("There.")]
+    )
+    *_, listed = results(events)
+    assert listed["total"] == 103
+    assert [task["id"] for task in listed["tasks"]] == list(range(3, 103))
+
+
 def test_an_answer_of_white_space_is_none(tmp_path: Path) -> None:
     """A model that says nothing but blanks has not answered."""
     events, _, _ = play(tmp_path, [assistant_message(" \n ")])
@@ -104,6 +116,7 @@ def test_an_answer_of_white_space_is_none(tmp_path: Path) -> None:
         ("complete_task", '{"task_id": ', "These arguments do not fit the tool."),
         ("add_task", {"title": "  "}, "A title has 1 to 200 characters."),
         ("add_task", {"title": "x" * 201}, "A title has 1 to 200 characters."),
+        ("add_task", {"title": "x", "description": "x" * 2001}, "A description has at most 2000 characters."),
         ("list_tasks", {"status": "urgent"}, "These arguments do not fit the tool."),
     ],
 )
@@ -158,19 +171,26 @@ def test_the_history_has_the_calls_where_they_happened() -> None:
     ]
 
 
+def test_the_history_begins_with_the_user() -> None:
+    """When the oldest messages are left out, what is left begins with a question: some providers refuse others."""
+    call = {"id": "x", "name": "add_task", "args": {}, "result": 1, "at": 0}
+    assert agent.model_input([answer("Done.", call), USER]) == [{"role": "user", "content": "hi"}]
+
+
 def test_a_call_that_was_cut_off_still_has_an_output() -> None:
     """No history has a call without its output: providers refuse it."""
     call = {"id": "x", "name": "add_task", "args": "{half", "at": 0}
-    items: list[Any] = agent.model_input([answer("", call, status="interrupted")])
+    _, *items = agent.model_input([USER, answer("", call, status="interrupted")])
     assert [item.get("type") for item in items] == ["function_call", "function_call_output", None]
-    assert items[0]["arguments"] == "{}"
-    assert "cut off" in items[1]["output"]
+    call_item, output, _ = (dict(item) for item in items)
+    assert call_item["arguments"] == "{}"
+    assert "cut off" in output["output"]
 
 
 @pytest.mark.parametrize("status", ["stopped", "failed", "interrupted"])
 def test_the_model_is_told_how_an_answer_ended(status: str) -> None:
     """An answer that did not end well says so to the model, even if it is empty."""
-    [item] = agent.model_input([answer("", status=status)])
+    [_, item] = agent.model_input([USER, answer("", status=status)])
     assert status.removesuffix("ed") in str(item)
-    [item] = agent.model_input([answer("Once upon", status=status)])
+    [_, item] = agent.model_input([USER, answer("Once upon", status=status)])
     assert str(item["content"]).startswith("Once upon\n\n[")  # type: ignore[typeddict-item]

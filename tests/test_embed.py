@@ -258,6 +258,57 @@ def test_a_tools_output_may_be_the_answer(tmp_path: Path) -> None:
     assert (turn.text, stored["status"]) == ("Let me see.\n\nSunny.", "done")
 
 
+def test_output_that_is_no_text_is_mended(tmp_path: Path) -> None:
+    """A tool's output with half a character in it, such as an odd file name, can be an answer and be stored."""
+
+    @function_tool
+    def files() -> str:
+        """List the files."""
+        return "r\udce9sum.txt"
+
+    model = ScriptedModel([[function_call("files", {}, call_id="1")]])
+    turn, stored = play(tmp_path, Agent(name="A", model=model, tools=[files], tool_use_behavior="stop_on_first_tool"))
+    assert (turn.text, stored["status"]) == ("r\ufffdsum.txt", "done")
+
+
+def test_a_tool_that_cancels_itself_has_failed(tmp_path: Path) -> None:
+    """A host's tool that is cancelled from within is not taken for the server's shutdown."""
+
+    @function_tool
+    async def give_up() -> str:
+        """Give up."""
+        raise asyncio.CancelledError
+
+    model = ScriptedModel([[function_call("give_up", {}, call_id="1")], [assistant_message("Well.")]])
+    turn, stored = play(tmp_path, Agent(name="A", model=model, tools=[give_up]))
+    assert stored["status"] in ("done", "failed")
+    assert not any("shutting down" in event["message"] for event in turn.of("error"))
+
+
+def test_what_a_tool_has_done_is_known_though_another_hangs(tmp_path: Path) -> None:
+    """Of two tools called at once, the result of the one that ended is kept, whatever becomes of the other."""
+
+    @function_tool
+    async def charge() -> str:
+        """Charge the card."""
+        return "charged"
+
+    @function_tool
+    async def hang() -> str:
+        """Hang."""
+        await asyncio.Event().wait()
+        return ""
+
+    model = ScriptedModel(
+        [[function_call("charge", {}, call_id="1"), function_call("hang", {}, call_id="2")], [assistant_message("x")]]
+    )
+    options = {"settings": settings.Settings(tool_timeout=1)}
+    turn, stored = play(tmp_path, Agent(name="A", model=model, tools=[charge, hang]), **options)
+    assert [(event["id"], event["result"]) for event in turn.of("tool_result")] == [("1", "charged")]
+    assert stored["tool_calls"][0]["result"] == "charged"
+    assert stored["status"] == "failed"
+
+
 def test_a_tool_that_needs_approval_ends_the_turn(tmp_path: Path) -> None:
     """A tool that needs an approval is not run: the turn fails with a sentence that names it, and the next works."""
     ran = []
@@ -289,6 +340,18 @@ def test_an_agent_as_a_tool_is_a_tool(tmp_path: Path) -> None:
     turn, _ = play(tmp_path, Agent(name="A", tools=[poet], model=model))
     assert [event["result"] for event in turn.of("tool_result")] == ["Roses are red."]
     assert turn.text == "There."
+
+
+def test_the_todo_tools_work_inside_an_agent_that_is_a_tool(tmp_path: Path) -> None:
+    """An agent with the to-do tools may be a tool itself: its calls are done, and are not the answer's own."""
+    steps: list[Any] = [[function_call("add_task", {"title": "x"}, call_id="n")], [assistant_message("Added.")]]
+    clerk = Agent[Any](name="Clerk", model=ScriptedModel(steps), tools=[*agent.todo_tools()])
+    model = ScriptedModel([[function_call("clerk", {"input": "x"}, call_id="1")], [assistant_message("There.")]])
+    with Host(tmp_path, agent=Agent(name="A", tools=[clerk.as_tool("clerk", "Do it.")], model=model)) as host:
+        turn = host.say("add x")
+        assert [event["id"] for event in turn.of("tool_result")] == ["1"]
+        assert [task["title"] for task in host.get("/todo/api/tasks").json()] == ["x"]
+        assert host.stored(turn)["status"] == "done"
 
 
 MCP_SERVER = """
@@ -564,6 +627,8 @@ def test_what_authenticate_says_is_what_the_client_hears(
         answer = host.post(path, json={"message": "hi"})
         assert (answer.status_code, answer.json()) == (status, {"detail": says})
         assert (answer.headers.get("retry-after") == "60") == (status == 403)
+        foreign = host.post(path, json={"message": "hi"}, headers={"Origin": "http://localhost:3000"})
+        assert foreign.headers["access-control-allow-origin"] == "http://localhost:3000", "a page elsewhere can read it"
 
 
 @pytest.mark.parametrize(
@@ -617,6 +682,8 @@ def test_the_hosts_environment_is_its_own(tmp_path: Path, monkeypatch: pytest.Mo
         ({"store": "postgresql://x"}, "sqlite:///path"),
         ({"parts": ["chat"]}, "tasks, page, mcp"),
         ({"prefix": "todo/"}, "must look like /todo"),
+        ({"prefix": "/api"}, "has paths of its own"),
+        ({"prefix": "/static/x"}, "has paths of its own"),
     ],
 )
 def test_an_option_that_cannot_be_used_is_told_in_a_sentence(

@@ -247,6 +247,29 @@ def test_a_signal_ends_the_process_whatever_clients_do(make: Callable[..., Serve
     tried(f"{signal.Signals(sig).name} with a half-sent body, idle and stalled readers", 1)
 
 
+def test_a_signal_ends_the_process_while_the_file_is_locked(make: Callable[..., Server]) -> None:
+    """With the file locked by another program, readers get `error` and `[DONE]` and the process ends in 5 seconds."""
+    server = make()
+
+    async def main() -> tuple[float, list[Record]]:
+        reading = [asyncio.create_task(say(server, "say 1000 10", user=f"user-{n}")) for n in range(3)]
+        await asyncio.sleep(1)
+        other = sqlite3.connect(server.database, isolation_level=None, timeout=5)
+        other.execute("BEGIN IMMEDIATE")
+        await asyncio.sleep(0.5)  # a checkpoint waits for the file
+        took = await asyncio.to_thread(server.kill, signal.SIGTERM)
+        records = await asyncio.gather(*reading)
+        other.close()
+        return took, records
+
+    took, records = asyncio.run(main())
+    assert took < 5
+    assert all(record.complete and record.of("error") for record in records)
+    server.start()
+    assert server.rows("SELECT COUNT(*) FROM messages WHERE status = 'interrupted'") == [(3,)]
+    tried("SIGTERM while the file is locked", 3)
+
+
 def test_a_second_signal_ends_the_process_at_once(make: Callable[..., Server]) -> None:
     """Who cannot wait sends a second signal; what was stored stays."""
     server = make()

@@ -11,6 +11,34 @@ import runs
 CALL = {"type": "tool_call", "id": "1", "name": "add_task", "args": {"title": "x"}}
 
 
+def test_what_cannot_be_stored_ends_its_turn_and_no_more(tmp_path: Path) -> None:
+    """An answer that no database takes is a failed one: its readers are let go, and the conversation goes on."""
+
+    async def main() -> None:
+        store = await db.Store.open(str(tmp_path / "chat.db"))
+        live = runs.Runs(store, db.Unavailable)
+
+        async def stream(run: runs.Run, turn: db.Turn) -> AsyncGenerator[runs.Event, None]:
+            yield "half a character: \ud800"
+
+        def begin_turn(thread: int | None = None) -> Any:
+            limits: dict[str, Any] = {"history_limit": 5, "max_live": 5, "max_live_per_user": 5}
+            return store.begin_turn("alice", "hi", title="hi", conversation_id=thread, **limits)
+
+        _, run = await live.begin(begin_turn, stream, user_id="alice", model="none")
+        assert run is not None
+        events = [event async for batch in run.follow() for event in batch]
+        assert events[-1] == {"type": "error", "message": runs.BROKEN}
+        stored = await store.get_message("alice", run.id)
+        assert stored is not None
+        assert (stored["status"], stored["error"]) == ("failed", runs.BROKEN)
+        assert (await begin_turn(run.conversation_id)).answer.status == "streaming"
+        await live.close()
+        await store.close()
+
+    asyncio.run(main())
+
+
 def test_no_checkpoint_takes_back_what_a_tool_has_recorded(tmp_path: Path) -> None:
     """However a checkpoint and a tool's commit fall together, what is stored has the tool's result."""
 
@@ -28,6 +56,7 @@ def test_no_checkpoint_takes_back_what_a_tool_has_recorded(tmp_path: Path) -> No
 
         _, run = await live.begin(begin_turn, stream, user_id="alice", model="none")
         assert run is not None
+        run.own.add("1")
         tool = asyncio.create_task(run.record("1", lambda: store.add_task("alice", "x"), lambda task: task["id"]))
         for _ in range(late):
             await asyncio.sleep(0)
