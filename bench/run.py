@@ -57,7 +57,7 @@ async def beside_a_model(folder: Path, columns: Sequence[Dialect], quick: bool) 
         rows += await measures.cpu(field, "in process", loads, 2 if quick else 3)
         if not quick:
             rows += await measures.delay(field, 1, Script(30, PACE), turns=5, over=0, rounds=1)
-        rows += await measures.delay(field, 100, Script(75, PACE), turns=100, over=2, rounds=1 if quick else 2)
+        rows += await measures.delay(field, 100, Script(100, PACE), turns=100, over=0.5, rounds=1 if quick else 3)
     if not quick:
         rows += await measures.crowd(Field(folder, columns), 500, Script(85, 1 / 17), over=4)
     rows += await measures.start(Field(folder, columns), 1 if quick else 3)
