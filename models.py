@@ -9,7 +9,8 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar, get_args
 
 from agents import (
     Handoff,
@@ -28,7 +29,7 @@ from agents import (
 from agents.agent_output import AgentOutputSchemaBase
 from agents.items import TResponseOutputItem, TResponseStreamEvent
 from agents.models import get_default_model
-from openai import AsyncOpenAI, AsyncStream, Timeout
+from openai import AsyncOpenAI, AsyncStream, BaseModel, Timeout
 from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import (
     Response,
@@ -42,9 +43,11 @@ from openai.types.responses import (
     ResponseOutputItemDoneEvent,
     ResponseOutputMessage,
     ResponseOutputText,
+    ResponseStreamEvent,
     ResponseTextDeltaEvent,
 )
 from openai.types.responses.response_prompt_param import ResponsePromptParam
+from pydantic import ValidationError
 
 GEMINI_URL = "https://generativelanguage.googleapis.com/v1beta/openai/"
 OPENAI_URL = "https://api.openai.com/v1"
@@ -108,20 +111,93 @@ def _chat(name: str, client: AsyncOpenAI) -> Model:
     return OpenAIChatCompletionsModel(model=name, openai_client=client)
 
 
-class _WatchfulClient(AsyncOpenAI):
-    """A client for the servers that speak Chat Completions more or less: see `_WholeStream`."""
+def _as_they_are(create: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
+    """Have the long parts of a request sent as they are, which is what the client does with an `extra_body`.
 
-    async def post(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("stream_cls") == AsyncStream[ChatCompletionChunk]:
-            kwargs["stream_cls"] = _WholeStream
-        answer = await super().post(*args, **kwargs)
+    openai 3.54 would compare each message with each of the types that a message can have, to find fields with another
+    name on the wire. There are none, and for the last 50 messages that takes 12 ms (24 in the Responses API), in which
+    no other stream gets anything.
+    """
+
+    async def create_as_it_is(**request: Any) -> Any:
+        given = {name: request[name] for name in names if isinstance(request.get(name), list)}
+        body = given | dict(request.get("extra_body") or {})
+        return await create(**request | {name: [] for name in given} | {"extra_body": body})
+
+    return create_as_it_is
+
+
+class _WatchfulClient(AsyncOpenAI):
+    """A client that is quick with long requests and with streams, and expects less of servers: see `_WholeStream`."""
+
+    @cached_property
+    def chat(self) -> Any:
+        """The resources of Chat Completions."""
+        chat: Any = super().chat
+        chat.completions.create = _as_they_are(chat.completions.create, ("messages", "tools"))
+        return chat
+
+    @cached_property
+    def responses(self) -> Any:
+        """The resources of the Responses API."""
+        responses: Any = super().responses
+        responses.create = _as_they_are(responses.create, ("input", "tools"))
+        return responses
+
+    async def post(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("stream"):
+            ours = {"/chat/completions": _WholeStream, "/responses": _EventStream}
+            kwargs["stream_cls"] = ours.get(path, kwargs["stream_cls"])
+        answer = await super().post(path, *args, **kwargs)
         if isinstance(answer, _WholeStream):
-            messages = kwargs["body"]["messages"]
+            messages = kwargs["options"]["extra_json"]["messages"]
             answer.used = {call["id"] for message in messages for call in message.get("tool_calls") or ()}
         return answer
 
 
-class _WholeStream(AsyncStream[ChatCompletionChunk]):
+class _Chunk(ChatCompletionChunk):
+    """How the client is to read one event of a stream of Chat Completions."""
+
+    @classmethod
+    def build(cls, *, response: Any, data: Any) -> BaseModel:
+        """Return the event: called by the client."""
+        return _read(ChatCompletionChunk, data)
+
+
+class _Event:
+    """How the client is to read one event of the Responses API."""
+
+    # By the event's type; only OpenAI's discriminator says which one it is, and pydantic would try all fifty.
+    kinds: ClassVar = {
+        get_args(kind.model_fields["type"].annotation)[0]: kind for kind in get_args(get_args(ResponseStreamEvent)[0])
+    }
+
+    @classmethod
+    def build(cls, *, response: Any, data: Any) -> BaseModel:
+        """Return the event: called by the client."""
+        kind = cls.kinds.get(data.get("type"), BaseModel) if isinstance(data, dict) else BaseModel
+        return _read(kind, data)
+
+
+def _read(kind: type[BaseModel], data: Any) -> BaseModel:
+    """Return what a server has sent as an object of that kind, whether or not it is all that it should be.
+
+    That is the client's own way of reading it, but it is asked first whether it is in order, which takes a tenth of the
+    48 µs.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError:
+        if not isinstance(data, dict):
+            raise ModelBehaviorError("An event of the stream is no JSON object.") from None
+        return kind.construct(**data)
+
+
+class _EventStream(AsyncStream[_Event]):
+    """A stream of the Responses API."""
+
+
+class _WholeStream(AsyncStream[_Chunk]):
     """A stream that ends with an error when it broke off, and whose tool calls have each an id of their own.
 
     openai 3.54 ends a stream that is cut as if it were complete, and openai-agents 0.24 checks only OpenAI's own. Some
@@ -130,7 +206,7 @@ class _WholeStream(AsyncStream[ChatCompletionChunk]):
 
     used: set[str]  # the ids in the request
 
-    async def __aiter__(self) -> AsyncIterator[ChatCompletionChunk]:
+    async def __aiter__(self) -> AsyncIterator[_Chunk]:
         reason = None
         ids: dict[int, str] = {}  # by the call's place in this answer
         async for chunk in super().__aiter__():
@@ -150,7 +226,9 @@ class _WholeStream(AsyncStream[ChatCompletionChunk]):
 
 
 def build_event_types() -> None:
-    """Build the types of events that the offline model does not use: `openai` would do it in the first user's turn."""
+    """Build the types that the offline model does not use: `openai` would do it in the first user's turn."""
+    from openai.resources import chat, responses  # noqa: F401  (0.1 s)
+
     for event in (
         ResponseCreatedEvent,
         ResponseOutputItemAddedEvent,

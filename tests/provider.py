@@ -82,6 +82,13 @@ class Handler(BaseHTTPRequestHandler):
     def responses_api(self, word: str) -> None:
         """Answer in the Responses API: one delta, and then an end that is none."""
         self.begin()
+        if word == "loosely":  # as some compatible servers do: fields are missing, others are new, a kind is unknown
+            text = {"type": "output_text", "text": "whole"}
+            output = [{"type": "message", "role": "assistant", "content": [text], "mood": "good"}]
+            self.send({"type": "response.mood", "mood": "good"})
+            self.send({"type": "response.output_text.delta", "delta": "whole", "mood": "good"})
+            self.send({"type": "response.completed", "response": {"id": "r", "output": output}})
+            return
         self.send(
             {
                 "type": "response.output_text.delta",
@@ -129,6 +136,9 @@ class Handler(BaseHTTPRequestHandler):
         elif word == "echo":
             self.send(chunk({"role": "assistant", "content": self.asked}))
             self.send(chunk({}, "stop"))
+        elif word == "loosely":  # as some compatible servers do: fields are missing, others are new or have odd values
+            self.send({"choices": [{"index": 0, "delta": {"content": "whole", "mood": "good"}, "finish_reason": None}]})
+            self.send({"id": None, "choices": [{"index": 0, "delta": {}, "finish_reason": "eos"}]})
         elif word == "nothing":
             self.send(chunk({"role": "assistant", "content": ""}))
             self.send(chunk({}, "stop"))

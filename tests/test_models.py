@@ -287,6 +287,23 @@ def test_tool_calls_without_an_id_of_their_own_get_one(
         assert all(call["id"] for call in calls)
 
 
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_a_server_that_takes_the_protocol_loosely_is_understood(
+    make_server: Callable[..., Server], failing: Any, api: str
+) -> None:
+    """Missing fields, new ones, odd values and unknown events do no harm; the request holds all that it should."""
+    server = make_server(OPENAI_BASE_URL=failing.url, OPENAI_MODEL="m", OPENAI_API=api)
+    with server.client() as client:
+        turn = client.say("first loosely")
+        assert (turn.text, turn.of("error")) == ("whole", [])
+        assert client.say("then loosely", turn.thread).text == "whole"
+    body = failing.requests[-1]
+    sent = body["messages"][1:] if api == "chat" else body["input"]
+    assert [message["content"] for message in sent] == ["first loosely", "whole", "then loosely"]
+    names = [tool["function"]["name"] if api == "chat" else tool["name"] for tool in body["tools"]]
+    assert names == ["add_task", "list_tasks", "complete_task", "update_task", "delete_task"]
+
+
 def test_a_model_that_cannot_be_reached_ends_the_turn_in_words(make_server: Callable[..., Server]) -> None:
     """A refused connection is one `error` frame and `[DONE]`."""
     with socket.create_server(("127.0.0.1", 0)) as free:
