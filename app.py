@@ -18,6 +18,7 @@ import sys
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,8 +99,9 @@ class Service:
         async def publish_result(event: dict[str, Any]) -> None:
             await mortal.publish_result(event)
 
+        agent = self.agent if isinstance(self.agent, Agent) else self.agent(run.user_id)
         return todo.stream_turn(
-            self.agent if isinstance(self.agent, Agent) else self.agent(run.user_id),
+            copy(agent),  # openai-agents 0.24 compares an agent's tools with those in each run that it is in
             turn.history,
             self.context(todo.TurnContext(run.user_id, self.tasks, record)),
             thread_id=run.conversation_id,
