@@ -5,6 +5,7 @@ All parsing happens after the stream has ended, so that it does not delay anothe
 
 import asyncio
 import json
+import random
 import socket
 import time
 from collections.abc import Sequence
@@ -141,19 +142,23 @@ def _verify(frames: Sequence[str], words: list[str], script: Script) -> None:
 async def drive(
     port: int, path: str, body: Any, token: str | None, script: Script, *, streams: int, turns: int, over: float = 0.0
 ) -> list[Result]:
-    """Run `turns` turns, `streams` at a time, and check each; with `over` start them evenly over so many seconds."""
+    """Run `turns` turns, `streams` at a time, and check each; with `over` the first ones start within so many seconds.
+
+    At moments drawn by chance, the same in each run: evenly spaced streams of one pace would all be due together.
+    """
     message = request(path, body, token)
+    chance = random.Random(streams)
     started = 0
     done: list[Stream] = []
 
-    async def reader(n: int) -> None:
+    async def reader() -> None:
         nonlocal started
-        await asyncio.sleep(over * n / streams)
+        await asyncio.sleep(chance.uniform(0, over))
         while started < turns:
             started += 1
             done.append(await fetch(port, message))
 
-    await asyncio.gather(*(reader(n) for n in range(streams)))
+    await asyncio.gather(*(reader() for _ in range(streams)))
     return [check(stream, script) for stream in done]
 
 

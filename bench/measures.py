@@ -50,7 +50,7 @@ END_TO_END = [
         "20 deltas and a tool call, 16 streams",
         Script(20, tool=True),
         16,
-        32,
+        64,
         [*at_most(0.9, 0.65), Limit(OURS, 0.65, OFFICIAL)],
     ),
 ]

@@ -57,7 +57,8 @@ async def beside_a_model(folder: Path, columns: Sequence[Dialect], quick: bool) 
         rows += await measures.cpu(field, "in process", loads, 2 if quick else 3)
         if not quick:
             rows += await measures.delay(field, 1, Script(30, PACE), turns=5, over=0, rounds=1)
-        rows += await measures.delay(field, 100, Script(100, PACE), turns=100, over=0.5, rounds=1 if quick else 3)
+        turns, rounds = (100, 1) if quick else (300, 2)
+        rows += await measures.delay(field, 100, Script(100, PACE), turns=turns, over=0.5, rounds=rounds)
     if not quick:
         rows += await measures.crowd(Field(folder, columns), 500, Script(85, 1 / 17), over=4)
     rows += await measures.start(Field(folder, columns), 1 if quick else 3)
