@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Literal, Protocol
@@ -55,6 +55,7 @@ the list, call list_tasks first to find its id. Answer briefly, in the user's la
 MAX_LISTED = 100  # tasks that list_tasks shows the model at once
 MAX_TITLE = 200  # characters
 MAX_DESCRIPTION = 2_000
+MAX_DEPTH = 100  # of lists in lists: what json.loads takes here may be too deep for whoever writes it elsewhere
 
 
 class Tasks(Protocol):
@@ -320,7 +321,7 @@ class ToolHooks(RunHooks[Any]):
 async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> AsyncIterator[Event]:
     """Turn the SDK's events into ours. Text after a tool call starts a new paragraph."""
     said_something = after_tool = called = False
-    held = ""
+    held = held_thought = ""
     async for event in result.stream_events():
         watchdog.heard()
         if event.type == "raw_response_event":
@@ -334,8 +335,11 @@ async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> Async
                 said_something, after_tool = said_something or not delta.isspace(), False
                 yield delta
             elif event.data.type == "response.reasoning_summary_text.delta":
-                yield {"type": "thinking", "content": event.data.delta}
+                held_thought, delta = _whole(held_thought + event.data.delta)
+                if delta:
+                    yield {"type": "thinking", "content": delta}
             elif event.data.type == "response.reasoning_summary_part.added" and event.data.summary_index > 0:
+                held_thought = ""
                 yield {"type": "thinking", "content": "\n\n"}  # or the parts would run into each other
         elif event.type == "run_item_stream_event":
             if event.name == "tool_called":
@@ -433,9 +437,9 @@ def _plain(output: Any) -> Any:
     if isinstance(output, str):
         return _parsed(output)
     try:
-        value = json.loads(to_json(output, fallback=str, inf_nan_mode="null"))  # dataclasses, models, times, sets
-    except (ValueError, RecursionError):  # it holds itself, or bytes that are no text
-        return str(output)
+        value = _parsed(to_json(output, fallback=str, inf_nan_mode="null").decode())  # dataclasses, models, times, sets
+    except (ValueError, RecursionError):  # it holds itself, is too deep, or has bytes that are no text
+        return _mended(str(output))
     match value:
         case {"type": "text", "text": str(text)}:  # how the tools of MCP servers answer
             return _parsed(text)
@@ -457,9 +461,25 @@ def _parsed(text: str) -> Any:
         value = json.loads(text)
         # Python reads NaN, 1e400 and half a surrogate pair, and no browser reads what it then writes.
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-        return value
+        return _mended(text) if _is_deep(value) else value
     except (ValueError, RecursionError):
         return _mended(text)
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for thing in level for child in _children(thing)]
+    return bool(level)
+
+
+def _children(value: Any) -> Iterable[Any]:
+    match value:
+        case list():
+            return value
+        case dict():
+            return value.values()
+    return ()
 
 
 def _for_the_log(error: BaseException | None) -> str:

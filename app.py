@@ -161,8 +161,8 @@ async def chatkit(request: Request) -> Response | wire.EventStream:
         raise HTTPException(400, 'on_disconnect must be "continue" or "stop".')
     thread = inputs.thread_in(body)
     begin_turn = partial(service.store.begin_turn, message=message, title=title_of(message), conversation_id=thread)
-    turn, run = await begin(request, service, user_id, body | {"thread_id": thread}, begin_turn)
-    stop = partial(stop_run, service.live, run) if on_disconnect == "stop" else None
+    turn, run = await begin(request, service, user_id, body | {"thread_id": thread}, begin_turn, thread)
+    stop = stop_when_left(service.live, run) if on_disconnect == "stop" else None
     return event_stream(turn.answer, run, on_disconnect=stop)
 
 
@@ -175,18 +175,21 @@ async def chatkit_protocol(
         end_run = partial(service.live.stop, ending="stopped", sentence=runs.DELETED)
         reply = await component.reply(kind, params, service.store, user_id, end_run)
         return Response(json.dumps(reply), media_type="application/json")
+    thread = None if kind == "threads.create" else component.id_in(params, "thread_id")
     if kind == "threads.retry_after_item":
-        thread_id, message_id = component.id_in(params, "thread_id"), component.id_in(params, "item_id")
-        begin_turn = partial(service.store.retry_turn, conversation_id=thread_id, message_id=message_id)
+        message_id = component.id_in(params, "item_id")
+        begin_turn = partial(
+            service.store.retry_turn, conversation_id=component.id_in(params, "thread_id"), message_id=message_id
+        )
     else:
         text, message = component.message_in(params)
         begin_turn = partial(
             service.store.begin_turn,
             message=inputs.text_in({"input": message}, "input", inputs.MAX_MESSAGE, too_long=413),
-            title=title_of(text) if kind == "threads.create" else None,
-            conversation_id=None if kind == "threads.create" else component.id_in(params, "thread_id"),
+            title=title_of(text) if thread is None else None,
+            conversation_id=thread,
         )
-    turn, run = await begin(request, service, user_id, body, begin_turn)
+    turn, run = await begin(request, service, user_id, body, begin_turn, thread)
     answer = turn.answer
     return wire.EventStream(
         component.frames(
@@ -195,7 +198,7 @@ async def chatkit_protocol(
             component.replay(answer) if run is None else run.follow(),
         ),
         {"X-Thread-Id": str(answer.conversation_id)},
-        partial(stop_run, service.live, run),
+        stop_when_left(service.live, run),
     )
 
 
@@ -211,6 +214,7 @@ async def begin(
     user_id: str,
     body: Mapping[str, Any],
     begin_turn: Callable[..., Awaitable[db.Turn]],
+    conversation_id: int | None,
 ) -> tuple[db.Turn, runs.Run | None]:
     """Store a turn with `begin_turn` and start its run, within the limits, and once for each idempotency key."""
     limited = partial(
@@ -222,13 +226,32 @@ async def begin(
         key=inputs.key_of(request),
         request=inputs.digest_of(body),
     )
-    return await service.live.begin(limited, service.stream, user_id=user_id, model=service.model_name)
+    start = partial(service.live.begin, limited, service.stream, user_id=user_id, model=service.model_name)
+    try:
+        return await start()
+    except db.Busy:
+        # Who has just stopped the last answer, by closing the connection, cannot know when that is done.
+        if conversation_id is None or not await service.live.has_stopped(conversation_id):
+            raise
+        return await start()
 
 
-async def stop_run(live: runs.Runs, run: runs.Run | None) -> None:
-    """Stop a run, and not one that has begun in the same conversation since."""
-    if run is not None and live.get(run.conversation_id) is run:
-        await live.stop(run.conversation_id, "stopped")
+def stop_when_left(live: runs.Runs, run: runs.Run | None) -> Callable[[], Awaitable[None]]:
+    """Return what a response does when its reader goes away: the last of a run's readers who do this stops it.
+
+    There are several when a request was sent again with its idempotency key.
+    """
+    if run is not None:
+        run.keepers += 1
+
+    async def leave() -> None:
+        if run is None:
+            return
+        run.keepers -= 1
+        if not run.keepers and live.get(run.conversation_id) is run:  # and not one that has begun there since
+            await live.stop(run.conversation_id, "stopped")
+
+    return leave
 
 
 def event_stream(

@@ -22,7 +22,7 @@ MAX_FEEDBACK = 100  # items in one request
 MAX_TITLE = 200  # characters
 MAX_SHOWN = 120  # characters of a tool's argument or result in a task
 ID = "[1-9][0-9]{0,17}"  # what SQLite takes for an id
-ANSWER_ITEM = rf"({ID})\.[0-9]{{1,9}}"
+ANSWER_ITEM = rf"({ID})\.(?:0|[1-9][0-9]{{0,8}})"
 PING = b": ping\n\n"
 
 
@@ -47,13 +47,19 @@ class Store(Protocol):
 
 def request_in(body: Mapping[str, Any]) -> tuple[str, Json]:
     """Return the type and the params of a request, or answer 400."""
-    kind, params = body.get("type"), body.get("params") or {}
+    kind, params = body.get("type"), _given(body, "params", {})
     if not isinstance(kind, str) or kind not in (*STREAMING, *REPLIES):
         # The rest of the protocol: attachments, transcription, client tools, structured input, custom actions.
         raise HTTPException(400, f"This server does not support the request {ascii(kind)[:80]}.")
     if not isinstance(params, dict):
         raise HTTPException(400, f"The params of {kind} must be an object.")
     return kind, params
+
+
+def _given(values: Mapping[str, Any], name: str, default: Any) -> Any:
+    """Return a value, or the default where there is none: the component leaves out what it has not, or sends null."""
+    value = values.get(name)
+    return default if value is None else value
 
 
 def id_in(params: Mapping[str, Any], name: str) -> int:
@@ -71,12 +77,12 @@ def message_in(params: Mapping[str, Any]) -> tuple[str, str]:
     given = params.get("input")
     if not isinstance(given, dict) or not isinstance(given.get("content"), list):
         raise HTTPException(400, 'input is required: {"content": [{"type": "input_text", "text": ...}]}.')
-    if given.get("attachments"):
+    if _given(given, "attachments", []) != []:
         raise HTTPException(400, "This server does not support attachments.")
-    options = given.get("inference_options") or {}
+    options = _given(given, "inference_options", {})
     if not isinstance(options, dict) or any(options.get(name) for name in ("tool_choice", "model")):
         raise HTTPException(400, "This server does not support inference_options: it has one model and chooses tools.")
-    quote = given.get("quoted_text") or ""
+    quote = _given(given, "quoted_text", "")
     if not isinstance(quote, str):
         raise HTTPException(400, "quoted_text must be a text or null.")
     text = "".join(map(_part, given["content"]))
@@ -95,7 +101,7 @@ def _part(part: Any) -> str:
 
 def _page_in(params: Mapping[str, Any]) -> tuple[int, bool, str | None]:
     """Return the limit, whether the newest come first, and the cursor, or answer 400."""
-    limit, order, after = params.get("limit"), params.get("order") or "desc", params.get("after")
+    limit, order, after = params.get("limit"), _given(params, "order", "desc"), params.get("after")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
         raise HTTPException(400, "limit must be a whole number.")
     if order not in ("asc", "desc"):
@@ -188,9 +194,16 @@ async def _feedback(params: Mapping[str, Any], store: Store, user_id: str) -> Js
         raise HTTPException(400, f"item_ids is required: a list of 1 to {MAX_FEEDBACK} ids, as text.")
     named = [re.fullmatch(ANSWER_ITEM, item_id) if isinstance(item_id, str) else None for item_id in ids]
     answers = {int(name[1]) for name in named if name}
-    if not all(named) or not await store.give_feedback(user_id, thread_id, answers, kind):
+    known = [await _ids_of_answer(store, user_id, thread_id, answer) for answer in answers]
+    if not set(ids) <= set().union(*known) or not await store.give_feedback(user_id, thread_id, answers, kind):
         raise HTTPException(404, "Not found.")
     return {}
+
+
+async def _ids_of_answer(store: Store, user_id: str, thread_id: int, message_id: int) -> set[str]:
+    found = await store.page_of_messages(user_id, thread_id, since=message_id, newest_first=False, limit=1)
+    records = found[1] if found else []
+    return {item["id"] for record in records if record["id"] == message_id for item in items(thread_id, record)}
 
 
 STREAMING = ("threads.create", "threads.add_user_message", "threads.retry_after_item")
@@ -504,7 +517,7 @@ def outcome(result: Any) -> str:
         case {"task_id": task_id, "title": str(name)}:
             return f"#{task_id} {_short(name)}{' (done)' if result.get('completed') is True else ''}"
         case str():
-            return _short(result)
+            return _short(result) or "Done"
         case _:
             return _short(json.dumps(result, ensure_ascii=False))
 

@@ -46,6 +46,10 @@ class Conflict(Exception):
     """The request contradicts what is stored; the text is a sentence for the user."""
 
 
+class Busy(Conflict):
+    """The conversation has a live answer."""
+
+
 class NotFound(Exception):
     """What the request acts on is not there, or is somebody else's; the text is a sentence for the user."""
 
@@ -490,15 +494,14 @@ class Store:
         Without `conversation_id`, or with one that is not the user's, a new conversation called `title` is made; if
         the title is None, it must be the user's. `history_limit` is how many messages to return, this one included.
         `key` is the idempotency key and `request` a digest of what was sent with it; a key that was used before stores
-        nothing and returns the earlier answer. Raises `NotFound`, `Conflict` if the conversation has a live answer, or
-        if the key came with another request, and `TooMany` if there are `max_live` live answers already, or
+        nothing and returns the earlier answer. Raises `NotFound`, `Busy` if the conversation has a live answer,
+        `Conflict` if the key came with another request, and `TooMany` if there are `max_live` live answers already, or
         `max_live_per_user` of this user.
         """
 
         def work() -> Turn:
             if key is not None and (earlier := self._earlier(user_id, key, request)) is not None:
                 return earlier
-            self._admit(user_id, max_live, max_live_per_user)
             now = _now()
             conversation = None if conversation_id is None else self._touch(user_id, conversation_id, now)
             if conversation is None and title is None:
@@ -514,6 +517,7 @@ class Store:
                 (conversation["id"], message, now, conversation["id"], now),
             )
             question, answer = sorted(map(_message, rows), key=itemgetter("id"))
+            self._admit(user_id, max_live, max_live_per_user)
             return self._begun(user_id, conversation, [*history, question], answer, key, request)
 
         try:
@@ -521,7 +525,7 @@ class Store:
         except sqlite3.IntegrityError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
                 raise
-            raise Conflict(BUSY) from error
+            raise Busy(BUSY) from error
 
     async def retry_turn(
         self,
@@ -555,8 +559,7 @@ class Store:
             if self._sql(
                 "SELECT 1 FROM messages WHERE conversation_id = ? AND status = 'streaming'", (conversation_id,)
             ):  # the index would not see it: the live answer would be deleted before the new one is written
-                raise Conflict(BUSY)
-            self._admit(user_id, max_live, max_live_per_user)
+                raise Busy(BUSY)
             now = _now()
             self._sql("DELETE FROM messages WHERE conversation_id = ? AND id > ?", (conversation_id, message_id))
             conversation = self._touch(user_id, conversation_id, now)
@@ -570,6 +573,7 @@ class Store:
                 """,
                 (conversation_id, now),
             )
+            self._admit(user_id, max_live, max_live_per_user)
             return self._begun(user_id, conversation, history, _message(row), key, request)
 
         return await self._write(work)
@@ -671,6 +675,7 @@ class Store:
         return await _to_its_end(both())
 
     def _admit(self, user_id: str, max_live: int, max_live_per_user: int) -> None:
+        """Raise `TooMany` if the answer that has just been written is one too many; it is then rolled back."""
         [(live, of_user)] = self._sql(
             """
             SELECT COUNT(*), COUNT(CASE WHEN c.user_id = ? THEN 1 END)
@@ -678,9 +683,9 @@ class Store:
             """,
             (user_id,),
         )
-        if of_user >= max_live_per_user:
+        if of_user > max_live_per_user:
             raise TooMany("You have too many answers running. Wait for one to end, or stop it.", of_user=True)
-        if live >= max_live:
+        if live > max_live:
             raise TooMany("The server is busy with other answers. Please try again in a moment.", of_user=False)
 
     def _touch(self, user_id: str, conversation_id: int, now: str) -> Conversation | None:

@@ -75,6 +75,7 @@ class Run:
         self.tools: set[asyncio.Task[Any]] = set()  # what tools do that must come to its end
         self.stopped_as: tuple[Ending, str | None] | None = None
         self.saved = 0  # how many events the database has
+        self.keepers = 0  # readers without the last of whom it is stopped
         self._store = store
         self._answer = answer
         self._calls: list[dict[str, Any]] = []
@@ -342,6 +343,13 @@ class Runs:
         run.stop(ending, sentence)
         await asyncio.wait((run.finished,))
         return True
+
+    async def has_stopped(self, conversation_id: int) -> bool:
+        """Wait for the end of a run that is being stopped; False if there is none that is, or not within 5 s."""
+        run = self._live.get(conversation_id)
+        if run is not None and run.finished is not None and run.stopped_as is not None:
+            await asyncio.wait((run.finished,), timeout=FINISHING)
+        return run is None or run.ended
 
     async def close(self) -> None:
         """End all runs as interrupted, store them, and begin no more."""

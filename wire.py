@@ -6,6 +6,7 @@ JSON is ASCII, because some of them also split on U+2028 or U+0085.
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from json.encoder import encode_basestring_ascii as quoted  # the standard encoder's own, a tenth of a `dumps`
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from starlette.types import Message, Receive, Scope, Send
 
 Event = str | dict[str, Any]
+
+log = logging.getLogger("todochat")
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
@@ -70,6 +73,8 @@ class EventStream:
         finally:
             await _cancel((writer, gone))
             await self._chunks.aclose()
+            if not writer.cancelled() and (error := writer.exception()) is not None and not isinstance(error, OSError):
+                log.error("a stream broke off: %s", type(error).__name__)  # not its text, which may quote the answer
         if not complete and self._on_disconnect is not None:
             await self._on_disconnect()
 

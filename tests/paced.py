@@ -3,11 +3,12 @@
 A message is a program, one step a line:
     say N MS           N words of text, MS milliseconds apart
     think N MS         N words of a reasoning summary; neighbouring lines are parts of one summary
+    think JSON         a list of the pieces of a reasoning summary
     call TOOL JSON     a tool call; calls on neighbouring lines are made at once
     quiet SECONDS      nothing
     fail               an error
     recall             as text: all that the model was told, but for the last message
-The tools are those of the to-do agent and `wait`, which takes {"seconds": ...}.
+The tools are those of the to-do agent, `wait`, which takes {"seconds": ...}, and `nest`, which takes {"depth": ...}.
 """
 
 import asyncio
@@ -75,6 +76,10 @@ class PacedModel(Model):
                         part={"type": "summary_text", "text": ""},  # type: ignore[arg-type]
                         sequence_number=0,
                     )
+                if step[0] == "think" and step[1].startswith("["):
+                    for delta in json.loads(" ".join(step[1:])):
+                        yield _thought(delta)
+                    continue
                 async for event in self._do(step, json.dumps(items[:asked])):
                     yield event
         response = Response(
@@ -100,14 +105,7 @@ class PacedModel(Model):
             if pause:
                 await asyncio.sleep(pause)
             if step[0] == "think":
-                yield ResponseReasoningSummaryTextDeltaEvent(
-                    type="response.reasoning_summary_text.delta",
-                    item_id="r",
-                    output_index=0,
-                    summary_index=0,
-                    delta=f"t{n} ",
-                    sequence_number=n,
-                )
+                yield _thought(f"t{n} ")
             else:
                 yield ResponseTextDeltaEvent(
                     type="response.output_text.delta",
@@ -120,6 +118,17 @@ class PacedModel(Model):
                 )
 
 
+def _thought(delta: str) -> ResponseReasoningSummaryTextDeltaEvent:
+    return ResponseReasoningSummaryTextDeltaEvent.model_construct(  # as the client does, which checks no text
+        type="response.reasoning_summary_text.delta",
+        item_id="r",
+        output_index=0,
+        summary_index=0,
+        delta=delta,
+        sequence_number=0,
+    )
+
+
 @function_tool
 async def wait(seconds: float) -> str:
     """Take a while."""
@@ -127,11 +136,17 @@ async def wait(seconds: float) -> str:
     return json.dumps({"waited": seconds})
 
 
+@function_tool
+async def nest(depth: int) -> str:
+    """Return a list in a list in a list."""
+    return "[" * depth + "]" * depth
+
+
 def main() -> None:
     """Serve."""
     chosen = settings.Settings.from_env(os.environ)
     todo = agent.todo_agent(PacedModel())
-    todo.tools.append(wait)
+    todo.tools += [wait, nest]
     asyncio.run(app.serve(chosen, agent=todo))
 
 

@@ -82,6 +82,7 @@ class Checker:
                 if item["type"] == "workflow":
                     assert seen["workflow"]["tasks"] == item["workflow"]["tasks"]
                     assert not any(task["status_indicator"] == "loading" for task in item["workflow"]["tasks"])
+                    assert (seen["workflow"]["expanded"], item["workflow"]["expanded"]) == (True, False)
                     seen = seen | {"workflow": item["workflow"]}
                 assert seen == item
                 self.items[item["id"]] = item
@@ -230,15 +231,22 @@ class Component:
         assert [event["type"] for event in stream.events[: len(opening)]] == opening
         if "deleted" not in json.dumps(stream.events[-1]):
             stored = self.all_items(stream.thread)
+            answer = [item for item in stream.items if item["type"] != "user_message"]
+            questions = [n for n, item in enumerate(stored) if item["type"] == "user_message"]
+            assert stored[questions[-1] + 1 :] == answer
             assert stored[len(stored) - len(stream.items) :] == stream.items
 
 
 def _frames(response: httpx.Response) -> Iterator[str]:
-    for line in response.iter_lines():
-        if line.startswith("data: "):
-            yield line[6:]
-        else:
-            assert line in ("", ": ping"), f"not a frame: {line!r}"
+    received = ""
+    for text in response.iter_text():
+        *frames, received = (received + text).split("\n\n")
+        for frame in frames:
+            assert "\n" not in frame, f"not a frame: {frame!r}"
+            if frame != ": ping":
+                assert frame.startswith("data: ")
+                yield frame[6:]
+    assert received == ""
 
 
 @pytest.fixture(scope="module")
@@ -358,6 +366,21 @@ def test_parts_of_a_reasoning_summary_are_paragraphs(chat: Component) -> None:
     assert chat.create("think 2 0\nthink 1 0\nsay 1 0").shape == [{"t0 t1 \n\nt0 "}, "w0 "]
 
 
+def test_halves_of_characters_in_reasoning_are_put_together(chat: Component) -> None:
+    """A surrogate pair that comes in two deltas is one character, and a half alone is something that can be shown."""
+    stream = chat.create('think ["a\\ud83d", "\\ude00 b", "\\ud83dc"]\nsay 1 0')
+    assert stream.shape == [{"a\U0001f600 b\ufffdc"}, "w0 "]
+
+
+def test_result_of_any_depth_can_be_read_again(chat: Component) -> None:
+    """However deep a tool's result is, the stream ends cleanly, and what is stored can be read."""
+    stream = chat.create("\n".join(f'call nest {{"depth": {depth}}}' for depth in (50, 150, 970, 981, 5000)))
+    assert [status for _, status, _ in stream.shape[0]] == ["complete"] * 5
+    messages = chat.client.messages(int(stream.thread))
+    assert [type(call["result"]) for call in messages[-1]["tool_calls"]] == [list, str, str, str, str]
+    assert chat.add(stream.thread, "say 1 0").shape == ["w0 "]
+
+
 def test_long_reasoning_is_not_sent_again_for_each_word(chat: Component) -> None:
     """A thought is resent as it grows, and all its frames together stay within a few times its length."""
     stream = chat.create("think 3000 0\nsay 1 0")
@@ -417,6 +440,33 @@ def test_disconnect_while_a_tool_runs(chat: Component) -> None:
     assert "was cut off" in chat.add(seen.thread, "recall").shape[0]
 
 
+def test_a_message_right_after_a_stop_is_answered(chat: Component) -> None:
+    """Who has closed the connection to stop an answer can write at once, also while the last tool is still cut off."""
+
+    def called(event: Json) -> bool:
+        return bool(event.get("update", {}).get("task", {}).get("status_indicator") == "loading")
+
+    thread = chat.create("say 1 0").thread
+    for n in range(10):
+        program, until = ("say 100 20", is_delta) if n % 2 else ('call wait {"seconds": 20}', called)
+        chat.add(thread, program, until=until)
+        chat.used.clear()
+        assert chat.add(thread, "say 1 0").shape == ["w0 "]
+
+
+def test_the_last_reader_of_a_repeated_request_stops_it(chat: Component) -> None:
+    """A request that was sent again goes on when the connection of the first try dies, and ends with its last one."""
+    body = {"type": "threads.create", "params": {"input": said("say 200 10")}}
+    headers = {"Idempotency-Key": "again"}
+    with chat.client.stream("POST", "/chatkit", json=body, headers=headers) as second:
+        with chat.client.stream("POST", "/chatkit", json=body, headers=headers) as first:
+            assert first.headers["x-thread-id"] == second.headers["x-thread-id"]
+        thread = int(second.headers["x-thread-id"])
+        time.sleep(0.5)  # for as long as a stop would take to be seen, and longer
+        assert chat.client.messages(thread)[-1]["status"] == "streaming"
+    eventually(lambda: chat.client.messages(thread)[-1]["status"] == "stopped")
+
+
 def test_stop_from_elsewhere_ends_the_stream_cleanly(chat: Component) -> None:
     """When the answer is stopped in another window this one's stream closes its items and ends, without an error."""
     streams: list[Stream] = []
@@ -446,7 +496,7 @@ def test_late_disconnect_stops_only_its_own_run() -> None:
         await asyncio.wait([first.finished])
         _, second = await live.begin(partial(say, conversation_id=1), words, user_id="alice", model="m")
         assert second is not None
-        await app.stop_run(live, first)
+        await app.stop_when_left(live, first)()
         await asyncio.wait([second.finished])
         conversation = await store.get_conversation("alice", 1)
         await live.close()
@@ -640,6 +690,18 @@ def test_limits_are_clamped(chat: Component) -> None:
     for limit, count in [(9999, 2), (10**30, 2), (0, 1), (-5, 1), (1, 1), (None, 2)]:
         assert len(chat.json("threads.list", limit=limit)["data"]) == count
         assert len(chat.json("items.list", thread_id=str(threads[0]), limit=limit)["data"]) == count
+    for _ in range(102 - len(threads)):
+        chat.client.say("say 1 0")
+    page = chat.json("threads.list", limit=9999)
+    assert (len(page["data"]), page["has_more"], len(chat.json("threads.list")["data"])) == (100, True, 20)
+
+
+def test_the_newest_come_first_unless_asked_otherwise(chat: Component) -> None:
+    """Without an order, items and threads are listed from the newest on."""
+    stream = chat.create("say 1 0")
+    assert chat.json("items.list", thread_id=stream.thread)["data"] == stream.items[::-1]
+    later = chat.create("say 1 0").thread
+    assert [thread["id"] for thread in chat.json("threads.list")["data"]] == [later, stream.thread]
 
 
 def test_rename_and_delete(chat: Component) -> None:
@@ -673,8 +735,9 @@ def test_feedback_is_stored_with_the_message(chat: Component, other: Component) 
     for kind in ("positive", "negative"):
         chat.json("items.feedback", thread_id=stream.thread, item_ids=ids, kind=kind)
         assert messages() == [None, kind]
-    missing = {"item_ids": [ids[0], "99.0"], "kind": "positive"}
-    assert chat.refused("items.feedback", thread_id=stream.thread, **missing)[0] == 404
+    for unknown in ("99.0", f"{ids[0][:-2]}.7", f"{ids[0][:-2]}.00"):
+        missing = {"item_ids": [ids[0], unknown], "kind": "positive"}
+        assert chat.refused("items.feedback", thread_id=stream.thread, **missing)[0] == 404
     assert (
         chat.refused("items.feedback", thread_id=stream.thread, item_ids=[stream.items[0]["id"]], kind="positive")[0]
         == 404
@@ -683,6 +746,9 @@ def test_feedback_is_stored_with_the_message(chat: Component, other: Component) 
     own = other.create("say 1 0").thread
     assert other.refused("items.feedback", thread_id=own, item_ids=ids, kind="positive")[0] == 404
     assert messages() == [None, "negative"]
+    more = chat.add(stream.thread, "say 1 0").items[1]["id"]
+    chat.json("items.feedback", thread_id=stream.thread, item_ids=[ids[0], more], kind="positive")
+    assert messages() == [None, "positive", None, "positive"]
 
 
 # ---- what is sent ----
@@ -756,14 +822,24 @@ def test_malformed_requests_get_400_and_a_sentence(chat: Component) -> None:
         {"content": [{"type": "input_text"}]},
         said("  "), said("hi", content=[{"type": "input_image", "text": "x"}]), said("hi", attachments=["a"]),
         said("hi", inference_options={"model": "gpt"}), said("hi", inference_options={"tool_choice": {"id": "x"}}),
-        said("hi", inference_options=[1]), said("hi", quoted_text=1), said("\ud800"), said("hi", quoted_text="\udc00"),
+        said("hi", inference_options=[1]), said("hi", inference_options=""), said("hi", attachments={}),
+        said("hi", quoted_text=1), said("hi", quoted_text=0), said("\ud800"), said("hi", quoted_text="\udc00"),
     ]  # fmt: skip
-    bodies: list[Any] = [{"type": None}, {"type": 1}, {"type": []}, {"type": "threads.list", "params": [1]}]
+    bodies: list[Any] = [{"type": None}, {"type": 1}, {"type": []}, {"type": "threads.list", "params": [1]},
+                         {"type": "threads.list", "params": []}]  # fmt: skip
     bodies += [{"type": "threads.create", "params": {"input": given}} for given in inputs]
     bodies += [{"type": kind} for kind in (*component.STREAMING, *component.REPLIES) if kind != "threads.list"]
     for odd in (None, True, 1.5, [], {}):
         bodies.append({"type": "items.list", "params": {"thread_id": odd}})
-    for params in ({"limit": "9"}, {"limit": 1.5}, {"limit": True}, {"order": "up"}, {"order": 1}, {"after": 3}):
+    for params in (
+        {"limit": "9"},
+        {"limit": 1.5},
+        {"limit": True},
+        {"order": "up"},
+        {"order": 1},
+        {"order": ""},
+        {"after": 3},
+    ):
         bodies.append({"type": "threads.list", "params": params})
         bodies.append({"type": "items.list", "params": {"thread_id": thread, **params}})
     for title in (None, 1, "", " ", "x" * 201, "\ud800"):
@@ -838,6 +914,10 @@ def test_too_many_answers_at_once(make_server: Callable[..., Server]) -> None:
             for client, status in ((alice, 429), (bob, 503)):
                 response = client.post("/chatkit", json=body)
                 assert (response.status_code, "retry-after" in response.headers) == (status, True)
+            for thread, status in ((live.headers["x-thread-id"], 409), ("99", 404)):  # what is wrong with the request
+                params = {"thread_id": thread, "input": said("hi")}  # itself is said first
+                response = alice.post("/chatkit", json={"type": "threads.add_user_message", "params": params})
+                assert response.status_code == status
 
 
 def test_database_that_does_not_answer(make_server: Callable[..., Server]) -> None:

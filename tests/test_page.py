@@ -9,13 +9,15 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
-from conftest import Client, Server, missing, npm_package, token
+from conftest import ROOT, Client, Server, missing, npm_package, token
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -564,6 +566,31 @@ def test_the_component_gets_what_it_needs(server: Server, visitor: Visitor) -> N
     page.context.route("https://cdn.platform.openai.com/**", lambda route: route.fulfill(**script))
     page.goto(server.url + "/component")
     expect(page.locator("openai-chatkit")).to_have_text("1 threads, local-dev")
+
+
+def test_the_readmes_page_with_the_component_works(
+    make_server: Callable[..., Server], visitor: Visitor, tmp_path: Path
+) -> None:
+    """The README's page, served from another origin that is allowed, reaches this server with the user's token."""
+    [html] = re.findall(r"```html\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert html.count("\n") == 15
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as pages:
+        origin = f"http://localhost:{pages.server_port}"
+        server = make_server(CORS_ORIGINS=origin)
+        html = html.replace("PASTE A TOKEN", token(visitor.user)).replace("http://127.0.0.1:8000", server.url)
+        (tmp_path / "index.html").write_text(html)
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        with Client(server.url, visitor.user) as client:
+            client.say("hello")
+        script = {"status": 200, "content_type": "text/javascript", "body": STAND_IN}
+        visitor.context.route("https://cdn.platform.openai.com/**", lambda route: route.fulfill(**script))
+        visitor.expected = "favicon.ico|404"
+        page = visitor.context.new_page()
+        page.on("console", lambda m: visitor.complain(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: visitor.complain(str(error)))
+        page.goto(origin)
+        expect(page.locator("openai-chatkit")).to_have_text("1 threads, local-dev")
+        pages.shutdown()
 
 
 @pytest.mark.parametrize("parts", [["page", "tasks"], ["page"]])
