@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import reprlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -19,7 +20,6 @@ from agents import (
     Agent,
     AgentsException,
     FunctionTool,
-    HandoffOutputItem,
     InputGuardrailTripwireTriggered,
     MaxTurnsExceeded,
     Model,
@@ -322,6 +322,8 @@ async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> Async
     """Turn the SDK's events into ours. Text after a tool call starts a new paragraph."""
     said_something = after_tool = called = False
     held = held_thought = ""
+    current = result.current_agent
+    hosted: set[str] = set()  # the provider's own tools that have been shown
     async for event in result.stream_events():
         watchdog.heard()
         if event.type == "raw_response_event":
@@ -341,31 +343,41 @@ async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> Async
             elif event.data.type == "response.reasoning_summary_part.added" and event.data.summary_index > 0:
                 held_thought = ""
                 yield {"type": "thinking", "content": "\n\n"}  # or the parts would run into each other
+            elif event.data.type == "response.output_item.done" and _is_hosted(event.data.item):
+                # Now and not at its "tool_called", which comes after all of the answer's text.
+                call = _call(event.data.item)
+                hosted.add(call["id"])
+                called = after_tool = True
+                yield call
+                yield _hosted_result(call, event.data.item)
         elif event.type == "run_item_stream_event":
             if event.name == "tool_called":
                 call = _call(event.item.raw_item)
+                if not _field(event.item.raw_item, "call_id"):
+                    if call["id"] not in hosted:
+                        called = True
+                        yield call
+                        yield _hosted_result(call, event.item.raw_item)
+                    continue
                 called = after_tool = True
                 yield call
-                if _field(event.item.raw_item, "call_id"):
-                    watchdog.running[call["id"]] = call["name"]
-                else:  # one of the provider's own tools: it ran over there, and no output will come
-                    status = _field(event.item.raw_item, "status") or "completed"
-                    yield {"type": "tool_result", "id": call["id"], "name": call["name"], "result": {"status": status}}
+                watchdog.running[call["id"]] = call["name"]
             elif event.name == "tool_output":
                 call_id = str(_field(event.item.raw_item, "call_id"))
-                name = watchdog.running.pop(call_id, "tool")
-                output = _plain(getattr(event.item, "output", None))
-                yield {"type": "tool_result", "id": call_id, "name": name, "result": output}
-            elif isinstance(event.item, HandoffOutputItem):
-                after_tool = True
-                # A paragraph of its own between what the two agents think.
-                yield {"type": "thinking", "content": f"\n\nHanding over to {event.item.target_agent.name}.\n\n"}
+                if call_id in watchdog.running:  # and not the second of two handoffs at once, which nobody was told of
+                    name = watchdog.running.pop(call_id)
+                    output = _plain(getattr(event.item, "output", None))
+                    yield {"type": "tool_result", "id": call_id, "name": name, "result": output}
+        elif event.type == "agent_updated_stream_event" and event.new_agent is not current:
+            current, after_tool = event.new_agent, True
+            # A paragraph of its own between what the two agents think.
+            yield {"type": "thinking", "content": f"\n\nHanding over to {current.name}.\n\n"}
     if called and after_tool and watchdog.verdict is None and result.final_output:
         # An agent whose `tool_use_behavior` makes a tool's output the answer: no model has said it.
         if said_something:
             yield "\n\n"
         yield _text(result.final_output)
-    if not said_something and not called and watchdog.verdict is None:
+    if not said_something and not called and not result.interruptions and watchdog.verdict is None:
         # A body that is not a stream at all comes out of the openai client as an answer with nothing in it.
         raise ModelBehaviorError("The answer is empty.")
 
@@ -419,13 +431,19 @@ class _Watchdog:
 
 def _call(item: Any) -> dict[str, Any]:
     call_id = _field(item, "call_id") or _field(item, "id")
-    name = _field(item, "name") or _field(item, "type")  # the provider's own tools have no name
-    return {
-        "type": "tool_call",
-        "id": str(call_id),
-        "name": str(name),
-        "args": _parsed(_field(item, "arguments") or "{}"),
-    }
+    name = _field(item, "name") or _field(item, "type")  # most of the provider's own tools have no name ...
+    arguments = _field(item, "arguments") or _field(item, "action") or "{}"  # ... and some have an action
+    return {"type": "tool_call", "id": str(call_id), "name": str(name), "args": _plain(arguments)}
+
+
+def _is_hosted(item: Any) -> bool:
+    """Return whether this is a call of one of the provider's own tools, which has run over there already."""
+    return str(_field(item, "type")).endswith("_call") and not _field(item, "call_id")
+
+
+def _hosted_result(call: Mapping[str, Any], item: Any) -> dict[str, Any]:
+    output = _field(item, "output") or _field(item, "error") or {"status": _field(item, "status") or "completed"}
+    return {"type": "tool_result", "id": call["id"], "name": call["name"], "result": _plain(output)}
 
 
 def _field(item: Any, name: str) -> Any:
@@ -435,16 +453,16 @@ def _field(item: Any, name: str) -> Any:
 def _plain(output: Any) -> Any:
     """Return a tool's output as JSON data, however the tool gave it."""
     if isinstance(output, str):
-        return _parsed(output)
+        return _structured(output)
     try:
-        value = _parsed(to_json(output, fallback=str, inf_nan_mode="null").decode())  # dataclasses, models, times, sets
+        value = json.loads(to_json(output, fallback=str, inf_nan_mode="null"))  # dataclasses, models, times, sets
     except (ValueError, RecursionError):  # it holds itself, is too deep, or has bytes that are no text
-        return _mended(str(output))
+        return _mended(reprlib.repr(output))
     match value:
         case {"type": "text", "text": str(text)}:  # how the tools of MCP servers answer
-            return _parsed(text)
+            return _structured(text)
         case _:
-            return value
+            return _mended(reprlib.repr(output)) if _is_deep(value) else value
 
 
 def _text(output: Any) -> str:
@@ -456,7 +474,10 @@ def _unapproved(waiting: Sequence[ToolApprovalItem]) -> str:
     return f"This needs an approval ({names}), and this chat has no way to give one. That was not done."
 
 
-def _parsed(text: str) -> Any:
+def _structured(text: str) -> Any:
+    """Return the object or the list that a text is the JSON of, or the text: "3.10" may be a version."""
+    if not text.lstrip().startswith(("{", "[")):
+        return _mended(text)
     try:
         value = json.loads(text)
         # Python reads NaN, 1e400 and half a surrogate pair, and no browser reads what it then writes.

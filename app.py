@@ -7,6 +7,7 @@ python app.py backup FILE      copy the database to a new file, also while the s
 
 import asyncio
 import gc
+import inspect
 import json
 import logging
 import os
@@ -23,7 +24,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import uvicorn
 from agents import Agent, Model, RunConfig
@@ -32,12 +34,17 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-if TYPE_CHECKING or not __package__:  # a flat folder of modules ...
+FLAT = not __package__
+if not FLAT:  # the installed package `todochat`, in a process that may have an `agent` and a `db` of its own ...
+    from . import agent as todo
+    from . import auth, component, db, inputs, mcp_tools, models, runs, wire
+    from . import settings as config
+else:  # ... or a flat folder of modules, which is what mypy is told to take it for here (see pyproject.toml)
     import agent as todo
     import auth
     import component
@@ -48,10 +55,6 @@ if TYPE_CHECKING or not __package__:  # a flat folder of modules ...
     import runs
     import settings as config
     import wire
-else:  # ... or the installed package `todochat`, in a process that may have an `agent` and a `db` of its own
-    from . import agent as todo
-    from . import auth, component, db, inputs, mcp_tools, models, runs, wire
-    from . import settings as config
 
 log = logging.getLogger("todochat")
 
@@ -63,7 +66,7 @@ OPENAPI = Path(__file__).with_name("openapi.json")
 HARDENED = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
 
 Authenticate = Callable[[Request], Awaitable[str | None]]
-AgentOrFactory = Agent[Any] | Callable[[str], Agent[Any]]
+AgentOrFactory = Agent[Any] | Callable[[str], Agent[Any] | Awaitable[Agent[Any]]]
 ContextFactory = Callable[[todo.TurnContext], Any]
 Part = Literal["tasks", "page", "mcp"]
 PARTS: tuple[Part, ...] = ("tasks", "page", "mcp")
@@ -79,12 +82,13 @@ class Service:
     agent: AgentOrFactory
     context: ContextFactory
     authenticate: Authenticate
+    takes_tokens: bool  # or has the host an `authenticate` of its own
     run_config: RunConfig
     model_name: str
     settings: config.Settings
     mcp: ASGIApp
 
-    def stream(self, run: runs.Run, turn: db.Turn) -> AsyncGenerator[runs.Event, None]:
+    async def stream(self, run: runs.Run, turn: db.Turn) -> AsyncGenerator[runs.Event, None]:
         """Return the events of one turn as the agent makes them."""
 
         def on_usage(input_tokens: int, output_tokens: int) -> None:
@@ -99,11 +103,13 @@ class Service:
         async def publish_result(event: dict[str, Any]) -> None:
             await mortal.publish_result(event)
 
-        agent = self.agent if isinstance(self.agent, Agent) else self.agent(run.user_id)
+        agent = self.agent if isinstance(self.agent, Agent) else await _awaited(self.agent(run.user_id))
+        if not isinstance(agent, Agent):
+            raise TypeError("The agent function must return an agents.Agent.")
         return todo.stream_turn(
             copy(agent),  # openai-agents 0.24 compares an agent's tools with those in each run that it is in
             turn.history,
-            self.context(todo.TurnContext(run.user_id, self.tasks, record)),
+            await _awaited(self.context(todo.TurnContext(run.user_id, self.tasks, record))),
             thread_id=run.conversation_id,
             run_config=self.run_config,
             max_turns=self.settings.max_turns,
@@ -112,6 +118,11 @@ class Service:
             on_usage=on_usage,
             hooks=todo.ToolHooks(lambda call_id: mortal.own.add(call_id), publish_result),
         )
+
+
+async def _awaited(value: Any) -> Any:
+    """Return what a function of the host's returned, which may be an async one."""
+    return await value if inspect.isawaitable(value) else value
 
 
 # ---- requests ----
@@ -374,6 +385,11 @@ async def delete_task(request: Request) -> Response:
 async def mcp(request: Request) -> ASGIApp:
     """POST /mcp: the five task tools for any client of the Model Context Protocol, over its streamable HTTP."""
     service, user_id = service_of(request), await user_of(request)
+    # The protocol wants the origin checked: browsers send it, other clients do not.
+    origin = request.headers.get("origin", "")
+    ours = urlsplit(origin).netloc in ("", request.headers.get("host"))
+    if not ours and not {origin, "*"} & set(service.settings.cors_origins):
+        raise HTTPException(403, "Pages of this origin may not call: CORS_ORIGINS has those that may.")
     request.scope[mcp_tools.USER] = user_id
     return service.mcp
 
@@ -392,12 +408,13 @@ async def about(request: Request) -> Response:
 
 async def openapi(request: Request) -> Response:
     """GET /openapi.json: the description of the REST API and the simple dialect, as reached from where it is asked."""
-    service_of(request)
+    service = service_of(request)
     description = json.loads(OPENAPI.read_text())
     served = {getattr(route, "path", "") for route in request.app.routes}
     paths = {path: methods for path, methods in description["paths"].items() if path in served}
     servers = [{"url": request.scope.get("root_path") or "/"}]
-    return JSONResponse(description | {"servers": servers, "paths": paths})
+    security = description["security"] if service.takes_tokens else []  # a host has its own way, unknown to us
+    return JSONResponse(description | {"servers": servers, "paths": paths, "security": security})
 
 
 async def page(request: Request) -> Response:
@@ -465,7 +482,8 @@ def routes(parts: Collection[Part] = PARTS) -> list[BaseRoute]:
     if "mcp" in parts:
         chosen += resource("/mcp", POST=mcp)
     if "page" in parts:
-        chosen += resource("/component", GET=component_page)
+        # The pages' links are relative, so each page has one address.
+        chosen += [Route("/component", component_page), Route("/component/", RedirectResponse("../component"))]
         chosen += [Route("/", page), Mount("/static", Static(directory=STATIC))]
     return chosen
 
@@ -504,29 +522,36 @@ def create_app(
     authenticate: `async (request) -> user id`, a str that stays the user's for good; None is answered with 401, an
         `HTTPException` as it is, any other exception with a plain 500. By default a bearer token is checked, as the
         settings say.
-    agent: an `agents.Agent`, or a function of the user id that returns one, called once for each turn. By default the
-        to-do agent.
-    context: a function of the turn's `agent.TurnContext` (the user id and the tasks) that returns the object which the
-        agent's tools receive as `ctx.context`. By default that TurnContext itself; the five to-do tools need it, or a
-        subclass of it.
+    agent: an `agents.Agent`, or a function (async or not) of the user id that returns one, called once for each turn.
+        Each turn runs on a shallow copy of it. By default the to-do agent.
+    context: a function (async or not) of the turn's `agent.TurnContext` (the user id and the tasks) that returns the
+        object which the agent's tools receive as `ctx.context`. By default that TurnContext itself; the five to-do
+        tools need it, or a subclass of it.
     tasks: your own tasks in place of ours, with the four methods of `agent.Tasks`; the to-do tools, /api/tasks and
         /mcp then act on these. Each task is a mapping with the fields of `db.Task`, its id an integer.
     model: an `agents.Model` that every agent runs on, whatever its own `model` says. By default the to-do agent runs
         on the model that the environment names (`models.choose_model`), and an agent of yours on its own.
     store: where the conversations and our tasks are: a URL such as "sqlite:///chat.db", or an open `db.Store`, which
-        stays the caller's to close. One store serves one app.
-    settings: `settings.Settings(...)`: the limits, the CORS origins, what tokens must look like. The environment is
-        not read for them then.
-    parts: what to serve beside the chat and its conversations: "tasks" (/api/tasks), "page" (/ and /static), "mcp".
+        stays the caller's to close. One store serves one app. By default what DATABASE_URL says, or todochat.db in the
+        working directory.
+    settings: `settings.Settings(...)`: the limits (`max_live`, `max_live_per_user`, `max_turns`, `history_limit`,
+        `model_idle_timeout`, `tool_timeout`), `cors_origins`, and what bearer tokens must look like (`secret`,
+        `algorithm`, `public_key`, `issuer`, `audience`). The environment is not read for them then: `Settings()` is the
+        way to have nothing to do with the environment of a host.
+    parts: what to serve beside the chat and its conversations: "tasks" (/api/tasks), "page" (/, /component and
+        /static), "mcp" (/mcp).
     prefix: the path under which a proxy shows the app, such as "/todo", whether the proxy strips it or not. A prefix
         given by `Mount(prefix, app)` or `FastAPI.mount(prefix, app)` is noticed by itself.
 
     What is not given is taken from the environment, now; the database is opened when the app's lifespan begins. A host
     must run that: `async with chat.router.lifespan_context(chat): yield` in its own lifespan. Nothing outside the app
     is changed: no logging is configured (the logger is "todochat"), and no default of the Agents SDK is set.
-    Raises `settings.BadSetting`, `models.BadModel` or `auth.UnfitKey`, each a sentence for whoever starts the server.
+    Raises `settings.BadSetting` or `models.BadModel`, and the lifespan `db.StoreError`: each a sentence for whoever
+    starts the server.
     """
     settings = settings or config.Settings.from_env(_relevant(os.environ, store, authenticate))
+    if store is not None and not isinstance(store, str | db.Store):
+        raise config.BadSetting(f"store is {store!r}: it must be a URL such as sqlite:///chat.db, or a db.Store.")
     path = config.store_path(store) if isinstance(store, str) else settings.database
     if unknown := set(parts) - set(PARTS):
         raise config.BadSetting(f"parts has {min(unknown)!r}: there is {', '.join(PARTS)}.")
@@ -536,7 +561,7 @@ def create_app(
         raise config.BadSetting(
             f"prefix is {prefix!r}, where the app has paths of its own: choose another, like /todo."
         )
-    if authenticate is None:
+    if takes_tokens := authenticate is None:
         authenticate = bearer(verifier(settings, path))
     name = "custom"
     if agent is None and model is None:
@@ -564,6 +589,7 @@ def create_app(
             agent=agent or todo.todo_agent(model),
             context=context or (lambda turn: turn),
             authenticate=authenticate,
+            takes_tokens=takes_tokens,
             run_config=run_config,
             model_name=name,
             settings=settings,
@@ -613,7 +639,14 @@ class Prefixed:
         self._prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app({**scope, "root_path": scope.get("root_path") or self._prefix}, receive, send)
+        if scope["type"] == "http" and self._prefix and not scope.get("root_path"):
+            path = scope["path"]
+            if path == self._prefix:  # the page's links are relative
+                await RedirectResponse(f"{self._prefix}/")(scope, receive, send)
+                return
+            stripped = not path.startswith(f"{self._prefix}/")  # by the proxy, but nested routes count on it
+            scope = {**scope, "root_path": self._prefix, "path": self._prefix + path if stripped else path}
+        await self._app(scope, receive, send)
 
 
 class Apologising:

@@ -272,6 +272,10 @@ def _plain(name: str) -> str:
     return re.sub(r"[^\w.-]", "?", name[:64])
 
 
+# Makes the events of a turn, a `db.Turn`.
+Stream = Callable[[Run, Any], Awaitable[AsyncGenerator[Event, None]]]
+
+
 class Runs:
     """All runs of one app. `unavailable` is the exception by which the store says that it cannot write right now."""
 
@@ -292,7 +296,7 @@ class Runs:
     async def begin(
         self,
         begin_turn: Callable[[], Awaitable[Any]],
-        stream: Callable[[Run, Any], AsyncGenerator[Event, None]],
+        stream: Stream,
         *,
         user_id: str,
         model: str,
@@ -312,7 +316,7 @@ class Runs:
     async def _begin(
         self,
         begin_turn: Callable[[], Awaitable[Any]],
-        stream: Callable[[Run, Any], AsyncGenerator[Event, None]],
+        stream: Stream,
         user_id: str,
         model: str,
     ) -> tuple[Any, Run | None]:
@@ -378,10 +382,10 @@ class Runs:
 
     # ---- the tasks ----
 
-    async def _produce(
-        self, run: Run, turn: Any, stream: Callable[[Run, Any], AsyncGenerator[Event, None]]
-    ) -> str | None:
-        async with aclosing(stream(run, turn)) as events:  # in here: a host's agent or context may fail to be made
+    async def _produce(self, run: Run, turn: Any, stream: Stream) -> str | None:
+        async with aclosing(
+            await stream(run, turn)
+        ) as events:  # in here: a host's agent or context may fail to be made
             async for event in events:
                 if isinstance(event, dict):
                     if event["type"] == "error":

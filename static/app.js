@@ -4,6 +4,7 @@
 import { render } from "./markdown.js";
 
 const BASE = new URL("..", import.meta.url); // also right where the app is mounted under a prefix
+const KEY = "token" + BASE.pathname.slice(0, -1); // where the token is kept: two apps of one host have two
 const $ = (id) => document.getElementById(id);
 const [text, notice, messages, scroller] = ["text", "notice", "messages", "scroller"].map($);
 
@@ -35,7 +36,7 @@ function call(method, path, { body, headers = {}, signal } = {}) {
   return fetch(new URL(path, BASE), {
     method,
     signal,
-    headers: { Authorization: `Bearer ${token}`, ...json, ...headers },
+    headers: { ...(token && { Authorization: `Bearer ${token}` }), ...json, ...headers },
     body: body === undefined ? undefined : JSON.stringify(body),
   });
 }
@@ -100,7 +101,7 @@ function explain(error, again = null) {
   if (error.name === "AbortError") return;
   if (!(error instanceof Refusal)) return say("The server cannot be reached. Is it running?", again);
   if (error.status === 401) {
-    return say("Your sign-in is not valid any more: open the link that the server prints when it starts.");
+    return say("Your sign-in is not valid any more: sign in again, or open the link that the server prints when it starts.");
   }
   const wait = error.retryAfter ? ` You can try again in ${error.retryAfter} seconds.` : "";
   say(error.message + wait, [409, 429, 503].includes(error.status) ? again : null);
@@ -610,14 +611,15 @@ function expand(opener, is) {
 
 // ---- the start ----
 
-function signIn() {
+/** Take the token from the address; a host may know its users without one, by a cookie or a gateway. */
+async function signIn() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (given) {
-    sessionStorage.setItem("token", given);
+    sessionStorage.setItem(KEY, given);
     history.replaceState(null, "", location.pathname); // a token in the address would end in bookmarks and histories
   }
-  token = sessionStorage.getItem("token");
-  return Boolean(token);
+  token = sessionStorage.getItem(KEY);
+  return token || !(await json("GET", "openapi.json")).security.length;
 }
 
 function listen() {
@@ -656,7 +658,7 @@ async function showModel() {
 }
 
 async function main() {
-  if (!signIn()) {
+  if (!(await signIn())) {
     document.body.className = "signed-out";
     $("sign-in").hidden = false;
     return;

@@ -3,12 +3,12 @@
 const SCRIPT = "https://cdn.platform.openai.com/deployments/chatkit/chatkit.js";
 const BASE = new URL("..", import.meta.url);
 
-const token = sessionStorage.getItem("token");
+const token = sessionStorage.getItem("token" + BASE.pathname.slice(0, -1)); // as app.js keeps it
 const why = document.getElementById("why");
 
 function authorized(url, options = {}) {
   const headers = new Headers(options.headers);
-  headers.set("Authorization", `Bearer ${token}`);
+  if (token) headers.set("Authorization", `Bearer ${token}`);
   return fetch(url, { ...options, headers });
 }
 
@@ -30,10 +30,11 @@ function explain() {
     "it needs the internet, and nothing on the way may block it.";
 }
 
-if (token) {
+const { security } = await (await fetch(new URL("openapi.json", BASE))).json();
+if (token || !security.length) {
   const script = document.createElement("script");
   Object.assign(script, { src: SCRIPT, async: true, onload: show, onerror: explain });
   document.head.append(script);
 } else {
-  why.textContent = "Sign in first: open the link that the server printed when it started, and then come back here.";
+  why.textContent = "Sign in first, on the page of this chat, and then come back here.";
 }

@@ -270,3 +270,12 @@ def npm_package(name: str) -> Path:
     if shutil.which("node") is None or not folder.exists():
         missing(f"{name} is not installed: run `npm ci --prefix tests`")
     return folder
+
+
+def awaited(events: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what `Runs.begin` wants of a function that makes the events of a turn: to be awaited first."""
+
+    async def stream(*arguments: Any) -> Any:
+        return events(*arguments)
+
+    return stream

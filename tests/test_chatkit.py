@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from chatkit.types import Page, Thread, ThreadItem, ThreadStreamEvent
-from conftest import ROOT, Client, Server, prepare
+from conftest import ROOT, Client, Server, awaited, prepare
 from pydantic import TypeAdapter
 
 import app
@@ -491,10 +491,10 @@ def test_late_disconnect_stops_only_its_own_run() -> None:
         store = await db.Store.open(":memory:")
         live = runs.Runs(store, db.Unavailable)
         say = partial(store.begin_turn, "alice", "hi", title="t", history_limit=9, max_live=9, max_live_per_user=9)
-        _, first = await live.begin(partial(say, conversation_id=None), words, user_id="alice", model="m")
+        _, first = await live.begin(partial(say, conversation_id=None), awaited(words), user_id="alice", model="m")
         assert first is not None
         await asyncio.wait([first.finished])
-        _, second = await live.begin(partial(say, conversation_id=1), words, user_id="alice", model="m")
+        _, second = await live.begin(partial(say, conversation_id=1), awaited(words), user_id="alice", model="m")
         assert second is not None
         await app.stop_when_left(live, first)()
         await asyncio.wait([second.finished])

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, nullcontext, suppress
 from dataclasses import dataclass
@@ -28,18 +28,31 @@ import pytest
 from agents import (
     Agent,
     GuardrailFunctionOutput,
+    HostedMCPTool,
+    Model,
     RunContextWrapper,
     ToolGuardrailFunctionOutput,
+    WebSearchTool,
     function_tool,
     handoff,
     input_guardrail,
     output_guardrail,
     tool_input_guardrail,
 )
+from agents.extensions.handoff_filters import remove_all_tools
 from agents.mcp import MCPServerStdio
 from agents.testing import ScriptedModel, assistant_message, function_call
 from conftest import ROOT, SETTINGS, Turn, missing, running
 from mcp.client.streamable_http import streamable_http_client
+from openai.types.responses import (
+    Response,
+    ResponseCompletedEvent,
+    ResponseFunctionWebSearch,
+    ResponseOutputItemDoneEvent,
+    ResponseTextDeltaEvent,
+)
+from openai.types.responses.response_function_web_search import ActionSearch
+from openai.types.responses.response_output_item import McpApprovalRequest
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -140,7 +153,9 @@ LOOP.append(LOOP)
         (None, None),
         (7, 7),
         (b"\xff", "b'\\xff'"),
-        (LOOP, "[[...]]"),
+        (LOOP, "[[[[[[[...]]]]]]]"),
+        ("3.10", "3.10"),
+        ("[" * 5000 + "]" * 5000, "[" * 5000 + "]" * 5000),
     ],
 )
 def test_a_tool_may_return_anything(tmp_path: Path, output: Any, result: Any) -> None:
@@ -186,6 +201,78 @@ def test_a_handoff_is_shown(tmp_path: Path) -> None:
     assert [event["content"].strip() for event in turn.of("thinking")][1:] == ["Handing over to Billing."]
     assert turn.text == "One moment.\n\nBilling here."
     assert stored["status"] == "done"
+
+
+def test_a_handoff_is_shown_though_its_history_is_filtered(tmp_path: Path) -> None:
+    """A handoff that hides the calls before it from the next agent is no less a handoff for the reader."""
+    model = ScriptedModel(
+        [
+            [assistant_message("One moment."), function_call("transfer_to_billing", {}, call_id="1")],
+            [assistant_message("Billing here.")],
+        ]
+    )
+    billing = handoff(Agent[Any](name="Billing", model=model), input_filter=remove_all_tools)
+    turn, _ = play(tmp_path, Agent(name="Front desk", handoffs=[billing], model=model))
+    assert [event["content"].strip() for event in turn.of("thinking")][1:] == ["Handing over to Billing."]
+    assert turn.text == "One moment.\n\nBilling here."
+
+
+def test_of_two_handoffs_at_once_one_counts(tmp_path: Path) -> None:
+    """A model that hands over to two agents in one breath reaches the first, and the turn ends."""
+    calls = [function_call(f"transfer_to_{name}", {}, call_id=name) for name in ("billing", "sales")]
+    model = ScriptedModel([calls, [assistant_message("Billing here.")]])
+    others: list[Agent[Any]] = [Agent(name=name, model=model) for name in ("Billing", "Sales")]
+    turn, stored = play(tmp_path, Agent(name="Front desk", handoffs=[*others], model=model))
+    assert [event["content"].strip() for event in turn.of("thinking")][1:] == ["Handing over to Billing."]
+    assert (turn.text, stored["status"]) == ("Billing here.", "done")
+
+
+class Hosting(Model):
+    """A model whose provider runs tools of its own before it answers."""
+
+    def __init__(self, *items: Any, says: str = "") -> None:
+        self.items, self.says = items, says
+
+    async def get_response(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("this model only streams")
+
+    async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        for item in self.items:
+            yield ResponseOutputItemDoneEvent(
+                type="response.output_item.done", item=item, output_index=0, sequence_number=0
+            )
+        if self.says:
+            yield ResponseTextDeltaEvent(
+                type="response.output_text.delta", delta=self.says, item_id="m", output_index=1, content_index=0,
+                logprobs=[], sequence_number=1,
+            )  # fmt: skip
+        said = [assistant_message(self.says)] if self.says else []
+        response = Response.model_construct(id="r", output=[*self.items, *said], usage=None)
+        yield ResponseCompletedEvent.model_construct(type="response.completed", response=response)
+
+
+def test_tools_of_the_providers_own_are_shown_where_they_ran(tmp_path: Path) -> None:
+    """A web search is a call with its query, before the text that came of it; the text is there once."""
+    search = ResponseFunctionWebSearch(
+        id="ws_1", type="web_search_call", status="completed", action=ActionSearch(type="search", query="the weather")
+    )
+    model = Hosting(search, says="Sunny.")
+    turn, stored = play(tmp_path, Agent(name="A", tools=[WebSearchTool()], model=model))
+    assert [event["type"] for event in turn.events] == ["thinking", "tool_call", "tool_result", "text"]
+    assert turn.of("tool_call")[0]["args"]["query"] == "the weather"
+    assert (stored["content"], stored["status"]) == ("Sunny.", "done")
+
+
+def test_a_hosted_tool_that_needs_approval_ends_the_turn(tmp_path: Path) -> None:
+    """An approval that a provider's MCP tool asks for cannot be given either, and that is what the user is told."""
+    request = McpApprovalRequest(
+        id="a", arguments="{}", name="sky", server_label="weather", type="mcp_approval_request"
+    )
+    config: Any = {"type": "mcp", "server_label": "weather", "server_url": "http://x", "require_approval": "always"}
+    agent = Agent[Any](name="A", tools=[HostedMCPTool(tool_config=config)], model=Hosting(request))
+    turn, stored = play(tmp_path, agent)
+    assert turn.of("error")[0]["message"].startswith("This needs an approval (sky)")
+    assert stored["status"] == "failed"
 
 
 @input_guardrail
@@ -435,6 +522,25 @@ def test_the_agent_may_depend_on_the_user(tmp_path: Path) -> None:
         assert host.say("hi", headers={"x-user": "bob"}).text == "Hello bob."
 
 
+def test_the_hosts_functions_may_be_async(tmp_path: Path) -> None:
+    """What makes the agent and the context of a turn may ask the host's database first."""
+
+    @function_tool
+    def who(ctx: RunContextWrapper[str]) -> str:
+        """Say who asks."""
+        return ctx.context
+
+    async def agent_of(user_id: str) -> Agent[Any]:
+        model = ScriptedModel([[function_call("who", {}, call_id="1")], [assistant_message("Fine.")]])
+        return Agent(name="A", tools=[who], model=model)
+
+    async def context_of(turn: agent.TurnContext) -> str:
+        return f"the user {turn.user_id}"
+
+    with Host(tmp_path, agent=agent_of, context=context_of) as host:
+        assert host.say("hi").of("tool_result")[0]["result"] == "the user alice"
+
+
 @pytest.mark.parametrize("broken", ["agent", "context"])
 def test_an_agent_that_cannot_be_made_is_a_failed_turn(tmp_path: Path, broken: str) -> None:
     """If the host's function raises, that turn has failed, its text goes nowhere, and the conversation stays usable."""
@@ -680,6 +786,7 @@ def test_the_hosts_environment_is_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     ("options", "says"),
     [
         ({"store": "postgresql://x"}, "sqlite:///path"),
+        ({"store": Path("chat.db")}, "sqlite:///chat.db"),
         ({"parts": ["chat"]}, "tasks, page, mcp"),
         ({"prefix": "todo/"}, "must look like /todo"),
         ({"prefix": "/api"}, "has paths of its own"),
@@ -702,6 +809,10 @@ def test_behind_a_proxy_with_a_prefix(tmp_path: Path, path: str) -> None:
         assert client.get(path).json() == []
         described = client.get(path.replace("api/tasks", "openapi.json")).json()
         assert described["servers"] == [{"url": "/todo"}]
+        assert described["security"] == []  # the host has its own way
+        assert client.get(path.replace("api/tasks", "static/app.js")).status_code == 200
+        assert client.get("/todo", follow_redirects=False).headers["location"] == "/todo/"
+        assert client.get(path.replace("api/tasks", "component/")).url.path in ("/component", "/todo/component")
 
 
 def test_two_instances_do_not_touch_each_other(tmp_path: Path) -> None:
@@ -850,6 +961,20 @@ def test_nothing_is_imported_by_a_generic_name(host: tuple[str, Path]) -> None:
         assert name.startswith("todochat") == (origin is not True), name
         assert origin is True or "site-packages/todochat/" in origin
     assert {"app", "db", "agent", "todochat.app", "todochat.db", "todochat.agent"} <= set(seen)
+
+
+def test_a_hosts_type_checker_knows_what_create_app_takes(installed: Path, tmp_path: Path) -> None:
+    """A host that checks its types sees those of ours, also beside modules with the same names."""
+    (tmp_path / "db.py").write_text("class Store: ...\n")
+    (tmp_path / "host.py").write_text(
+        "import db\nfrom todochat.app import create_app\nfrom todochat.settings import Settings\n"
+        "create_app(store='sqlite:///chat.db', settings=Settings(max_live=5), parts=['tasks'])\n"
+        "create_app(store=db.Store())\ncreate_app(settings=5)\ncreate_app(tasks=8)\ncreate_app(parts=['chat'])\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(installed), "host.py"]
+    ended = subprocess.run(command, cwd=tmp_path, env=clean_env(), capture_output=True, text=True, timeout=120)
+    lines = [line.split(":")[1] for line in ended.stdout.splitlines() if ": error:" in line]
+    assert lines == ["5", "6", "7", "8"], ended.stdout
 
 
 def test_the_database_is_the_hosts_file(host: tuple[str, Path], installed: Path) -> None:

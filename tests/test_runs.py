@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+from conftest import awaited
+
 import db
 import runs
 
@@ -25,7 +27,7 @@ def test_what_cannot_be_stored_ends_its_turn_and_no_more(tmp_path: Path) -> None
             limits: dict[str, Any] = {"history_limit": 5, "max_live": 5, "max_live_per_user": 5}
             return store.begin_turn("alice", "hi", title="hi", conversation_id=thread, **limits)
 
-        _, run = await live.begin(begin_turn, stream, user_id="alice", model="none")
+        _, run = await live.begin(begin_turn, awaited(stream), user_id="alice", model="none")
         assert run is not None
         events = [event async for batch in run.follow() for event in batch]
         assert events[-1] == {"type": "error", "message": runs.BROKEN}
@@ -54,7 +56,7 @@ def test_no_checkpoint_takes_back_what_a_tool_has_recorded(tmp_path: Path) -> No
             limits: dict[str, Any] = {"history_limit": 5, "max_live": 500, "max_live_per_user": 500}
             return store.begin_turn("alice", "hi", title="hi", conversation_id=None, **limits)
 
-        _, run = await live.begin(begin_turn, stream, user_id="alice", model="none")
+        _, run = await live.begin(begin_turn, awaited(stream), user_id="alice", model="none")
         assert run is not None
         run.own.add("1")
         tool = asyncio.create_task(run.record("1", lambda: store.add_task("alice", "x"), lambda task: task["id"]))
