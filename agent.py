@@ -38,6 +38,7 @@ from agents import (
     ToolOutputGuardrailTripwireTriggered,
     ToolTimeoutError,
     TResponseInputItem,
+    UserError,
     function_tool,
 )
 from agents.tool_context import ToolContext
@@ -283,6 +284,8 @@ async def stream_turn(
             yield {"type": "error", "message": watchdog.verdict}
         elif result.interruptions:
             yield {"type": "error", "message": _unapproved(result.interruptions)}
+    except UserError as error:
+        raise (error.__cause__ or error) from None  # in which the SDK wraps what a tool has raised
     except (AgentsException, openai.OpenAIError, OSError, UnicodeError) as error:
         # UnicodeError: half a surrogate pair in a tool's arguments, for which openai-agents 0.24 has no word.
         log.warning("conversation %d: %s", thread_id, _for_the_log(error))

@@ -16,6 +16,7 @@ import secrets
 import socket
 import stat
 import sys
+import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -60,6 +61,7 @@ log = logging.getLogger("todochat")
 
 MAX_PAGE = 200  # conversations
 TITLE_FROM_MESSAGE = 50  # characters
+MAX_SHUTDOWN = 4.5  # seconds from the first signal on
 GC_THRESHOLD = 20_000  # new objects between two collections; Python's own 700 are less than a turn makes
 STATIC = Path(__file__).with_name("static")
 OPENAPI = Path(__file__).with_name("openapi.json")
@@ -172,7 +174,8 @@ async def chatkit(request: Request) -> Response | wire.EventStream:
         raise HTTPException(400, 'on_disconnect must be "continue" or "stop".')
     thread = inputs.thread_in(body)
     begin_turn = partial(service.store.begin_turn, message=message, title=title_of(message), conversation_id=thread)
-    turn, run = await begin(request, service, user_id, body | {"thread_id": thread}, begin_turn, thread)
+    said = body | {"thread_id": thread, "on_disconnect": on_disconnect}  # however it was spelt
+    turn, run = await begin(request, service, user_id, said, begin_turn, thread)
     stop = stop_when_left(service.live, run) if on_disconnect == "stop" else None
     return event_stream(turn.answer, run, on_disconnect=stop)
 
@@ -302,7 +305,10 @@ async def stop(request: Request) -> Response:
     run = service.live.get(conversation_id)
     if run is None or not await service.live.stop(conversation_id, "stopped"):
         raise HTTPException(409, "Nothing is being answered in this conversation.")
-    return JSONResponse(found(await service.store.get_message(user_id, run.id)))
+    message = found(await service.store.get_message(user_id, run.id))
+    if message["status"] == "streaming":
+        raise db.Unavailable(runs.UNSAVED)
+    return JSONResponse(message)
 
 
 # ---- handlers: conversations, tasks ----
@@ -755,7 +761,14 @@ class Server(uvicorn.Server):
         if self.should_exit:
             os._exit(128 + sig)
         self.should_exit = True
+        last_resort = threading.Timer(MAX_SHUTDOWN, self._give_up)  # for a host's tool that does not let go, say
+        last_resort.daemon = True
+        last_resort.start()
         self._loop.call_soon_threadsafe(self._end_runs)
+
+    def _give_up(self) -> None:
+        log.error("the shutdown takes too long: it ends here, and the next start marks what was not stored")
+        os._exit(1)
 
     def _end_runs(self) -> None:
         service = getattr(self._app.state, "service", None)

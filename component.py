@@ -6,6 +6,7 @@ reads. Everything here is plain dicts; that they fit those types is what the tes
 
 import json
 import re
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, Literal, Protocol
@@ -24,6 +25,7 @@ MAX_SHOWN = 120  # characters of a tool's argument or result in a task
 ID = "[1-9][0-9]{0,17}"  # what SQLite takes for an id
 ANSWER_ITEM = rf"({ID})\.(?:0|[1-9][0-9]{{0,8}})"
 PING = b": ping\n\n"
+PING_EVERY = 15.0  # seconds
 
 
 # ---- requests ----
@@ -460,9 +462,11 @@ async def frames(
     The opening comes first. Neighbouring pieces of text become one delta; an empty batch becomes a comment.
     """
     yield "".join(map(_frame, opening)).encode("ascii")
+    written = time.monotonic()
     async for batch in batches:
         chunk = "".join(_frame(e) for event in _joined(batch) for e in scribe.write(event))
-        if chunk or not batch:
+        if chunk or not batch or time.monotonic() - written >= PING_EVERY:  # of a thought not every piece is sent
+            written = time.monotonic()
             yield chunk.encode("ascii") or PING
     if chunk := "".join(map(_frame, scribe.close())):
         yield chunk.encode("ascii")

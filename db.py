@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ UPGRADES = {  # from which version: the SQL that leads to the next one
         ALTER TABLE messages ADD COLUMN feedback TEXT CHECK (feedback IN ('positive', 'negative'));
     """,
 }
+TABLES = {"conversations", "messages", "tasks"}
 KEY_LIFETIME = timedelta(days=1)
 BUSY = "An answer is still being written in this conversation. Wait for it, or stop it."
 INTERRUPTED = "The server stopped before this answer was complete. Please ask again."
@@ -179,6 +181,7 @@ class Store:
         # One connection is shared by all tasks: without the lock one task's rollback would take another's statements.
         self._lock = asyncio.Lock()
         self._closing = False
+        self._deadline = 0.0  # of the unit of work that has the connection
         self._inside: asyncio.Task[Any] | None = None  # the one in `record_tool`
         self._batch: _Batch | None = None  # what waits to be written
 
@@ -192,9 +195,11 @@ class Store:
         owner = None if path == ":memory:" else _own(path)
         connection = None
         try:
+            version = 0 if path == ":memory:" else await asyncio.to_thread(_inspect, path)
             connection = await aiosqlite.connect(path, timeout=patience, isolation_level=None)
             store = cls(connection, owner, patience)
-            await store._trip(lambda: store._prepare(path))
+            store._deadline = time.monotonic() + patience
+            await store._trip(lambda: store._prepare(version))
             return store
         except BaseException as error:
             if connection is not None:
@@ -213,24 +218,7 @@ class Store:
             if self._owner is not None:
                 self._owner.close()
 
-    def _prepare(self, path: str) -> None:
-        [(version,)] = self._sql("PRAGMA user_version")
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"The database {path} was written by a newer version of this program (schema {version}; this one knows "
-                f"{SCHEMA_VERSION}). Start the newer program, or set DATABASE_URL to another file."
-            )
-        [(verdict, *_), *_] = self._sql("PRAGMA quick_check(1)")
-        if verdict != "ok":
-            raise StoreError(f"The database {path} is damaged ({verdict}). Restore it from a backup.")
-        foreign = self._sql(
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ('conversations', 'messages', 'tasks')"
-        )
-        if version == 0 and foreign:
-            raise StoreError(
-                f"The database {path} belongs to another program: it already has a table {foreign[0][0]!r}. "
-                "Set DATABASE_URL to another file."
-            )
+    def _prepare(self, version: int) -> None:
         self._sql("PRAGMA journal_mode = WAL")
         self._sql("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut too
         self._sql("PRAGMA foreign_keys = ON")
@@ -284,6 +272,7 @@ class Store:
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
         """Have the connection for this task alone."""
+        deadline = time.monotonic() + self._patience
         try:
             async with asyncio.timeout(self._patience):
                 await self._lock.acquire()
@@ -292,6 +281,7 @@ class Store:
         try:
             if self._closing:
                 raise Unavailable("The server is shutting down. Please try again in a moment.")
+            self._deadline = deadline
             with _in_words():
                 yield
         finally:
@@ -313,6 +303,9 @@ class Store:
 
     def _in_transaction(self, work: Callable[[], T]) -> T:
         if not self._connection.in_transaction:
+            # What is left of this unit's patience, after its wait for the connection, is for other programs' locks.
+            left = max(0.0, self._deadline - time.monotonic())
+            self._sql(f"PRAGMA busy_timeout = {int(1000 * left)}")
             # IMMEDIATE: a transaction that reads first and writes later could fail with BUSY whatever the timeout.
             self._sql("BEGIN IMMEDIATE")
         return work()
@@ -837,6 +830,7 @@ def backup(path: str, target: str) -> None:
     """
     try:
         # Copying the file itself would miss what is still in its write-ahead log.
+        target = os.path.abspath(target)  # for SQLite some other names are not files at all
         with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as source:
             source.execute("SELECT 1 FROM sqlite_master LIMIT 1")
             os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -885,8 +879,15 @@ def _own(path: str) -> sqlite3.Connection:
 
     It is SQLite's own lock, on an empty file beside the database: the same on every system, and in nobody's way.
     """
-    if os.path.exists(path) and not os.stat(path).st_mode & 0o222:  # root could write it all the same
-        raise StoreError(f"The database {path} is read-only. Make it writable, or set DATABASE_URL to another file.")
+    if os.path.exists(path):
+        if not os.path.isfile(path):
+            raise StoreError(f"The database {path} is not a file. Set DATABASE_URL to one.")
+        if not os.stat(path).st_mode & 0o222:  # root could write it all the same
+            raise StoreError(
+                f"The database {path} is read-only. Make it writable, or set DATABASE_URL to another file."
+            )
+        if os.stat(path).st_nlink > 1:  # SQLite keeps its log beside the name, and two logs ruin the file
+            raise StoreError(f"The database {path} has a second name (a hard link). Remove one of the two.")
     try:
         with suppress(FileExistsError):  # what people write here is not for the other users of the machine
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -905,6 +906,29 @@ def _own(path: str) -> sqlite3.Connection:
         raise StoreError(
             f"The database {path} is in use by another server. Stop that one, or set DATABASE_URL to another file."
         ) from error
+
+
+def _inspect(path: str) -> int:
+    """Return the version of the schema in a file, 0 for a new one. Raises `StoreError` if it is none of ours.
+
+    The file is only read: who is refused wants it back as it was.
+    """
+    with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as file:
+        [(version,)] = file.execute("PRAGMA user_version")
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"The database {path} was written by a newer version of this program (schema {version}; this one knows "
+                f"{SCHEMA_VERSION}). Start the newer program, or set DATABASE_URL to another file."
+            )
+        verdict = str(file.execute("PRAGMA quick_check(1)").fetchone()[0])
+        if verdict != "ok":
+            raise StoreError(f"The database {path} is damaged ({verdict.splitlines()[0]}). Restore it from a backup.")
+        tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not (tables >= TABLES if version > 0 else not tables and version == 0):
+            raise StoreError(
+                f"The database {path} belongs to another program, by its tables. Set DATABASE_URL to another file."
+            )
+        return int(version)
 
 
 def _statements(sql: str) -> Iterable[str]:

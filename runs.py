@@ -199,8 +199,13 @@ class Run:
         """Await what must come to its end even if the run is stopped in the middle."""
         task = asyncio.create_task(work)
         self.tools.add(task)
-        task.add_done_callback(self.tools.discard)
+        task.add_done_callback(self._no_longer)
         return await asyncio.shield(task)
+
+    def _no_longer(self, tool: asyncio.Task[Any]) -> None:
+        self.tools.discard(tool)
+        if not tool.cancelled():
+            tool.exception()  # if nobody waits for it any more, asyncio would complain that nobody has looked
 
     async def _called(self, call_id: str) -> None:
         while not any(call["id"] == call_id for call in self._calls):  # the SDK runs ahead of its events
@@ -329,6 +334,8 @@ class Runs:
                 self._live[run.conversation_id] = run
                 run.producer = asyncio.create_task(self._produce(run, turn, stream))
                 run.finished = asyncio.create_task(self._conduct(run))
+                if self._close_by is not None:  # it had to wait for the database
+                    run.stop("interrupted", INTERRUPTED)
                 if self._keeper is None or self._keeper.done():
                     self._keeper = asyncio.create_task(self._keep())
                 return turn, run

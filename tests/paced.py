@@ -8,7 +8,8 @@ A message is a program, one step a line:
     quiet SECONDS      nothing
     fail               an error
     recall             as text: all that the model was told, but for the last message
-The tools are those of the to-do agent, `wait`, which takes {"seconds": ...}, and `nest`, which takes {"depth": ...}.
+The tools are those of the to-do agent, `wait` and `block`, which take {"seconds": ...} (the second one cannot be
+interrupted), and `nest`, which takes {"depth": ...}.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import itertools
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,13 @@ async def wait(seconds: float) -> str:
 
 
 @function_tool
+def block(seconds: float) -> str:
+    """Take a while, in a thread that nobody can end."""
+    time.sleep(seconds)
+    return json.dumps({"blocked": seconds})
+
+
+@function_tool
 async def nest(depth: int) -> str:
     """Return a list in a list in a list."""
     return "[" * depth + "]" * depth
@@ -146,7 +155,7 @@ def main() -> None:
     """Serve."""
     chosen = settings.Settings.from_env(os.environ)
     todo = agent.todo_agent(PacedModel())
-    todo.tools += [wait, nest]
+    todo.tools += [wait, block, nest]
     asyncio.run(app.serve(chosen, agent=todo))
 
 

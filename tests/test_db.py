@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def test_what_is_written_together_fails_apart(tmp_path: Path) -> None:
             store.add_task("alice", "b"),
             return_exceptions=True,
         )
-        assert [type(outcome) for outcome in outcomes] == [dict, db.Conflict, db.Turn, db.TooMany, dict]
+        assert [type(outcome) for outcome in outcomes] == [dict, db.Busy, db.Turn, db.TooMany, dict]
         assert [task["title"] for task in await store.list_tasks("alice")] == ["a", "b"]
         assert await store.get_conversation("alice", thread) == before
         assert len(await store.list_conversations("bob", 9, 0)) == 1
@@ -220,11 +221,17 @@ def refused(path: Path, says: str) -> None:
 
 def test_a_file_from_a_newer_version_is_refused(tmp_path: Path) -> None:
     """A file that a newer program wrote is refused and stays as it is."""
-    with sqlite3.connect(tmp_path / "chat.db") as database:
+    with closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as database:
         database.execute("PRAGMA user_version = 99")
+        database.execute("PRAGMA journal_mode = WAL")
         database.execute("CREATE TABLE from_the_future (x)")
-    database.close()
+        shutil.copy(tmp_path / "chat.db", tmp_path / "copy.db")
+        shutil.copy(tmp_path / "chat.db-wal", tmp_path / "copy.db-wal")  # as a crash leaves it
+    for name in ("chat.db", "chat.db-wal"):
+        (tmp_path / name.replace("chat", "copy")).replace(tmp_path / name)
+    log = (tmp_path / "chat.db-wal").read_bytes()
     refused(tmp_path, "newer version")
+    assert (tmp_path / "chat.db-wal").read_bytes() == log
 
 
 @pytest.mark.parametrize("damage", [0, 4096 * 2])
@@ -242,12 +249,30 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: int) -> None:
     refused(tmp_path, "not a database|damaged|malformed")
 
 
-def test_another_programs_database_is_refused(tmp_path: Path) -> None:
-    """A database with tables of the same names that are not ours is refused and stays as it is."""
-    with sqlite3.connect(tmp_path / "chat.db") as database:
-        database.execute("CREATE TABLE tasks (id INTEGER PRIMARY KEY, what TEXT)")
-    database.close()
+@pytest.mark.parametrize("version", [0, 1, 2, -5])
+@pytest.mark.parametrize("table", ["tasks", "users"])
+def test_another_programs_database_is_refused(tmp_path: Path, version: int, table: str) -> None:
+    """A database with tables that are not ours, whatever version it has, is refused and stays as it is."""
+    with closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as database:
+        database.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, what TEXT)")
+        database.execute(f"PRAGMA user_version = {version}")
     refused(tmp_path, "belongs to another program")
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """A folder in the place of the file is one sentence."""
+    (tmp_path / "chat.db").mkdir()
+    with pytest.raises(db.StoreError, match="is not a file"):
+        on_store(tmp_path, lambda store: store.ping())
+
+
+def test_a_file_with_two_names_is_refused(tmp_path: Path) -> None:
+    """A hard link to the file would have a log of its own, so neither name is taken while there are two."""
+    on_store(tmp_path, lambda store: store.ping())
+    (tmp_path / "other.db").hardlink_to(tmp_path / "chat.db")
+    refused(tmp_path, "second name")
+    (tmp_path / "other.db").unlink()
+    on_store(tmp_path, lambda store: store.ping())
 
 
 def test_a_read_only_file_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ how much was lost; the README quotes it.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -66,7 +67,11 @@ def words(count: int, first: int = 0) -> str:
 # ---- kill -9 ----
 
 
-PROGRAM = 'say 12 15\ncall add_task {"title": "%s"}\nsay 12 15\ncall add_task {"title": "%s too"}\nsay 20 15'
+WITH_TOOLS = 'say 12 15\ncall add_task {"title": "%s"}\nsay 12 15\ncall add_task {"title": "%s too"}\nsay 20 15'
+TEXT_ALONE = "say 200 10"  # nothing but the checkpoints saves it
+
+
+COMPARED: list[Record] = []  # what clients had seen of the answers that were compared with the database
 
 
 def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
@@ -74,6 +79,8 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path: Path
     folders = [tmp_path / "one", tmp_path / "two"]
     with ThreadPoolExecutor(len(folders)) as pool:  # two servers at a time: most of it is waiting
         lost = sum(pool.map(kill_fifty_times, folders, [SEED, SEED + 1]))
+    assert len(COMPARED) > 150, "most were killed before they had said anything"
+    assert sum(len(record.text(record.times[-1] - 0.5)) > 0 for record in COMPARED) > 50
     tried("kill -9 at a random moment of two streaming turns", 100, lost)
     assert lost == 0, SEED
 
@@ -91,17 +98,22 @@ def kill_fifty_times(folder: Path, seed: int) -> int:
 async def kill_once(server: Server, n: int, chance: random.Random) -> int:
     """Kill the server in two streaming turns, start it again, and compare what was seen with what is there."""
     users = [f"user-{n}-a", f"user-{n}-b"]
-    reading = [asyncio.create_task(say(server, PROGRAM % (user, user), user=user)) for user in users]
-    await asyncio.sleep(chance.uniform(0, 1))
+    programs = [WITH_TOOLS % (users[0], users[0]), TEXT_ALONE]
+    reading = [
+        asyncio.create_task(say(server, program, user=user)) for program, user in zip(programs, users, strict=True)
+    ]
+    await asyncio.sleep(chance.uniform(0, 1.5))
     server.kill()
     killed = time.monotonic()
     seen = await asyncio.gather(*reading, return_exceptions=True)
+    assert not [error for error in seen if isinstance(error, AssertionError)]
     await asyncio.to_thread(server.start)
     assert server.rows("PRAGMA integrity_check") == [("ok",)]
     assert server.rows("SELECT COUNT(*) FROM messages WHERE status = 'streaming'") == [(0,)]
     broken = 0
     for record, user in zip(seen, users, strict=True):
         if isinstance(record, Record) and record.status == 200:  # else it was killed before the first byte
+            COMPARED.append(record)
             broken += await promises_broken(server, record, killed, user)
         again = await say(server, "say 1 0", record.thread if isinstance(record, Record) else None, user=user)
         broken += again.text() != "w0 "
@@ -175,14 +187,14 @@ def test_a_reader_that_takes_nothing_is_dropped_and_hurts_nobody(make: Callable[
     server = make()
 
     async def main() -> None:
-        # 60,000 words are more than the buffers between two sockets hold.
-        async with request(server, "POST", "/chatkit", {"message": "say 60000 0"}, buffer=4096) as stream:
+        # 200,000 words are more than the buffers between two sockets hold.
+        async with request(server, "POST", "/chatkit", {"message": "say 200000 0"}, buffer=4096) as stream:
             await stream.take(2)
             _, answer = await settled(server, stream.record.thread)
             assert answer["status"] == "done"
-            assert answer["content"] == words(60_000)
+            assert answer["content"] == words(200_000)
             slow = await stream.rest()
-            assert slow.text() == words(60_000)
+            assert slow.text() == words(200_000)
             assert slow.complete
 
     asyncio.run(main())
@@ -268,6 +280,49 @@ def test_a_signal_ends_the_process_while_the_file_is_locked(make: Callable[..., 
     server.start()
     assert server.rows("SELECT COUNT(*) FROM messages WHERE status = 'interrupted'") == [(3,)]
     tried("SIGTERM while the file is locked", 3)
+
+
+def test_a_turn_that_waits_for_the_file_at_the_end_is_ended_too(make: Callable[..., Server]) -> None:
+    """A turn that could be stored only during the shutdown is interrupted at once: its reader gets the last frame."""
+    server = make()
+
+    async def main() -> Record:
+        await say(server, "say 1 0", user="bob")
+        with contextlib.closing(sqlite3.connect(server.database, isolation_level=None, timeout=5)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            waiting = asyncio.create_task(say(server, "say 300 10"))
+            await asyncio.sleep(0.3)
+            os.kill(server.process.pid, signal.SIGTERM)
+            await asyncio.sleep(2.2)  # longer than the shutdown waits for turns that are about to begin
+        return await waiting
+
+    record = asyncio.run(main())
+    server.process.join(10)
+    assert record.complete
+    assert "shutting down" in record.of("error")[0]["message"]
+    [(status,)] = server.rows("SELECT status FROM messages WHERE conversation_id = ? AND content = ''", record.thread)
+    assert status == "interrupted"
+    assert "Traceback" not in server.log
+    tried("SIGTERM while a turn waits for the file", 1)
+
+
+def test_a_tool_that_cannot_be_ended_does_not_keep_the_process(make: Callable[..., Server]) -> None:
+    """A tool that blocks a thread holds the exit up for 5 seconds at most; the reader has got the last frame."""
+    server = make()
+
+    async def main() -> tuple[Record, float]:
+        body = {"message": 'say 1 0\ncall block {"seconds": 12}'}
+        async with request(server, "POST", "/chatkit", body) as stream:
+            await stream.take(3)
+            await asyncio.sleep(0.2)
+            took = await asyncio.to_thread(server.kill, signal.SIGTERM)
+            return await stream.rest(), took
+
+    record, took = asyncio.run(main())
+    assert took < 5
+    assert record.complete
+    assert server.rows("SELECT status FROM messages WHERE role = 'assistant'") == [("interrupted",)]
+    tried("SIGTERM while a tool blocks", 1)
 
 
 def test_a_second_signal_ends_the_process_at_once(make: Callable[..., Server]) -> None:
@@ -462,12 +517,12 @@ def test_readers_at_different_speeds_see_the_same(make: Callable[..., Server]) -
     server = make()
 
     async def main() -> None:
-        async with request(server, "POST", "/chatkit", {"message": "say 5000 0.1"}, buffer=4096) as slow:
+        async with request(server, "POST", "/chatkit", {"message": "say 200000 0"}, buffer=4096) as slow:
             await slow.take(1)
             path = f"/api/conversations/{slow.record.thread}/stream"
             async with request(server, "GET", path) as fast:
                 record = await fast.rest()
-                assert record.text() == words(5000)
+                assert record.text() == words(200_000)
             assert (await slow.rest()).frames == record.frames
 
     asyncio.run(main())
@@ -541,7 +596,7 @@ def test_stop_during_a_tool_counts_it_with_its_record_or_not_at_all(make: Callab
         program = 'say 2 5\ncall add_task {"title": "x"}\nsay 1000 5'
         async with request(server, "POST", "/chatkit", {"message": program}, user=user) as stream:
             await stream.take(2)
-            await asyncio.sleep(chance.uniform(0, 0.03))
+            await asyncio.sleep(chance.uniform(0, 0.01))
             await call(server, "POST", f"/api/conversations/{stream.record.thread}/stop", user=user)
             record = await stream.rest()
         _, answer = await settled(server, record.thread, user)
@@ -555,7 +610,36 @@ def test_stop_during_a_tool_counts_it_with_its_record_or_not_at_all(make: Callab
         return [await one(n) for n in range(60)]
 
     counted = asyncio.run(main())
+    assert 0 < sum(counted) < 60
     tried(f"stop around a tool's commit ({sum(counted)} of 60 had committed)", 60)
+
+
+def test_stop_while_a_tool_waits_for_the_file(make: Callable[..., Server]) -> None:
+    """A tool that is stopped while another program has the file has no effect without its record, however long."""
+    server = make()
+
+    async def one(held: float) -> None:
+        user = f"user-{held}"
+        program = 'say 60 10\ncall add_task {"title": "x"}\nsay 100 10'
+        body = {"message": program, "on_disconnect": "stop"}
+        with contextlib.closing(sqlite3.connect(server.database, isolation_level=None, timeout=5)) as other:
+            async with request(server, "POST", "/chatkit", body, user=user) as stream:
+                await stream.take(45)
+                other.execute("BEGIN IMMEDIATE")  # a checkpoint waits for it before the tool does
+                while not stream.record.of("tool_call"):
+                    await stream.take(1)
+            await asyncio.sleep(held)
+        _, answer = await settled(server, stream.record.thread, user)
+        _, tasks = await call(server, "GET", "/api/tasks", user=user)
+        assert answer["status"] == "stopped"
+        assert len(tasks) == len([c for c in answer["tool_calls"] if "result" in c])
+
+    async def main() -> None:
+        for held in (1.0, 2.8, 5.6):
+            await one(held)
+
+    asyncio.run(main())
+    tried("stop while a tool waits for the file", 3)
 
 
 def test_a_tool_that_waits_is_ended_by_stop(make: Callable[..., Server]) -> None:
@@ -619,6 +703,28 @@ def test_deleting_a_conversation_ends_its_answer(make: Callable[..., Server]) ->
 
     asyncio.run(main())
     tried("delete in mid-answer", 1)
+
+
+def test_deleting_a_conversation_during_a_tool_is_no_mistake(make: Callable[..., Server]) -> None:
+    """A tool whose conversation goes under its hands has no effect, or one that was recorded; nothing is complained."""
+    server = make()
+
+    async def main() -> None:
+        for n in range(20):
+            user = f"user-{n}"
+            body = {"message": "\n".join(['call add_task {"title": "x"}'] * 3) + "\nsay 100 5"}
+            async with request(server, "POST", "/chatkit", body, user=user) as stream:
+                await stream.take(2)
+                await call(server, "DELETE", f"/api/conversations/{stream.record.thread}", user=user)
+                record = await stream.rest()
+            assert record.complete
+            _, tasks = await call(server, "GET", "/api/tasks", user=user)
+            assert len(tasks) == len(record.of("tool_result"))
+
+    asyncio.run(main())
+    server.kill(signal.SIGTERM)
+    assert "Traceback" not in server.log
+    tried("delete around a tool's commit", 20)
 
 
 def test_an_answer_that_is_ended_in_the_file_ends(make: Callable[..., Server]) -> None:
