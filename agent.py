@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import re
 import reprlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -286,9 +287,9 @@ async def stream_turn(
             yield {"type": "error", "message": _unapproved(result.interruptions)}
     except UserError as error:
         raise (error.__cause__ or error) from None  # in which the SDK wraps what a tool has raised
-    except (AgentsException, openai.OpenAIError, OSError, UnicodeError) as error:
+    except (AgentsException, openai.OpenAIError, OSError, UnicodeError, json.JSONDecodeError) as error:
         # UnicodeError: half a surrogate pair in a tool's arguments, for which openai-agents 0.24 has no word.
-        log.warning("conversation %d: %s", thread_id, _for_the_log(error))
+        log.warning("conversation %d: %s (LOG_LEVEL=DEBUG has it in full)", thread_id, _for_the_log(error))
         log.debug("in full:", exc_info=error)  # for whoever debugs a tool: it may quote what somebody wrote
         yield {"type": "error", "message": _sentence(error)}
     finally:
@@ -511,7 +512,8 @@ def _for_the_log(error: BaseException | None) -> str:
     names = []
     while error is not None:
         status = getattr(error, "status_code", None)
-        names.append(type(error).__name__ + (f" {status}" if status else ""))
+        code = re.sub(r"[^\w.-]", "?", str(getattr(error, "code", None) or ""))[:50]  # such as "model_not_found"
+        names.append(" ".join([type(error).__name__, *([str(status)] if status else []), *([code] if code else [])]))
         error = error.__cause__ or error.__context__
     return " from ".join(names)
 
@@ -544,7 +546,7 @@ def _sentence(error: BaseException) -> str:
             return "The connection to the model failed. Please try again."
         case openai.APIStatusError() | openai.APIError():
             return "The model's provider reported an error. Please try again."
-        case ModelBehaviorError() | UnicodeError():
+        case ModelBehaviorError() | UnicodeError() | json.JSONDecodeError():
             return "The model's answer broke off. Please try again."
         case _:
             return "Something went wrong while answering. Please try again."

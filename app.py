@@ -43,7 +43,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 FLAT = not __package__
 if not FLAT:  # the installed package `todochat`, in a process that may have an `agent` and a `db` of its own ...
     from . import agent as todo
-    from . import auth, component, db, inputs, mcp_tools, models, runs, wire
+    from . import auth, component, db, inputs, mcp_tools, models, offline, runs, wire
     from . import settings as config
 else:  # ... or a flat folder of modules, which is what mypy is told to take it for here (see pyproject.toml)
     import agent as todo
@@ -53,6 +53,7 @@ else:  # ... or a flat folder of modules, which is what mypy is told to take it 
     import inputs
     import mcp_tools
     import models
+    import offline
     import runs
     import settings as config
     import wire
@@ -409,7 +410,7 @@ async def health(request: Request) -> Response:
 async def about(request: Request) -> Response:
     """GET /api/model: which model answers."""
     service, _ = service_of(request), await user_of(request)
-    return JSONResponse({"model": service.model_name, "offline": service.model_name == models.OFFLINE})
+    return JSONResponse({"model": service.model_name, "offline": service.model_name == offline.NAME})
 
 
 async def openapi(request: Request) -> Response:
@@ -572,6 +573,7 @@ def create_app(
     name = "custom"
     if agent is None and model is None:
         choice = models.choose_model(os.environ, idle_timeout=settings.model_idle_timeout)
+        choice = choice or models.Choice(offline.OfflineModel(), offline.NAME)
         model, name = choice.model, choice.name
     # What the model invents is the model's to mend; and tracing would reach for the network.
     run_config = RunConfig(model=model, tracing_disabled=True, tool_not_found_behavior="return_error_to_model")
@@ -587,7 +589,7 @@ def create_app(
             db.Unavailable,
             max_body=inputs.MAX_BODY,
         )
-        log.info("answers come from %s", models.WHAT_IT_IS if name == models.OFFLINE else f"the model: {name}")
+        log.info("answers come from %s", offline.WHAT_IT_IS if name == offline.NAME else f"the model: {name}")
         app.state.service = Service(
             store=ours,
             tasks=all_tasks,
@@ -706,7 +708,7 @@ def verifier(settings: config.Settings, database: str) -> auth.Verifier:
 def demo_secret(database: str) -> str:
     """Return the random secret kept beside the database, in a file only its owner can read; make it if need be."""
     if database == ":memory:":
-        return secrets.token_urlsafe(32)
+        raise config.BadSetting("A database in memory has no place for a secret: set BETTER_AUTH_SECRET.")
     path = Path(f"{database}.secret")
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -718,16 +720,19 @@ def demo_secret(database: str) -> str:
             ) from None
     except OSError as error:
         raise config.BadSetting(f"Cannot write {path} ({error.strerror}): set BETTER_AUTH_SECRET.") from error
-    return path.read_text()
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        raise config.BadSetting(f"Cannot read {path}: delete it, or set BETTER_AUTH_SECRET.") from None
 
 
 def token(name: str, settings: config.Settings) -> str:
     """Return a token for the user `name`, valid for 30 days."""
     if settings.public_key:
         raise config.BadSetting("With JWT_PUBLIC_KEY only the owner of the private key can make tokens.")
-    key = settings.secret or demo_secret(settings.database)
+    key, judge = settings.secret or demo_secret(settings.database), verifier(settings, settings.database)
     made = auth.sign(name, key, lifetime=30 * 24 * 3600, issuer=settings.issuer, audience=settings.audience)
-    if verifier(settings, settings.database).user_id(made) is None:
+    if judge.user_id(made) is None:
         raise config.BadSetting("A user's name has 1 to 255 printable ASCII characters.")
     return made
 
@@ -790,7 +795,7 @@ def warm_up() -> None:
 
 async def _dry_turn() -> None:
     question = {"role": "user", "content": "help"}
-    agent, config = todo.todo_agent(models.OfflineModel(pace=0)), RunConfig(tracing_disabled=True)
+    agent, config = todo.todo_agent(offline.OfflineModel(pace=0)), RunConfig(tracing_disabled=True)
     async for _ in todo.stream_turn(agent, [question], None, thread_id=0, run_config=config):
         pass
 

@@ -37,7 +37,7 @@ class Verifier:
     def __init__(
         self, key: str, algorithm: str = "HS256", *, issuer: str | None = None, audience: str | None = None
     ) -> None:
-        if algorithm == "HS256" and len(key.encode()) < MIN_SECRET:
+        if algorithm == "HS256" and len(key.encode("utf-8", "surrogateescape")) < MIN_SECRET:
             raise UnfitKey(f"The secret is shorter than {MIN_SECRET} bytes.")
         try:
             # Built once: given a string, python-jose would guess anew for each token what kind of key it is.

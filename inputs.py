@@ -77,8 +77,8 @@ def _storable(text: str, name: str) -> str:
 def thread_in(body: Mapping[str, Any]) -> int | None:
     """Return the thread id, None if there is none, or answer 400. One that cannot exist is 0."""
     value = body.get("thread_id")
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,25}", value):
-        value = int(value)
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value):
+        value = int(value) if len(value) <= 25 else 0
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):

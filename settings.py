@@ -131,9 +131,10 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _pem(text: str) -> str:
-    if "-----BEGIN" in text:
-        return text.replace("\\n", "\n")  # as .env files have it
     try:
-        return Path(text).read_text()
-    except OSError:
+        key = text if "-----BEGIN" in text else Path(text).read_text()
+    except (OSError, UnicodeDecodeError):
         raise ValueError("it must be a public key in PEM, or the path of a file that can be read") from None
+    if "PRIVATE KEY" in key:
+        raise ValueError("it is a private key, which belongs to whoever makes the tokens: give the public one")
+    return key.replace("\\n", "\n")  # as .env files have it

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.routing import Mount
 
 import app
-import models
+import offline
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -617,7 +617,7 @@ def hosted(store: str, parts: list[Any]) -> Iterator[str]:
     async def authenticate(request: Request) -> str:
         return "alice"
 
-    chat = app.create_app(store=store, authenticate=authenticate, model=models.OfflineModel(), parts=parts)
+    chat = app.create_app(store=store, authenticate=authenticate, model=offline.OfflineModel(), parts=parts)
 
     @asynccontextmanager
     async def lifespan(host: Starlette) -> AsyncIterator[None]:
