@@ -47,6 +47,8 @@ class Handler(BaseHTTPRequestHandler):
         word = self.asked.split()[-1]
         if word.isdigit():
             self.answer(int(word), json.dumps({"error": {"message": SECRET_TEXT}}), "application/json")
+        elif word == "later":
+            self.answer(429, "{}", "application/json", retry_after="55")
         elif word == "html":
             self.answer(200, f"<html>{SECRET_TEXT}</html>", "text/html")
         elif self.path.endswith("/responses"):
@@ -54,9 +56,11 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.completions(word)
 
-    def answer(self, status: int, text: str, content_type: str) -> None:
+    def answer(self, status: int, text: str, content_type: str, retry_after: str | None = None) -> None:
         """Send a whole body."""
         self.send_response(status)
+        if retry_after:
+            self.send_header("Retry-After", retry_after)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -127,9 +131,12 @@ class Handler(BaseHTTPRequestHandler):
         elif word == "silent":
             self.send(chunk({"role": "assistant", "content": "half "}))
             time.sleep(8)
-        elif word == "length":
+        elif word in ("length", "content_filter"):
             self.send(chunk({"role": "assistant", "content": "half"}))
-            self.send(chunk({}, "length"))
+            self.send(chunk({}, word))
+        elif word == "garbage":
+            self.send(chunk({"role": "assistant", "content": "half"}))
+            self.wfile.write(b"data: {no JSON\n\n")
         elif word == "cut":
             self.send(chunk({"role": "assistant", "content": "half"}))
             return

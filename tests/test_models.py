@@ -141,6 +141,9 @@ FAILURES = {
     "html": ("broke off", ""),
     "loop": ("too many steps", ""),
     "length": ("broke off", "half"),
+    "content_filter": ("broke off", "half"),
+    "garbage": ("broke off", "half"),
+    "later": ("overloaded", ""),  # before MODEL_IDLE_TIMEOUT, however long the provider wants to be left alone
     "nothing": ("broke off", ""),
     "silent": ("did not answer within 2 seconds", "half "),
 }

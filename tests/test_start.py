@@ -73,7 +73,10 @@ def test_with_a_secret_no_token_is_printed(make_server: Callable[..., Server]) -
         ({"PORT": "70000"}, "PORT"),
         ({"DATABASE_URL": "postgresql://x/y"}, "sqlite:///path"),
         ({"DATABASE_URL": "sqlite:////nowhere/at/all.db"}, "nowhere"),
+        ({"DATABASE_URL": "sqlite:////tmp"}, "is not a file"),
+        ({"DATABASE_URL": "sqlite://"}, "no place for a secret"),
         ({"BETTER_AUTH_SECRET": "short"}, "32 bytes"),
+        ({"BETTER_AUTH_SECRET": "-----BEGIN PUBLIC KEY-----" + "x" * 40}, "BETTER_AUTH_SECRET"),
         ({"CORS_ORIGINS": "example.com"}, "CORS_ORIGINS"),
         ({"HISTORY_LIMIT": "0"}, "HISTORY_LIMIT"),
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL"),
@@ -82,6 +85,8 @@ def test_with_a_secret_no_token_is_printed(make_server: Callable[..., Server]) -
         ({"JWT_ALGORITHM": "none"}, "JWT_ALGORITHM"),
         ({"JWT_ALGORITHM": "RS256"}, "JWT_PUBLIC_KEY"),
         ({"JWT_PUBLIC_KEY": "/nowhere.pem", "JWT_ALGORITHM": "RS256"}, "JWT_PUBLIC_KEY"),
+        ({"JWT_PUBLIC_KEY": "-----BEGIN PRIVATE KEY-----", "JWT_ALGORITHM": "ES256"}, "is a private key"),
+        ({"JWT_PUBLIC_KEY": "/bin/sh", "JWT_ALGORITHM": "ES256"}, "path of a file that can be read"),
         ({"MODEL": "gpt"}, "litellm"),
         ({"OPENAI_BASE_URL": "http://localhost:1/v1"}, "OPENAI_MODEL"),
     ],
@@ -120,6 +125,19 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     ended = run(tmp_path, "token", "alice", DATABASE_URL=f"sqlite:///{tmp_path}/chat.db")
     assert ended.returncode == 2
     assert "chmod 600" in ended.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["token", "alice"]])
+def test_a_secret_that_is_none_is_one_line(tmp_path: Path, command: list[str]) -> None:
+    """What is in the way of the demo's secret, or cannot be a secret, ends every command with one line."""
+    database = {"PORT": "0", "DATABASE_URL": f"sqlite:///{tmp_path}/chat.db"}
+    (tmp_path / "chat.db.secret").write_bytes(b"\xff" * 40)
+    (tmp_path / "chat.db.secret").chmod(0o600)
+    unreadable = run(tmp_path, *command, **database)
+    key = run(tmp_path, *command, **database, BETTER_AUTH_SECRET="ssh-rsa " + "a" * 40)
+    for ended, says in ((unreadable, "Cannot read"), (key, "BETTER_AUTH_SECRET cannot be used")):
+        assert (ended.returncode, len(ended.stderr.strip().splitlines())) == (2, 1), ended.stderr
+        assert says in ended.stderr
 
 
 @pytest.mark.parametrize("arguments", [["help"], ["token"], ["token", "a", "b"], ["--help"]])
