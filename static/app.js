@@ -658,12 +658,12 @@ async function showModel() {
 }
 
 async function main() {
+  listen();
   if (!(await signIn())) {
     document.body.className = "signed-out";
     $("sign-in").hidden = false;
     return;
   }
-  listen();
   conversation = Number(new URLSearchParams(location.hash.slice(1)).get("conversation")) || null;
   text.focus();
   await Promise.all([showModel().catch(explain), reload(conversation)]);
