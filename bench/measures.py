@@ -133,8 +133,10 @@ async def delay(field: Field, streams: int, script: Script, *, turns: int, over:
     measures: list[tuple[str, Callable[[list[Result]], float], list[Limit]]] = [
         ("delay of a frame, p50", lambda results: percentile(50, delays(results)), at_most(1.0)),
         ("delay of a frame, p99", lambda results: percentile(99, delays(results)), at_most(1.0)),
+        ("delay of a frame, longest", lambda results: max(delays(results)), []),
         ("first text, p50", lambda results: percentile(50, firsts(results)), [Limit(OURS, 0.05, OFFICIAL)]),
         ("first text, p99", lambda results: percentile(99, firsts(results)), at_most(0.25)),
+        ("first text, longest", lambda results: max(firsts(results)), []),
     ]
     label = f"{streams} live at {1 / script.pace:.0f}/s"
     rows = [Row(f"{label}: {name}", "ms", limits if judged else ()) for name, _, limits in measures]

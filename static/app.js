@@ -89,11 +89,13 @@ const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Say something beside the text field, with a way to try again if there is one. */
 function say(words, again = null) {
-  notice.hidden = !words;
-  notice.firstElementChild.textContent = words ?? "";
-  const retry = notice.lastElementChild;
-  retry.hidden = !again;
-  retry.onclick = again;
+  keepPlace(() => {
+    notice.hidden = !words;
+    notice.firstElementChild.textContent = words ?? "";
+    const retry = notice.lastElementChild;
+    retry.hidden = !again;
+    retry.onclick = again;
+  });
 }
 
 /** Say what went wrong with a request. */
@@ -206,11 +208,11 @@ class Answer {
     keepPlace(() => this.body.append(make("p", { className: `mark ${kind}` }, make("span", {}, words), again)));
   }
 
-  /** The answer is over, in this state. */
-  end(status) {
+  /** The answer is over, in this state, and for this reason if there is one. */
+  end({ status, error }) {
     this.settle();
     this.status.hidden = true;
-    if (ENDINGS[status] && !this.body.querySelector(".mark")) this.mark(ENDINGS[status], status);
+    if (ENDINGS[status] && !this.body.querySelector(".mark")) this.mark(error ?? ENDINGS[status], status);
   }
 }
 
@@ -221,7 +223,7 @@ function unfolded(label, value) {
 /** What a tool call does, in a few words. */
 function sentence(name, args) {
   const words = name.replaceAll("_", " ");
-  const main = args?.title ?? args?.task_id ?? args?.status ?? "";
+  const main = args?.title ?? args?.task_id ?? (args?.status === "all" ? "" : args?.status) ?? "";
   return words[0].toUpperCase() + words.slice(1) + (main === "" ? "" : `: ${main}`);
 }
 
@@ -333,7 +335,7 @@ async function finished(answer, thread) {
   showTasks();
   showConversations();
   const { messages: stored } = await json("GET", `api/conversations/${thread}`);
-  answer.end(stored.at(-1).status);
+  answer.end(stored.at(-1));
 }
 
 async function stop() {
@@ -397,7 +399,7 @@ async function reload(id) {
       messages.append(answer.element);
       if (message.status === "streaming") continue;
       for (const event of eventsOf(message)) answer.add(event);
-      answer.end(message.status);
+      answer.end(message);
     }
   }
   scroller.scrollTop = scroller.scrollHeight;
