@@ -1,7 +1,7 @@
 """The to-do agent, its tools, and `stream_turn()`: a run of the Agents SDK as a stream of our events.
 
-An event is one of the plain dicts of the simple dialect ("thinking", "tool_call", "tool_result"); a piece of the
-answer's text, by far the most frequent event, is a bare `str`.
+An event is one of the plain dicts of the simple dialect ("thinking", "tool_call", "tool_result", "error"); a piece of
+the answer's text, by far the most frequent event, is a bare `str`.
 """
 
 import asyncio
@@ -83,7 +83,8 @@ async def just_do(call_id: str, work: Callable[[], Awaitable[Any]], as_json: Cal
 class TurnContext:
     """What reaches the tools of one turn, and never the prompt.
 
-    `record(call_id, work, as_json)` does a tool's work and stores its result in the answer, both or neither.
+    `record(call_id, work, as_json)` does a tool's work and stores its result in the answer, both or neither. Until the
+    work ends the store is its alone (its own tasks included), so it must not wait for others who want it.
     """
 
     user_id: str
@@ -324,7 +325,7 @@ class ToolHooks(RunHooks[Any]):
 
 async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> AsyncIterator[Event]:
     """Turn the SDK's events into ours. Text after a tool call starts a new paragraph."""
-    said_something = after_tool = called = False
+    said_something = after_tool = called = tool_is_last = False
     held = held_thought = ""
     current = result.current_agent
     hosted: set[str] = set()  # the provider's own tools that have been shown
@@ -338,7 +339,7 @@ async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> Async
                     continue
                 if after_tool and said_something:
                     yield "\n\n"
-                said_something, after_tool = said_something or not delta.isspace(), False
+                said_something, after_tool, tool_is_last = said_something or not delta.isspace(), False, False
                 yield delta
             elif event.data.type == "response.reasoning_summary_text.delta":
                 held_thought, delta = _whole(held_thought + event.data.delta)
@@ -371,12 +372,13 @@ async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> Async
                 if call_id in watchdog.running:  # and not the second of two handoffs at once, which nobody was told of
                     name = watchdog.running.pop(call_id)
                     output = _plain(getattr(event.item, "output", None))
+                    tool_is_last = True
                     yield {"type": "tool_result", "id": call_id, "name": name, "result": output}
         elif event.type == "agent_updated_stream_event" and event.new_agent is not current:
             current, after_tool = event.new_agent, True
             # A paragraph of its own between what the two agents think.
             yield {"type": "thinking", "content": f"\n\nHanding over to {current.name}.\n\n"}
-    if called and after_tool and watchdog.verdict is None and result.final_output:
+    if tool_is_last and watchdog.verdict is None and result.final_output:
         # An agent whose `tool_use_behavior` makes a tool's output the answer: no model has said it.
         if said_something:
             yield "\n\n"

@@ -26,7 +26,6 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import uvicorn
 from agents import Agent, Model, RunConfig
@@ -63,7 +62,7 @@ log = logging.getLogger("todochat")
 MAX_PAGE = 200  # conversations
 TITLE_FROM_MESSAGE = 50  # characters
 MAX_SHUTDOWN = 4.5  # seconds from the first signal on
-GC_THRESHOLD = 20_000  # new objects between two collections; Python's own 700 are less than a turn makes
+GC_THRESHOLD = 20_000  # new objects between two collections; Python's own 700 to 2,000 are less than a turn makes
 STATIC = Path(__file__).with_name("static")
 OPENAPI = Path(__file__).with_name("openapi.json")
 HARDENED = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
@@ -246,22 +245,21 @@ async def begin(
         return await start()
     except db.Busy:
         # Who has just stopped the last answer, by closing the connection, cannot know when that is done.
-        if conversation_id is None or not await service.live.has_stopped(conversation_id):
+        if conversation_id is None or not await service.live.wait_for_stop(conversation_id):
             raise
         return await start()
 
 
-def stop_when_left(live: runs.Runs, run: runs.Run | None) -> Callable[[], Awaitable[None]]:
+def stop_when_left(live: runs.Runs, run: runs.Run | None) -> Callable[[], Awaitable[None]] | None:
     """Return what a response does when its reader goes away: the last of a run's readers who do this stops it.
 
     There are several when a request was sent again with its idempotency key.
     """
-    if run is not None:
-        run.keepers += 1
+    if run is None:
+        return None
+    run.keepers += 1
 
     async def leave() -> None:
-        if run is None:
-            return
         run.keepers -= 1
         if not run.keepers and live.get(run.conversation_id) is run:  # and not one that has begun there since
             await live.stop(run.conversation_id, "stopped")
@@ -394,7 +392,7 @@ async def mcp(request: Request) -> ASGIApp:
     service, user_id = service_of(request), await user_of(request)
     # The protocol wants the origin checked: browsers send it, other clients do not.
     origin = request.headers.get("origin", "")
-    ours = urlsplit(origin).netloc in ("", request.headers.get("host"))
+    ours = not origin or origin.split("://")[-1] == request.headers.get("host")
     if not ours and not {origin, "*"} & set(service.settings.cors_origins):
         raise HTTPException(403, "Pages of this origin may not call: CORS_ORIGINS has those that may.")
     request.scope[mcp_tools.USER] = user_id
@@ -582,7 +580,7 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         ours = store if isinstance(store, db.Store) else await db.Store.open(path)
         all_runs = runs.Runs(ours, db.Unavailable)
-        all_tasks = tasks or ours
+        all_tasks = ours if tasks is None else tasks
         endpoint = mcp_tools.endpoint(
             todo.todo_tools(),
             lambda user_id: todo.TurnContext(user_id, all_tasks),
@@ -594,7 +592,7 @@ def create_app(
             store=ours,
             tasks=all_tasks,
             live=all_runs,
-            agent=agent or todo.todo_agent(model),
+            agent=todo.todo_agent(model) if agent is None else agent,
             context=context or (lambda turn: turn),
             authenticate=authenticate,
             takes_tokens=takes_tokens,
@@ -701,7 +699,8 @@ def verifier(settings: config.Settings, database: str) -> auth.Verifier:
     try:
         return auth.Verifier(key, settings.algorithm, issuer=settings.issuer, audience=settings.audience)
     except auth.UnfitKey as error:
-        name = "JWT_PUBLIC_KEY" if settings.public_key else "BETTER_AUTH_SECRET"
+        name = "JWT_PUBLIC_KEY" if settings.public_key else "BETTER_AUTH_SECRET" if settings.secret else ""
+        name = name or f"{database}.secret, which you can delete,"  # the disk was full when it was made
         raise config.BadSetting(f"{name} cannot be used: {error}") from error
 
 

@@ -196,16 +196,16 @@ async def _feedback(params: Mapping[str, Any], store: Store, user_id: str) -> Js
         raise HTTPException(400, f"item_ids is required: a list of 1 to {MAX_FEEDBACK} ids, as text.")
     named = [re.fullmatch(ANSWER_ITEM, item_id) if isinstance(item_id, str) else None for item_id in ids]
     answers = {int(name[1]) for name in named if name}
-    known = [await _ids_of_answer(store, user_id, thread_id, answer) for answer in answers]
-    if not set(ids) <= set().union(*known) or not await store.give_feedback(user_id, thread_id, answers, kind):
+    known = [item_id for answer in answers for item_id in await _ids_of_answer(store, user_id, thread_id, answer)]
+    if not all(item_id in known for item_id in ids) or not await store.give_feedback(user_id, thread_id, answers, kind):
         raise HTTPException(404, "Not found.")
     return {}
 
 
-async def _ids_of_answer(store: Store, user_id: str, thread_id: int, message_id: int) -> set[str]:
+async def _ids_of_answer(store: Store, user_id: str, thread_id: int, message_id: int) -> list[str]:
     found = await store.page_of_messages(user_id, thread_id, since=message_id, newest_first=False, limit=1)
     records = found[1] if found else []
-    return {item["id"] for record in records if record["id"] == message_id for item in items(thread_id, record)}
+    return [item["id"] for record in records if record["id"] == message_id for item in items(thread_id, record)]
 
 
 STREAMING = ("threads.create", "threads.add_user_message", "threads.retry_after_item")

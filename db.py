@@ -1,7 +1,8 @@
 """The store: one SQLite file, raw SQL.
 
-Each public method of `Store` is one unit of work: it takes the id of the user it acts for, and it happens whole or not
-at all, even if its caller is cancelled in the middle. Nothing outside this file writes SQL.
+Each public method of `Store` is one unit of work, which happens whole or not at all, even if its caller is cancelled in
+the middle. What a user asks for takes the id of that user; what a run writes goes by the answer's id. Nothing outside
+this file writes SQL.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
@@ -170,6 +172,10 @@ class _Failed:
     error: Exception
 
 
+# The call of `record_tool` that the current task belongs to.
+_CALL: ContextVar[object] = ContextVar("todochat_call", default=None)
+
+
 class Store:
     """The one connection to the file. Made by `await Store.open(path)`, ended by `await store.close()`."""
 
@@ -182,7 +188,7 @@ class Store:
         self._lock = asyncio.Lock()
         self._closing = False
         self._deadline = 0.0  # of the unit of work that has the connection
-        self._inside: asyncio.Task[Any] | None = None  # the one in `record_tool`
+        self._inside: object = None  # the call of `record_tool` that has the connection
         self._batch: _Batch | None = None  # what waits to be written
 
     @classmethod
@@ -236,7 +242,7 @@ class Store:
 
     async def _read(self, work: Callable[[], T]) -> T:
         """Do `work`, which changes nothing."""
-        if self._inside is asyncio.current_task():
+        if self._is_inside():
             return await self._trip(work)
         async with self._alone():
             return await self._trip(work)
@@ -247,7 +253,7 @@ class Store:
         What waits for the connection at the same time shares one transaction, and so one sync of the disk. Inside
         `record_tool` the work becomes a part of that transaction.
         """
-        if self._inside is asyncio.current_task():
+        if self._is_inside():
             return await self._trip(lambda: self._in_transaction(work))
         if self._batch is None or self._batch.begun:
             self._batch = _Batch()
@@ -260,6 +266,9 @@ class Store:
             with _in_words():
                 raise outcome.error
         return cast(T, outcome)
+
+    def _is_inside(self) -> bool:
+        return self._inside is not None and _CALL.get() is self._inside
 
     async def _commit(self, batch: "_Batch") -> list[Any]:
         try:
@@ -652,7 +661,8 @@ class Store:
 
         async def both() -> T:
             async with self._alone():
-                self._inside = asyncio.current_task()
+                self._inside = object()
+                _CALL.set(self._inside)  # for this task, and for those that the work begins
                 try:
                     result = await work()
                     answer = record(result)
@@ -849,6 +859,9 @@ def backup(path: str, target: str) -> None:
 _TROUBLE = {
     sqlite3.SQLITE_BUSY: "The database is in use by another program. Please try again in a moment.",
     sqlite3.SQLITE_LOCKED: "The database is in use by another program. Please try again in a moment.",
+    sqlite3.SQLITE_PROTOCOL: "The database is in use by another program. Please try again in a moment.",
+    sqlite3.SQLITE_NOMEM: "The server has too little memory at the moment. Please try again later.",
+    sqlite3.SQLITE_PERM: "The database cannot be written at the moment. Please try again later.",
     sqlite3.SQLITE_READONLY: "The database cannot be written at the moment. Please try again later.",
     sqlite3.SQLITE_IOERR: "The database's disk does not answer. Please try again later.",
     sqlite3.SQLITE_CORRUPT: "The database is damaged. Its owner must restore it from a backup.",
@@ -869,7 +882,7 @@ def _in_words() -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if (trouble := _TROUBLE.get(error.sqlite_errorcode & 0xFF)) is None:
+        if (trouble := _TROUBLE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)) is None:
             raise
         raise Unavailable(trouble) from error
 
@@ -901,7 +914,7 @@ def _own(path: str) -> sqlite3.Connection:
         return owner
     except sqlite3.Error as error:
         owner.close()
-        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+        if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY:
             raise StoreError(f"Cannot lock the database {path}: {error}.") from error
         raise StoreError(
             f"The database {path} is in use by another server. Stop that one, or set DATABASE_URL to another file."

@@ -6,9 +6,9 @@ Nothing here changes the Agents SDK's defaults: each model gets its own client.
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from typing import Any, ClassVar, get_args
 from urllib.parse import urlsplit
 
@@ -23,12 +23,6 @@ from agents.models import get_default_model
 from openai import AsyncOpenAI, AsyncStream, BaseModel, DefaultAsyncHttpxClient, Timeout
 from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import (
-    ResponseContentPartAddedEvent,
-    ResponseContentPartDoneEvent,
-    ResponseCreatedEvent,
-    ResponseFunctionCallArgumentsDeltaEvent,
-    ResponseOutputItemAddedEvent,
-    ResponseOutputItemDoneEvent,
     ResponseStreamEvent,
 )
 from pydantic import ValidationError
@@ -105,8 +99,13 @@ def _client(key: str, url: str, idle_timeout: float) -> AsyncOpenAI:
 
 async def _no_long_wait(response: Any) -> None:
     """Have the client give up at once where a server asks it to wait for long: the user is told, and waits better."""
-    with suppress(ValueError):
-        if float(response.headers.get("retry-after", 0)) > MAX_WAIT:
+    asked = response.headers.get("retry-after-ms"), response.headers.get("retry-after")
+    if asked != (None, None):
+        try:
+            wait = float(asked[1]) if asked[0] is None else float(asked[0]) / 1000
+        except ValueError:  # a date
+            wait = inf
+        if wait > MAX_WAIT:
             response.headers["x-should-retry"] = "false"  # which the client obeys, whoever says it
 
 
@@ -150,7 +149,7 @@ class _WatchfulClient(AsyncOpenAI):
     async def post(self, path: str, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("stream"):
             ours = {"/chat/completions": _WholeStream, "/responses": _EventStream}
-            kwargs["stream_cls"] = ours.get(path, kwargs["stream_cls"])
+            kwargs["stream_cls"] = ours.get(path) or kwargs["stream_cls"]
         answer = await super().post(path, *args, **kwargs)
         if isinstance(answer, _WholeStream):
             messages = kwargs["options"]["extra_json"]["messages"]
@@ -185,8 +184,7 @@ class _Event:
 def _read(kind: type[BaseModel], data: Any) -> BaseModel:
     """Return what a server has sent as an object of that kind, whether or not it is all that it should be.
 
-    That is the client's own way of reading it, but it is asked first whether it is in order, which takes a tenth of the
-    48 µs.
+    `construct` is the client's own way, which takes anything, in 48 µs; `model_validate`, which does not, takes 4.
     """
     try:
         return kind.model_validate(data)
@@ -213,7 +211,7 @@ class _WholeStream(AsyncStream[_Chunk]):
         reason = None
         ids: dict[int, str] = {}  # by the call's place in this answer
         async for chunk in super().__aiter__():
-            for choice in chunk.choices[:1]:
+            for choice in (chunk.choices or ())[:1]:
                 reason = choice.finish_reason or reason
                 for call in (choice.delta and choice.delta.tool_calls) or ():
                     if call.index not in ids:
@@ -232,12 +230,5 @@ def build_event_types() -> None:
     """Build the types that the offline model does not use: `openai` would do it in the first user's turn."""
     from openai.resources import chat, responses  # noqa: F401  (0.1 s)
 
-    for event in (
-        ResponseCreatedEvent,
-        ResponseOutputItemAddedEvent,
-        ResponseContentPartAddedEvent,
-        ResponseContentPartDoneEvent,
-        ResponseFunctionCallArgumentsDeltaEvent,
-        ResponseOutputItemDoneEvent,
-    ):
+    for event in (*_Event.kinds.values(), ChatCompletionChunk):
         event.model_rebuild()

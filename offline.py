@@ -78,45 +78,23 @@ _GROUP = (
     rf"(?: (?:{_TASKS}|ones|them))*"
 )
 _ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"]
-_NO_NAMES = {
-    *[
-        "a",
-        "an",
-        "the",
-        "it",
-        "this",
-        "that",
-        "these",
-        "those",
-        "them",
-        "they",
-        "he",
-        "she",
-        "we",
-        "you",
-        "i",
-        "to",
-        "of",
-        "in",
-        "on",
-        "one",
-        "ones",
-        "what",
-        "which",
-        "who",
-    ]
-}
+_NO_NAMES = set(
+    re.findall(r"\w+", "a an the it this that these those them they he she we you i to of in on one what which who")
+)
 _QUOTES = str.maketrans("\u201c\u201d\u201e\u2018\u2019", '"""\'\'')  # as telephones type them
 
 
 def understand(message: str) -> tuple[str, dict[str, str]]:
     """Return what is wanted, "help" if that is not clear, and the words that say of what."""
+    asks = message.rstrip().endswith("?")
     said = re.sub(r"[\s.!?]+$", "", message.translate(_QUOTES).strip())
     said = re.sub(f"^{_POLITENESS}|,? please$", "", said, flags=re.I)
     if 0 < len(said) <= 2000:  # nobody asks at greater length, and regular expressions are slow on it
         for pattern, wish in _WISHES:
             if found := re.fullmatch(pattern, said, re.I | re.S):
                 words = {name: (text or "").strip() for name, text in found.groupdict().items()}
+                if asks and pattern == _WISHES[-1][0]:  # "milk done?"
+                    return "list", {"status": ""}
                 return ("help", {}) if wish == "add" and not titles_in(words["titles"]) else (wish, words)
     return "help", {}
 
@@ -148,6 +126,8 @@ def tasks_meant(words: str, tasks: list[Task], known: Collection[int] = (), *, a
         wanted = {"pending": False, "completed": True}.get(status_in(group["status"] or ""))
         return [task for task in tasks if wanted in (None, task["completed"])] if all_here else []
     name = _name_in(words)
+    if re.fullmatch(_TASKS, name):  # the whole list, perhaps: too much to guess
+        return []
     in_order = [task for task in tasks if not task["completed"]] or tasks
     if number := re.fullmatch(r"(#?)(\d{1,18})", name):
         n = int(number[2])

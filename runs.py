@@ -234,7 +234,8 @@ class Run:
         if elsewhere:
             result = await work()
             keep(result)
-            await self._store.save_answers(lambda: [self.answer()])
+            if self.id not in await self._store.save_answers(lambda: [self.answer()]):
+                return result  # the answer is gone, with whoever would read of it
         else:
             result = await self._store.record_tool(self.id, work, with_result, keep)
         self._show(call_id)
@@ -270,6 +271,11 @@ class Run:
             f"tools={','.join(_plain(call['name']) for call in self._calls) or '-'} "
             f"first_text_ms={first} total_ms={1000 * (now - self.began):.0f} state={ending}"
         )
+
+
+def _place(error: BaseException) -> str:
+    """Return where an error happened, but not what it says: its text may quote what somebody wrote."""
+    return " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)[-4:]))
 
 
 def _plain(name: str) -> str:
@@ -331,6 +337,8 @@ class Runs:
             if not turn.earlier:
                 run = Run(self._store, turn.answer, user_id, model)
                 run.publish({"type": "thinking", "content": THINKING, "thread_id": run.conversation_id})
+                if (other := self._live.get(run.conversation_id)) is not None:
+                    other.stop("stopped", ELSEWHERE)  # another program has ended it in the file
                 self._live[run.conversation_id] = run
                 run.producer = asyncio.create_task(self._produce(run, turn, stream))
                 run.finished = asyncio.create_task(self._conduct(run))
@@ -355,8 +363,8 @@ class Runs:
         await asyncio.wait((run.finished,))
         return True
 
-    async def has_stopped(self, conversation_id: int) -> bool:
-        """Wait for the end of a run that is being stopped; False if there is none that is, or not within 5 s."""
+    async def wait_for_stop(self, conversation_id: int) -> bool:
+        """Wait, for 5 s at most, if a run is being stopped; return whether the conversation is free of a live one."""
         run = self._live.get(conversation_id)
         if run is not None and run.finished is not None and run.stopped_as is not None:
             await asyncio.wait((run.finished,), timeout=FINISHING)
@@ -385,7 +393,12 @@ class Runs:
         for conversation_id, answer in list(self._unsettled.items()):
             await self._store.finish_answer(answer)
             self._unsettled.pop(conversation_id, None)
-            self._live.pop(conversation_id, None)
+            self._forget(answer)
+
+    def _forget(self, answer: Any) -> None:
+        run = self._live.get(answer.conversation_id)
+        if run is not None and run.id == answer.id:
+            del self._live[answer.conversation_id]
 
     # ---- the tasks ----
 
@@ -426,7 +439,7 @@ class Runs:
     async def _store_end(self, answer: Any) -> bool:
         try:
             await self._store.finish_answer(answer)
-            del self._live[answer.conversation_id]
+            self._forget(answer)
             return True
         except self._unavailable as error:
             log.error("conversation %d: the end of an answer is not stored yet: %s", answer.conversation_id, error)
@@ -448,9 +461,7 @@ class Runs:
         return "failed", BROKEN
 
     def _log_mistake(self, run: Run, error: BaseException) -> None:
-        # Where it happened, but not what it says: an error's text may quote what somebody wrote.
-        where = " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)[-4:]))
-        log.error("conversation %d: %s at %s", run.conversation_id, type(error).__name__, where)
+        log.error("conversation %d: %s at %s", run.conversation_id, type(error).__name__, _place(error))
 
     async def _keep(self) -> None:
         """Store, while there are live answers, all that changed, in one transaction; and keep the quiet ones alive."""
@@ -463,6 +474,8 @@ class Runs:
                 await self._checkpoint()
             except self._unavailable as error:
                 log.warning("checkpoint: %s", error)
+            except Exception as error:  # the other answers must be saved all the same, the next time
+                log.error("checkpoint: %s at %s", type(error).__name__, _place(error))
 
     async def _checkpoint(self) -> None:
         changed = [run for run in self._live.values() if run.saved < len(run.events) and not run.ended]

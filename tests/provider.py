@@ -5,10 +5,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 SECRET_TEXT = "the provider's own words, with sk-live-key, which nobody may see"
+
+
+# How a server can ask to be left alone.
+LATER = {
+    "later": {"Retry-After": "55"},
+    "much-later": {"Retry-After": "3", "Retry-After-Ms": "55000"},
+    "tomorrow": {"Retry-After": formatdate(time.time() + 50, usegmt=True)},
+}
 
 
 class Provider(ThreadingHTTPServer):
@@ -47,8 +56,8 @@ class Handler(BaseHTTPRequestHandler):
         word = self.asked.split()[-1]
         if word.isdigit():
             self.answer(int(word), json.dumps({"error": {"message": SECRET_TEXT}}), "application/json")
-        elif word == "later":
-            self.answer(429, "{}", "application/json", retry_after="55")
+        elif word in LATER:
+            self.answer(429, "{}", "application/json", LATER[word])
         elif word == "html":
             self.answer(200, f"<html>{SECRET_TEXT}</html>", "text/html")
         elif self.path.endswith("/responses"):
@@ -56,11 +65,11 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.completions(word)
 
-    def answer(self, status: int, text: str, content_type: str, retry_after: str | None = None) -> None:
+    def answer(self, status: int, text: str, content_type: str, headers: dict[str, str] | None = None) -> None:
         """Send a whole body."""
         self.send_response(status)
-        if retry_after:
-            self.send_header("Retry-After", retry_after)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -146,6 +155,7 @@ class Handler(BaseHTTPRequestHandler):
         elif word == "loosely":  # as some compatible servers do: fields are missing, others are new or have odd values
             self.send({"choices": [{"index": 0, "delta": {"content": "whole", "mood": "good"}, "finish_reason": None}]})
             self.send({"id": None, "choices": [{"index": 0, "delta": {}, "finish_reason": "eos"}]})
+            self.send({"choices": None, "usage": {"total_tokens": 1}})
         elif word == "nothing":
             self.send(chunk({"role": "assistant", "content": ""}))
             self.send(chunk({}, "stop"))

@@ -735,7 +735,7 @@ def test_feedback_is_stored_with_the_message(chat: Component, other: Component) 
     for kind in ("positive", "negative"):
         chat.json("items.feedback", thread_id=stream.thread, item_ids=ids, kind=kind)
         assert messages() == [None, kind]
-    for unknown in ("99.0", f"{ids[0][:-2]}.7", f"{ids[0][:-2]}.00"):
+    for unknown in ("99.0", f"{ids[0][:-2]}.7", f"{ids[0][:-2]}.00", {}, []):
         missing = {"item_ids": [ids[0], unknown], "kind": "positive"}
         assert chat.refused("items.feedback", thread_id=stream.thread, **missing)[0] == 404
     assert (

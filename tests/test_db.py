@@ -1,6 +1,7 @@
 """The store: units of work, the answer's states, and what it refuses to open."""
 
 import asyncio
+import contextvars
 import os
 import shutil
 import sqlite3
@@ -82,7 +83,8 @@ def test_a_tool_that_fails_takes_nobody_with_it(tmp_path: Path) -> None:
 
         async def tool() -> db.Task:
             await store.add_task("alice", "undone")
-            meanwhile.append(asyncio.create_task(store.add_task("alice", "kept")))
+            other = store.add_task("alice", "kept")  # of somebody who has nothing to do with the tool
+            meanwhile.append(asyncio.create_task(other, context=contextvars.Context()))
             await asyncio.sleep(0.05)
             assert not meanwhile[0].done()
             raise RuntimeError
@@ -383,3 +385,26 @@ def test_the_file_is_copied_whole_only_with_its_log(tmp_path: Path) -> None:
     on_store(tmp_path, work)
     tasks = on_store(tmp_path / "copy", lambda store: store.list_tasks("alice"))
     assert [t["title"] for t in tasks] == ["a"]
+
+
+def test_a_tools_work_may_have_tasks_of_its_own(tmp_path: Path) -> None:
+    """What a tool does on the store in several tasks at once is one unit; a task that outlives it is outside again."""
+
+    async def work(store: db.Store) -> None:
+        answer = (await begin(store)).answer
+        late: list[asyncio.Task[Any]] = []
+
+        async def two() -> list[Any]:
+            async def later() -> db.Task:
+                await asyncio.sleep(0.05)
+                return await store.add_task("alice", "late")
+
+            late.append(asyncio.create_task(later()))
+            return await asyncio.gather(store.add_task("alice", "a"), store.add_task("alice", "b"))
+
+        added = await store.record_tool(answer.id, two, lambda tasks: answer)
+        assert [task["title"] for task in added] == ["a", "b"]
+        await late[0]
+        assert [task["title"] for task in await store.list_tasks("alice")] == ["a", "b", "late"]
+
+    on_store(tmp_path, work)

@@ -52,7 +52,7 @@ from openai.types.responses import (
     ResponseTextDeltaEvent,
 )
 from openai.types.responses.response_function_web_search import ActionSearch
-from openai.types.responses.response_output_item import McpApprovalRequest
+from openai.types.responses.response_output_item import ImageGenerationCall, McpApprovalRequest
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -230,22 +230,26 @@ def test_of_two_handoffs_at_once_one_counts(tmp_path: Path) -> None:
 class Hosting(Model):
     """A model whose provider runs tools of its own before it answers."""
 
-    def __init__(self, *items: Any, says: str = "") -> None:
-        self.items, self.says = items, says
+    def __init__(self, *items: Any, says: str = "", tools_first: bool = True) -> None:
+        self.items, self.says, self.tools_first = items, says, tools_first
 
     async def get_response(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("this model only streams")
 
     async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        for item in self.items:
-            yield ResponseOutputItemDoneEvent(
-                type="response.output_item.done", item=item, output_index=0, sequence_number=0
-            )
+        tools = [
+            ResponseOutputItemDoneEvent(type="response.output_item.done", item=item, output_index=0, sequence_number=0)
+            for item in self.items
+        ]
+        for event in tools if self.tools_first else []:
+            yield event
         if self.says:
             yield ResponseTextDeltaEvent(
                 type="response.output_text.delta", delta=self.says, item_id="m", output_index=1, content_index=0,
                 logprobs=[], sequence_number=1,
             )  # fmt: skip
+        for event in [] if self.tools_first else tools:
+            yield event
         said = [assistant_message(self.says)] if self.says else []
         response = Response.model_construct(id="r", output=[*self.items, *said], usage=None)
         yield ResponseCompletedEvent.model_construct(type="response.completed", response=response)
@@ -261,6 +265,15 @@ def test_tools_of_the_providers_own_are_shown_where_they_ran(tmp_path: Path) -> 
     assert [event["type"] for event in turn.events] == ["thinking", "tool_call", "tool_result", "text"]
     assert turn.of("tool_call")[0]["args"]["query"] == "the weather"
     assert (stored["content"], stored["status"]) == ("Sunny.", "done")
+
+
+def test_text_before_a_tool_of_the_providers_is_there_once(tmp_path: Path) -> None:
+    """An answer whose last item is a tool's, as a picture is, is not said again."""
+    picture = ImageGenerationCall(id="ig_1", type="image_generation_call", status="completed", result=None)
+    model = Hosting(picture, says="Here is your cat.", tools_first=False)
+    turn, stored = play(tmp_path, Agent(name="A", model=model))
+    assert [event["type"] for event in turn.events] == ["thinking", "text", "tool_call", "tool_result"]
+    assert (stored["content"], stored["status"]) == ("Here is your cat.", "done")
 
 
 def test_a_hosted_tool_that_needs_approval_ends_the_turn(tmp_path: Path) -> None:

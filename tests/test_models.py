@@ -144,6 +144,8 @@ FAILURES = {
     "content_filter": ("broke off", "half"),
     "garbage": ("broke off", "half"),
     "later": ("overloaded", ""),  # before MODEL_IDLE_TIMEOUT, however long the provider wants to be left alone
+    "much-later": ("overloaded", ""),
+    "tomorrow": ("overloaded", ""),
     "nothing": ("broke off", ""),
     "silent": ("did not answer within 2 seconds", "half "),
 }

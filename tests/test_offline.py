@@ -172,6 +172,9 @@ def done(message: str, *titles: str, total: int | None = None, known: str = "") 
         ("delete the", ["fix the roof"], []),
         ("I did it", ["wait for Ann"], []),
         ("rename everything to x", ["a", "b"], []),
+        ("clear the list", ["make a packing list"], []),
+        ("milk done?", ["milk"], "all"),
+        ("everything done?", ["a", "b"], "all"),
         ("delete milk", ["buy milk", "spill milk"], []),
         # One task, or those that are named.
         ("complete the report task", ["write report"], [("complete", 1, True)]),

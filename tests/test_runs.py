@@ -1,7 +1,10 @@
 """Runs, on a real store."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,5 +80,42 @@ def test_no_checkpoint_takes_back_what_a_tool_has_recorded(tmp_path: Path) -> No
                 await turn(store, late)
         finally:
             await store.close()
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_was_ended_in_the_file_does_not_hide_the_next(tmp_path: Path) -> None:
+    """When another program ends an answer, the next one in the conversation is followed and ended as its own."""
+
+    async def main() -> None:
+        store = await db.Store.open(str(tmp_path / "chat.db"))
+        live = runs.Runs(store, db.Unavailable)
+
+        async def stream(run: runs.Run, turn: db.Turn) -> AsyncGenerator[runs.Event, None]:
+            yield "word"
+            await asyncio.sleep(0.05 if turn.answer.id > 2 else 60)
+
+        def begin_turn(thread: int | None) -> Any:
+            limits: dict[str, Any] = {"history_limit": 5, "max_live": 5, "max_live_per_user": 5}
+            return store.begin_turn("alice", "hi", title="hi", conversation_id=thread, **limits)
+
+        begin = partial(live.begin, stream=awaited(stream), user_id="alice", model="none")
+        _, first = await begin(lambda: begin_turn(None))
+        with closing(sqlite3.connect(tmp_path / "chat.db")) as other, other:
+            other.execute("UPDATE messages SET status = 'stopped' WHERE status = 'streaming'")
+        _, second = await begin(lambda: begin_turn(1))
+        assert first is not None
+        assert second is not None
+        events = [event async for batch in first.follow() for event in batch]
+        assert events[-1] == {"type": "error", "message": runs.ELSEWHERE}
+        assert live.get(1) is second
+        events = [event async for batch in second.follow() for event in batch]
+        assert events[1:] == ["word"]
+        assert live.get(1) is None
+        stored = await store.get_message("alice", second.id)
+        assert stored is not None
+        assert stored["status"] == "done"
+        await live.close()
+        await store.close()
 
     asyncio.run(main())
