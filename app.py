@@ -211,7 +211,7 @@ async def chatkit_protocol(
             component.Scribe(answer.conversation_id, answer.id, answer.created_at),
             component.replay(answer) if run is None else run.follow(),
         ),
-        {"X-Thread-Id": str(answer.conversation_id)},
+        names_of(answer),
         stop_when_left(service.live, run),
     )
 
@@ -276,8 +276,12 @@ def event_stream(
 ) -> wire.EventStream:
     """Return the response that follows a run, or that replays an answer whose run is over."""
     batches = component.replay(answer) if run is None else run.follow(after)
-    headers = {"X-Thread-Id": str(answer.conversation_id)}
-    return wire.EventStream(wire.simple_frames(batches), headers, on_disconnect)
+    return wire.EventStream(wire.simple_frames(batches), names_of(answer), on_disconnect)
+
+
+def names_of(answer: db.Answer) -> dict[str, str]:
+    """Return the headers that say which answer a stream is; who comes back later must not take another one for it."""
+    return {"X-Thread-Id": str(answer.conversation_id), "X-Message-Id": str(answer.id)}
 
 
 async def join(request: Request) -> Response | wire.EventStream:
@@ -615,7 +619,7 @@ def create_app(
         allow_origins=settings.cors_origins,
         allow_methods=["GET", "POST", "PATCH", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "chatkit-frame-instance-id"],
-        expose_headers=["X-Thread-Id", "Retry-After"],
+        expose_headers=["X-Thread-Id", "X-Message-Id", "Retry-After"],
         allow_credentials="*" not in settings.cors_origins,
     )
     expected = (HTTPException, db.NotFound, db.Conflict, db.TooMany, db.Unavailable, runs.ShuttingDown)

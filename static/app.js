@@ -9,6 +9,8 @@ const $ = (id) => document.getElementById(id);
 const [text, notice, messages, scroller] = ["text", "notice", "messages", "scroller"].map($);
 
 const SUGGESTIONS = ["add buy milk, call Ann", "show my open tasks", "complete the first one", "what can you do?"];
+const LIVE = "An answer is still being written. Wait for it, or stop it.";
+const SILENCE = 45_000; // ms: the server says something every 15 s, so this connection is dead
 const ENDINGS = {
   stopped: "You stopped this answer.",
   interrupted: "This answer was interrupted.",
@@ -18,6 +20,9 @@ const ENDINGS = {
 let token = null;
 let conversation = null; // the id of the one that is shown; null for one that is not begun yet
 let following = null; // the AbortController of the stream that is being read
+let loading = Promise.resolve(); // the conversation that is being loaded
+let turn = 0; // counts what is shown: what comes late for something else is dropped
+let unsent = null; // a message that the server has not confirmed: sent again it has the same key, and is one turn
 let offline = false;
 
 // ---- the API ----
@@ -42,8 +47,9 @@ function call(method, path, { body, headers = {}, signal } = {}) {
 }
 
 async function refused(response) {
-  const { detail } = await response.json().catch(() => ({ detail: "The server cannot be reached." }));
-  return new Refusal(response.status, detail, response.headers.get("Retry-After"));
+  const body = await response.json().catch(() => null);
+  const words = body?.detail ?? `The server cannot be reached: what answers for it says ${response.status}.`;
+  return new Refusal(response.status, words, response.headers.get("Retry-After"));
 }
 
 async function json(method, path, body) {
@@ -55,9 +61,10 @@ async function json(method, path, body) {
 /** Yield the events of a stream, each with whether it is the last. Ends early if the connection breaks. */
 async function* frames(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
+  let [rest, silence] = ["", null];
   for (;;) {
-    const { value, done } = await reader.read();
+    silence = setTimeout(() => reader.cancel(), SILENCE);
+    const { value, done } = await reader.read().finally(() => clearTimeout(silence));
     if (done) return;
     const parts = (rest + value).split("\n\n");
     rest = parts.pop();
@@ -89,6 +96,8 @@ const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Say something beside the text field, with a way to try again if there is one. */
 function say(words, again = null) {
+  if (words) closePanels(); // it would be behind a drawer
+  if (notice.contains(document.activeElement)) text.focus();
   keepPlace(() => {
     notice.hidden = !words;
     notice.firstElementChild.textContent = words ?? "";
@@ -106,7 +115,7 @@ function explain(error, again = null) {
     return say("Your sign-in is not valid any more: sign in again, or open the link that the server prints when it starts.");
   }
   const wait = error.retryAfter ? ` You can try again in ${error.retryAfter} seconds.` : "";
-  say(error.message + wait, [409, 429, 503].includes(error.status) ? again : null);
+  say(error.message + wait, [409, 429, 502, 503, 504].includes(error.status) ? again : null);
 }
 
 // ---- one answer ----
@@ -141,6 +150,7 @@ class Answer {
   write(content) {
     this.said += content;
     this.status.hidden = true;
+    this.thought = "";
     if (!this.text) {
       this.text = { element: make("div", { className: "text" }), content: "" };
       this.body.insertBefore(this.text.element, this.status);
@@ -166,12 +176,13 @@ class Answer {
     keepPlace(() => {
       this.status.hidden = false;
       this.thought = ours === undefined ? (this.thought ?? "") + content : "";
-      this.status.textContent = this.thought || "Thinking…";
+      this.status.textContent = this.thought.trim().split("\n").at(-1) || "Thinking…";
     });
   }
 
   begin({ id, name, args }) {
     this.settle();
+    this.thought = "";
     const state = make("span", { className: "state" }, "running");
     const step = make("details", { className: "step running" });
     step.append(
@@ -204,7 +215,7 @@ class Answer {
       if (step.classList.replace("running", "failed")) state.textContent = "cut off";
     }
     this.body.querySelector(".mark")?.remove();
-    const again = button("Try again", () => send(this.question));
+    const again = button("Try again", () => (following ? say(LIVE) : send(this.question)));
     keepPlace(() => this.body.append(make("p", { className: `mark ${kind}` }, make("span", {}, words), again)));
   }
 
@@ -212,7 +223,13 @@ class Answer {
   end({ status, error }) {
     this.settle();
     this.status.hidden = true;
-    if (ENDINGS[status] && !this.body.querySelector(".mark")) this.mark(error ?? ENDINGS[status], status);
+    if (ENDINGS[status]) this.mark(error ?? ENDINGS[status], status);
+  }
+
+  /** What a screen reader is told when the answer is over: what was said, and how it ended. */
+  get spoken() {
+    const parts = [...this.body.querySelectorAll(".text, .mark > span")].map((part) => part.innerText);
+    return parts.join(" ") || "The answer has no text.";
   }
 }
 
@@ -241,11 +258,16 @@ function* eventsOf(message) {
   if (rest) yield { type: "text", content: rest };
 }
 
+let atEnd = true; // of the conversation is where the reader is
+
+function toEnd() {
+  scroller.scrollTop = scroller.scrollHeight;
+}
+
 /** Change the conversation; stay at its end if the reader is there, and nowhere else. */
 function keepPlace(change) {
-  const atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 40;
   change();
-  if (atEnd) scroller.scrollTop = scroller.scrollHeight;
+  if (atEnd) toEnd();
 }
 
 // ---- sending and following ----
@@ -253,16 +275,26 @@ function keepPlace(change) {
 /** Send a message. The typed text stays where it is until the server has taken it. */
 async function send(message) {
   if (following || !message.trim()) return;
+  const mine = turn;
+  await loading; // or what comes before it would be missing
+  if (following || mine !== turn) return following && say(LIVE);
   say(null);
-  const key = newKey(); // a retry after a broken connection joins the answer that the first try began
+  if (unsent?.message !== message || unsent.conversation !== conversation) {
+    unsent = { message, conversation, key: newKey() };
+  }
+  const { key } = unsent;
   const body = { message, ...(conversation === null ? {} : { thread_id: conversation }) };
   const answer = new Answer(message);
-  const began = () => {
+  const began = (thread) => {
+    unsent = null;
     if (text.value.trim() === message.trim()) text.value = "";
+    const other = conversation !== null && thread !== conversation;
+    if (other) messages.replaceChildren();
     $("welcome").hidden = true;
     showQuestion(message);
     messages.append(answer.element);
-    scroller.scrollTop = scroller.scrollHeight;
+    toEnd();
+    return other ? "That conversation has been deleted. This is a new one." : null;
   };
   await follow(answer, (signal) => call("POST", "chatkit", { body, headers: { "Idempotency-Key": key }, signal }), {
     began,
@@ -271,7 +303,7 @@ async function send(message) {
 }
 
 function showQuestion(message) {
-  messages.append(make("li", { className: "question" }, make("div", { className: "body" }, message)));
+  messages.append(make("li", { className: "question" }, make("div", { className: "body", dir: "auto" }, message)));
 }
 
 /**
@@ -279,26 +311,34 @@ function showQuestion(message) {
  *
  * `open` makes the first connection; after a break the answer is joined where it was left.
  */
-async function follow(answer, open, { began = () => {}, again = null } = {}) {
+async function follow(answer, open, { began = () => null, again = null } = {}) {
   const control = (following = new AbortController());
-  let [seen, thread, tries] = [0, null, 0];
+  let [seen, thread, tries, id] = [0, null, 0, null];
+  control.unheard = () => again !== null && tries > 0 && thread === null; // whether the message arrived, who knows
   busy(true);
   const join = (signal) => call("GET", `api/conversations/${thread}/stream?after=${seen}`, { signal });
   try {
     for (let next = open; ; next = thread === null ? open : join) {
       try {
         const response = await next(control.signal);
+        if (following !== control) return;
         if (!response.ok) throw await refused(response);
-        if (response.status === 204) {
+        if (response.status === 204 || (id !== null && id !== response.headers.get("X-Message-Id"))) {
           if (thread === null) await wait(500); // its end is not stored yet
-          return await reload(thread ?? conversation);
+          return await reload(thread ?? conversation, { aloud: true });
         }
+        let words = null;
         if (thread === null) {
           thread = Number(response.headers.get("X-Thread-Id"));
-          began();
+          id = response.headers.get("X-Message-Id");
+          words = began(thread);
+          const fresh = thread !== conversation;
           enter(thread);
+          if (fresh) showConversations();
         }
-        say(null);
+        control.live = true;
+        say(words);
+        if (control.stopped) stop();
         for await (const event of frames(response)) {
           tries = 0;
           if (event.type === "done") return await finished(answer, thread);
@@ -308,12 +348,11 @@ async function follow(answer, open, { began = () => {}, again = null } = {}) {
         }
       } catch (error) {
         if (error.name === "AbortError") return;
-        if (error instanceof Refusal && ![502, 503, 504].includes(error.status)) {
-          if (thread !== null) return await reload(thread);
-          return explain(error, again);
-        }
-        if (error instanceof Refusal && thread === null) return explain(error, again);
+        const passes = !(error instanceof Refusal) || [502, 503, 504].includes(error.status);
+        if (thread !== null && !passes) return await reload(thread);
+        if (thread === null && error instanceof Refusal) return explain(error, again);
       }
+      control.live = false;
       tries += 1;
       if (tries > 1) say("The connection was lost. Trying to find back…");
       await wait(Math.min(250 * 2 ** tries, 5000));
@@ -331,16 +370,22 @@ async function follow(answer, open, { began = () => {}, again = null } = {}) {
 
 async function finished(answer, thread) {
   answer.settle();
-  $("heard").textContent = answer.said || "The answer has no text.";
+  if (notice.textContent.startsWith(LIVE)) say(null);
   showTasks();
   showConversations();
   const { messages: stored } = await json("GET", `api/conversations/${thread}`);
   answer.end(stored.at(-1));
+  if (thread === conversation) last = stored.at(-1).id;
+  $("heard").textContent = answer.spoken;
 }
 
 async function stop() {
   if (!following) return;
-  if (conversation === null) return leave(); // it is not known whether the message arrived
+  if (following.unheard()) return leave();
+  if (!following.live && !following.stopped) {
+    following.stopped = true; // as soon as the server has said that it has the message
+    return;
+  }
   try {
     await json("POST", `api/conversations/${conversation}/stop`);
   } catch (error) {
@@ -349,6 +394,7 @@ async function stop() {
 }
 
 function busy(is) {
+  if ([$("send"), $("stop")].includes(document.activeElement)) text.focus(); // or it would be lost
   $("send").hidden = is;
   $("stop").hidden = !is;
   messages.setAttribute("aria-busy", is);
@@ -371,6 +417,7 @@ function enter(id) {
 }
 
 async function open(id) {
+  turn += 1;
   leave();
   enter(id);
   closePanels();
@@ -378,16 +425,33 @@ async function open(id) {
 }
 
 /** Show a conversation as it is stored, and join its answer if that is live. */
-async function reload(id) {
+async function reload(id, { aloud = false } = {}) {
+  const loaded = load(id);
+  loading = loaded.catch(() => null);
+  const answer = await loaded;
+  if (!answer) return;
+  if (answer.over) {
+    if (aloud) $("heard").textContent = answer.spoken;
+    return;
+  }
+  leave();
+  await follow(answer, (signal) => call("GET", `api/conversations/${id}/stream?after=0`, { signal }));
+}
+
+/** Load a conversation and show it; return its last answer, if it is still the one that is shown. */
+async function load(id) {
+  const mine = ++turn;
   say(null);
   let stored = { title: "New conversation", messages: [] };
   try {
     if (id !== null) stored = await json("GET", `api/conversations/${id}`);
   } catch (error) {
-    if (error.status === 404) return startNew();
-    return explain(error, () => reload(id));
+    if (mine !== turn) return null;
+    if (error.status !== 404) return explain(error, () => reload(id));
+    startNew();
+    return say("This conversation has been deleted.");
   }
-  if (conversation !== id) return; // another one was opened meanwhile
+  if (mine !== turn) return null; // another one was opened meanwhile
   $("title").textContent = stored.title;
   $("welcome").hidden = stored.messages.length > 0;
   messages.replaceChildren();
@@ -398,20 +462,33 @@ async function reload(id) {
       answer = new Answer(question);
       messages.append(answer.element);
       if (message.status === "streaming") continue;
+      answer.over = true;
       for (const event of eventsOf(message)) answer.add(event);
       answer.end(message);
     }
   }
-  scroller.scrollTop = scroller.scrollHeight;
+  last = stored.messages.at(-1)?.id ?? null;
+  toEnd();
   showConversations();
   showTasks();
-  if (stored.messages.at(-1)?.status === "streaming") {
-    following = null;
-    await follow(answer, (signal) => call("GET", `api/conversations/${id}/stream?after=0`, { signal }));
-  }
+  return answer;
+}
+
+let last = null; // the id of the last message that was loaded
+
+/** Look again at what other tabs may have changed. */
+async function refresh() {
+  showTasks();
+  showConversations();
+  if (following || conversation === null) return;
+  const [mine, id] = [turn, conversation];
+  const stored = await json("GET", `api/conversations/${id}`).catch((error) => ({ gone: error.status === 404 }));
+  if (mine !== turn || following) return;
+  if (stored.gone || (stored.messages && (stored.messages.at(-1)?.id ?? null) !== last)) await reload(id);
 }
 
 function startNew() {
+  turn += 1;
   leave();
   enter(null);
   closePanels();
@@ -444,9 +521,12 @@ async function newest(path) {
 
 /** Make a list show these things, and leave alone what shows them already: focus and animations stay. */
 function update(list, things, item) {
-  if (list.querySelector(".edit, .confirm")) return; // somebody is at work there
   const wanted = new Map(things.map((thing) => [String(thing.id), JSON.stringify(thing)]));
-  for (const old of [...list.children]) if (wanted.get(old.dataset.id) !== old.source) old.stale = true;
+  for (const old of [...list.children]) {
+    const atWork = old.querySelector(".edit, .confirm") && wanted.has(old.dataset.id); // somebody is: that can wait
+    if (atWork) wanted.set(old.dataset.id, old.source);
+    else if (wanted.get(old.dataset.id) !== old.source) old.stale = true;
+  }
   const kept = new Map([...list.children].filter((old) => !old.stale).map((old) => [old.dataset.id, old]));
   const focused = list.contains(document.activeElement) ? document.activeElement : null;
   const [place, id] = [focused?.dataset.place, focused?.closest("li").dataset.id];
@@ -464,7 +544,7 @@ function update(list, things, item) {
 
 function conversationItem({ id, title }) {
   const item = make("li");
-  const name = button(title, () => open(id), { className: "name", title });
+  const name = button(title, () => open(id), { className: "name", title, dir: "auto" });
   const rename = (value) => renameConversation(id, value);
   item.append(name, actions(item, title, rename, () => confirmDelete(item, title, () => deleteConversation(id))));
   name.dataset.place = "name";
@@ -490,14 +570,13 @@ function markCurrent() {
 
 async function renameConversation(id, title) {
   await json("PATCH", `api/conversations/${id}`, { title });
-  await showConversations();
-  document.querySelector(`#conversation-list [data-id="${id}"] .name`)?.focus();
 }
 
 async function deleteConversation(id) {
   await json("DELETE", `api/conversations/${id}`);
-  if (id === conversation) startNew();
-  else await showConversations();
+  if (id === conversation) return startNew();
+  await showConversations();
+  $("new").focus();
 }
 
 /** Replace an item's content by a field; Enter keeps what it says, Esc leaves all as it was. */
@@ -508,8 +587,8 @@ function edit(item, value, keep) {
   form.onsubmit = (event) => {
     event.preventDefault();
     const wanted = field.value.trim();
-    restore();
-    if (wanted && wanted !== value) keep(wanted).catch(explain);
+    if (!wanted || wanted === value) return restore();
+    keep(wanted).then(restore, explain);
   };
   field.select();
 }
@@ -529,6 +608,8 @@ function replace(item, content) {
   const restore = () => {
     item.replaceChildren(...before);
     focused?.focus();
+    showTasks();
+    showConversations();
   };
   content.onkeydown = (event) => {
     if (event.key !== "Escape") return;
@@ -559,14 +640,17 @@ async function showTasks(id = null) {
 
 function taskItem({ id, title, completed }) {
   const item = make("li", { className: completed ? "completed" : "" });
-  if (changed.delete(id)) item.classList.add("changed");
+  if (changed.delete(id)) {
+    item.classList.add("changed");
+    setTimeout(() => item.classList.remove("changed"), 2500);
+  }
   const change = (changes) => json("PATCH", `api/tasks/${id}`, changes).then(() => showTasks(id));
   const box = make("input", { type: "checkbox", checked: completed });
   box.dataset.place = "box";
-  box.onchange = () => change({ completed: box.checked }).catch(explain);
+  box.onchange = () => change({ completed: box.checked }).catch((error) => ((box.checked = completed), explain(error)));
   const rename = (value) => change({ title: value });
   const remove = () => deleteTask(id).catch(explain);
-  item.append(make("label", {}, box, make("span", {}, title)), actions(item, title, rename, remove));
+  item.append(make("label", {}, box, make("span", { dir: "auto" }, title)), actions(item, title, rename, remove));
   return item;
 }
 
@@ -579,12 +663,14 @@ async function deleteTask(id) {
 async function addTask(event) {
   event.preventDefault();
   const field = $("task-title");
-  if (!field.value.trim()) return;
+  const title = field.value;
+  if (!title.trim()) return;
+  field.value = ""; // at once: Enter may come twice
   try {
-    const { id } = await json("POST", "api/tasks", { title: field.value });
-    field.value = "";
+    const { id } = await json("POST", "api/tasks", { title });
     await showTasks(id);
   } catch (error) {
+    field.value ||= title;
     explain(error);
   }
 }
@@ -594,6 +680,7 @@ async function addTask(event) {
 function openPanel(name) {
   document.body.dataset.panel = name;
   $("backdrop").hidden = false;
+  for (const other of document.querySelectorAll("main, .panel")) other.inert = other.id !== name;
   document.querySelectorAll("[data-open]").forEach((opener) => expand(opener, opener.dataset.open === name));
   $(name).querySelector("button, input").focus();
 }
@@ -603,6 +690,7 @@ function closePanels() {
   if (!name) return;
   delete document.body.dataset.panel;
   $("backdrop").hidden = true;
+  for (const other of document.querySelectorAll("main, .panel")) other.inert = false;
   document.querySelectorAll("[data-open]").forEach((opener) => expand(opener, false));
   document.querySelector(`[data-open="${name}"]`).focus();
 }
@@ -627,7 +715,7 @@ async function signIn() {
 function listen() {
   $("composer").onsubmit = (event) => {
     event.preventDefault();
-    if (following) say("An answer is still being written. Wait for it, or stop it.");
+    if (following) say(LIVE);
     else send(text.value);
   };
   text.onkeydown = (event) => {
@@ -636,7 +724,7 @@ function listen() {
     $("composer").requestSubmit();
   };
   document.onkeydown = (event) => {
-    if (event.key !== "Escape") return;
+    if (event.key !== "Escape" || event.isComposing) return;
     if (document.body.dataset.panel) closePanels();
     else stop();
   };
@@ -646,7 +734,11 @@ function listen() {
   $("backdrop").onclick = closePanels;
   document.querySelectorAll("[data-open]").forEach((b) => (b.onclick = () => openPanel(b.dataset.open)));
   document.querySelectorAll("[data-close]").forEach((b) => (b.onclick = closePanels));
-  document.onvisibilitychange = () => document.hidden || (showTasks(), showConversations());
+  document.onvisibilitychange = () => document.hidden || refresh();
+  window.onhashchange = () => location.reload(); // a link with a token, or to another conversation, was opened here
+  window.matchMedia("(max-width: 60rem)").onchange = closePanels;
+  scroller.onscroll = () => (atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 40);
+  new ResizeObserver(() => atEnd && toEnd()).observe(scroller);
 }
 
 async function showModel() {
@@ -656,7 +748,7 @@ async function showModel() {
   if (!offline) return;
   $("welcome-text").textContent =
     "The offline demo model answers here. It is a small table of phrases and not an AI. Four things to try:";
-  $("suggestions").replaceChildren(...SUGGESTIONS.map((words) => button(words, () => send(words))));
+  $("suggestions").replaceChildren(...SUGGESTIONS.map((words) => button(words, () => (text.focus(), send(words)))));
 }
 
 async function main() {
@@ -671,4 +763,4 @@ async function main() {
   await Promise.all([showModel().catch(explain), reload(conversation)]);
 }
 
-main();
+main().catch(explain);

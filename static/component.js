@@ -13,7 +13,8 @@ function authorized(url, options = {}) {
 }
 
 async function show() {
-  await customElements.whenDefined("openai-chatkit");
+  const late = new Promise((_, reject) => setTimeout(reject, 10_000, new Error("it did not come")));
+  await Promise.race([customElements.whenDefined("openai-chatkit"), late]);
   const chat = document.getElementById("chat");
   chat.setOptions({
     api: { url: new URL("chatkit", BASE).href, domainKey: "local-dev", fetch: authorized },
@@ -30,11 +31,18 @@ function explain() {
     "it needs the internet, and nothing on the way may block it.";
 }
 
-const { security } = await (await fetch(new URL("openapi.json", BASE))).json();
-if (token || !security.length) {
+/** Without a token, the host may know its users by itself. */
+async function signedIn() {
+  if (token) return true;
+  const { security } = await (await fetch(new URL("openapi.json", BASE))).json();
+  return !security.length;
+}
+
+if (await signedIn().catch(() => true)) {
   const script = document.createElement("script");
-  Object.assign(script, { src: SCRIPT, async: true, onload: show, onerror: explain });
+  Object.assign(script, { src: SCRIPT, async: true, onerror: explain });
   document.head.append(script);
+  show().catch(explain);
 } else {
   why.textContent = "Sign in first, on the page of this chat, and then come back here.";
 }
