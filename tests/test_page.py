@@ -306,6 +306,124 @@ def test_a_message_whose_connection_is_lost_is_sent_once(paced: Server, visitor:
         assert len(client.messages(conversation["id"])) == 2
 
 
+def test_a_message_sent_before_the_conversation_has_loaded(paced: Server, visitor: Visitor) -> None:
+    """Who is quicker than the network finds the old messages and the new one in their order."""
+    page = visitor.visit(paced)
+    say(page, "say 2 5")
+    idle(page)
+    page.route("**/api/conversations/*", lambda route: (page.wait_for_timeout(700), route.continue_()))
+    page.reload()
+    page.fill("#text", "say 3 100")
+    page.keyboard.press("Enter")
+    expect(page.locator(".question")).to_have_count(2)
+    expect(page.locator(".question").last).to_have_text("say 3 100")
+    expect(page.locator(".answer").last).to_contain_text("w0 w1 w2")
+    idle(page)
+    expect(page.locator(".question")).to_have_text(["say 2 5", "say 3 100"])
+
+
+def test_another_answer_is_not_taken_for_this_one(paced: Server, visitor: Visitor) -> None:
+    """An answer that was lost in the middle is not gone on with by the next one of another tab."""
+    visitor.expected = "ERR_INTERNET_DISCONNECTED|Failed to load resource"
+    page = visitor.visit(paced)
+    say(page, "say 40 30")
+    expect(page.locator(".answer")).to_contain_text("w5 ")
+    thread = int(page.url.split("=")[1])
+    visitor.context.set_offline(True)
+    with Client(paced.url, visitor.user) as client:
+        until_over(client, thread)
+        threading.Thread(target=lambda: client.say("think 9 5\nsay 300 20", thread)).start()
+        time.sleep(0.3)
+        visitor.context.set_offline(False)
+        expect(page.locator(".question")).to_have_count(2, timeout=20_000)
+        expect(page.locator(".answer").first).to_contain_text(words(40))
+        expect(page.locator(".answer").last).to_contain_text("w0 w1")
+        page.click("#stop")
+        idle(page)
+
+
+def until_over(client: Client, thread: int) -> None:
+    """Wait until a conversation's answer is over."""
+    deadline = time.monotonic() + 10
+    while client.messages(thread)[-1]["status"] == "streaming":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_message_that_may_have_arrived_is_not_sent_as_another(paced: Server, visitor: Visitor) -> None:
+    """Sent again by hand after a gateway has lost the response, a message is still one turn."""
+    visitor.expected = "504"
+    page = visitor.visit(paced)
+
+    def lose(route: Any) -> None:
+        route.fetch()
+        route.fulfill(status=504, content_type="text/html", body="<h1>Gateway timeout</h1>")
+
+    page.route("**/chatkit", lose, times=1)
+    page.fill("#text", 'call add_task {"title": "once"}\nsay 1 0')
+    page.keyboard.press("Enter")
+    expect(page.locator("#notice")).to_contain_text("504")
+    page.keyboard.press("Enter")
+    expect(page.locator(".answer")).to_contain_text("w0")
+    idle(page)
+    expect(page.locator("#task-list li")).to_have_count(1)
+    expect(page.locator("#conversation-list li")).to_have_count(1)
+
+
+def test_stop_before_the_first_word_stops(paced: Server, visitor: Visitor) -> None:
+    """Esc while the message is on its way stops the answer as soon as there is one."""
+    page = visitor.visit(paced)
+    page.route("**/chatkit", lambda route: (page.wait_for_timeout(500), route.continue_()))
+    page.fill("#text", "say 300 20")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    expect(page.locator(".mark")).to_contain_text("You stopped this answer.")
+    with Client(paced.url, visitor.user) as client:
+        assert client.messages(int(page.url.split("=")[1]))[-1]["status"] == "stopped"
+
+
+def test_a_conversation_deleted_elsewhere_is_not_gone_on_with(server: Server, visitor: Visitor) -> None:
+    """What was deleted in another tab does not stand above a new conversation, and the page says what happened."""
+    page = visitor.visit(server)
+    say(page, "add buy milk")
+    idle(page)
+    with Client(server.url, visitor.user) as client:
+        client.delete(f"/api/conversations/{page.url.split('=')[1]}")
+    page.fill("#text", "show my tasks")
+    page.keyboard.press("Enter")
+    expect(page.locator("#notice")).to_contain_text("has been deleted")
+    expect(page.locator(".question")).to_have_text(["show my tasks"])
+    idle(page)
+
+
+def test_a_link_opened_in_the_same_tab_signs_in(server: Server, visitor: Visitor) -> None:
+    """The printed link works where the page is open already, and its token does not stay in the address."""
+    page = visitor.visit(server, signed_in=False)
+    expect(page.locator("#sign-in")).to_be_visible()
+    page.evaluate("(hash) => { location.hash = hash; }", f"token={token(visitor.user)}")
+    expect(page.locator("#suggestions button")).to_have_count(4)
+    assert "token" not in page.url
+
+
+def test_a_tick_that_fails_is_taken_back(server: Server, visitor: Visitor) -> None:
+    """A task shows what the server has, also when the change was refused; what is typed is kept."""
+    visitor.expected = "503"
+    page = visitor.visit(server)
+    page.fill("#task-title", "milk")
+    page.keyboard.press("Enter")
+    refusal = {"status": 503, "content_type": "application/json", "body": '{"detail": "Not now."}'}
+    page.route("**/api/tasks/*", lambda route: route.fulfill(**refusal))
+    box = page.locator("#task-list input[type=checkbox]")
+    box.click()
+    expect(page.locator("#notice")).to_contain_text("Not now.")
+    expect(box).not_to_be_checked()
+    page.locator("#task-list li").hover()
+    page.click("#task-list [data-place=rename]")
+    page.fill("#task-list .edit input", "oat milk")
+    page.keyboard.press("Enter")
+    expect(page.locator("#task-list .edit input")).to_have_value("oat milk")
+
+
 def test_a_server_that_is_killed_and_restarted(make_server: Callable[..., Server], visitor: Visitor) -> None:
     """When the server dies under the page and comes back, the page shows what was saved, marked, and goes on."""
     visitor.expected = "ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE"
