@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import reprlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Literal, Protocol
@@ -42,6 +42,7 @@ from agents import (
     UserError,
     function_tool,
 )
+from agents.items import TResponseStreamEvent
 from agents.tool_context import ToolContext
 from pydantic_core import to_json
 
@@ -324,68 +325,104 @@ class ToolHooks(RunHooks[Any]):
 
 
 async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> AsyncIterator[Event]:
-    """Turn the SDK's events into ours. Text after a tool call starts a new paragraph."""
-    said_something = after_tool = called = tool_is_last = False
-    held = held_thought = ""
-    current = result.current_agent
-    hosted: set[str] = set()  # the provider's own tools that have been shown
+    """Turn the SDK's events into ours."""
+    translator = _Translator(result.current_agent, watchdog)
     async for event in result.stream_events():
         watchdog.heard()
         if event.type == "raw_response_event":
-            # By type: the arguments of a tool call come as events with a `delta` too.
-            if event.data.type in ("response.output_text.delta", "response.refusal.delta"):
-                held, delta = _whole(held + event.data.delta)
-                if not delta:
-                    continue
-                if after_tool and said_something:
-                    yield "\n\n"
-                said_something, after_tool, tool_is_last = said_something or not delta.isspace(), False, False
-                yield delta
-            elif event.data.type == "response.reasoning_summary_text.delta":
-                held_thought, delta = _whole(held_thought + event.data.delta)
-                if delta:
-                    yield {"type": "thinking", "content": delta}
-            elif event.data.type == "response.reasoning_summary_part.added" and event.data.summary_index > 0:
-                held_thought = ""
-                yield {"type": "thinking", "content": "\n\n"}  # or the parts would run into each other
-            elif event.data.type == "response.output_item.done" and _is_hosted(event.data.item):
-                # Now and not at its "tool_called", which comes after all of the answer's text.
-                call = _call(event.data.item)
-                hosted.add(call["id"])
-                called = after_tool = True
-                yield call
-                yield _hosted_result(call, event.data.item)
+            told = translator.raw(event.data)
         elif event.type == "run_item_stream_event":
-            if event.name == "tool_called":
-                call = _call(event.item.raw_item)
-                if not _field(event.item.raw_item, "call_id"):
-                    if call["id"] not in hosted:
-                        called = True
-                        yield call
-                        yield _hosted_result(call, event.item.raw_item)
-                    continue
-                called = after_tool = True
-                yield call
-                watchdog.running[call["id"]] = call["name"]
-            elif event.name == "tool_output":
-                call_id = str(_field(event.item.raw_item, "call_id"))
-                if call_id in watchdog.running:  # and not the second of two handoffs at once, which nobody was told of
-                    name = watchdog.running.pop(call_id)
-                    output = _plain(getattr(event.item, "output", None))
-                    tool_is_last = True
-                    yield {"type": "tool_result", "id": call_id, "name": name, "result": output}
-        elif event.type == "agent_updated_stream_event" and event.new_agent is not current:
-            current, after_tool = event.new_agent, True
+            told = translator.item(event.name, event.item)
+        else:
+            told = translator.agent(event.new_agent)
+        for ours in told:
+            yield ours
+    if watchdog.verdict is None:
+        for ours in translator.end(result.final_output):
+            yield ours
+        if not translator.answered and not result.interruptions:
+            # A body that is not a stream at all comes out of the openai client as an answer with nothing in it.
+            raise ModelBehaviorError("The answer is empty.")
+
+
+class _Translator:
+    """Turns the events of one run into ours. Text after a tool call, or of another agent, starts a new paragraph."""
+
+    def __init__(self, agent: Agent[Any], watchdog: "_Watchdog") -> None:
+        self.answered = False  # with text, or a tool
+        self._agent = agent
+        self._running = watchdog.running
+        self._said = False  # text that is not blank
+        self._new_paragraph = False  # before the next text
+        self._tool_is_last = False
+        self._hosted: set[str] = set()  # the calls of the provider's own tools that have been shown
+        self._half, self._half_thought = "", ""  # of a surrogate pair that came in two deltas
+
+    def raw(self, data: TResponseStreamEvent) -> Iterator[Event]:
+        """Yield what an event of the model's becomes."""
+        # By type: the arguments of a tool call come as events with a `delta` too.
+        if data.type == "response.output_text.delta" or data.type == "response.refusal.delta":
+            self._half, delta = _whole(self._half + data.delta)
+            if delta:
+                yield from self._text(delta)
+        elif data.type == "response.reasoning_summary_text.delta":
+            self._half_thought, delta = _whole(self._half_thought + data.delta)
+            if delta:
+                yield {"type": "thinking", "content": delta}
+        elif data.type == "response.reasoning_summary_part.added" and data.summary_index > 0:
+            self._half_thought = ""
+            yield {"type": "thinking", "content": "\n\n"}  # or the parts would run into each other
+        elif data.type == "response.output_item.done" and _is_hosted(data.item):
+            self._new_paragraph = True
+            yield from self._hosted_call(data.item)
+
+    def item(self, name: str, item: Any) -> Iterator[Event]:
+        """Yield what an item of the run becomes: a tool's call or its output."""
+        if name == "tool_called" and _field(item.raw_item, "call_id"):
+            call = _call(item.raw_item)
+            self.answered = self._new_paragraph = True
+            self._running[call["id"]] = call["name"]
+            yield call
+        elif name == "tool_called":
+            # After all of the text that came of it: `raw` has shown it in its place, if the model streams its items.
+            yield from self._hosted_call(item.raw_item)
+        elif name == "tool_output":
+            call_id = str(_field(item.raw_item, "call_id"))
+            if call_id in self._running:  # and not the second of two handoffs at once, which nobody was told of
+                self._tool_is_last = True
+                call = {"id": call_id, "name": self._running.pop(call_id)}
+                yield {"type": "tool_result", **call, "result": _plain(getattr(item, "output", None))}
+
+    def agent(self, agent: Agent[Any]) -> Iterator[Event]:
+        """Yield the handoff to another agent."""
+        if agent is not self._agent:
+            self._agent, self._new_paragraph = agent, True
             # A paragraph of its own between what the two agents think.
-            yield {"type": "thinking", "content": f"\n\nHanding over to {current.name}.\n\n"}
-    if tool_is_last and watchdog.verdict is None and result.final_output:
-        # An agent whose `tool_use_behavior` makes a tool's output the answer: no model has said it.
-        if said_something:
+            yield {"type": "thinking", "content": f"\n\nHanding over to {agent.name}.\n\n"}
+
+    def end(self, final_output: Any) -> Iterator[Event]:
+        """Yield the answer of an agent whose `tool_use_behavior` makes a tool's output of it: no model has said it."""
+        if self._tool_is_last and final_output:
+            yield from self._text(_text(final_output))
+
+    def _text(self, delta: str) -> Iterator[Event]:
+        if self._new_paragraph and self._said:
             yield "\n\n"
-        yield _text(result.final_output)
-    if not said_something and not called and not result.interruptions and watchdog.verdict is None:
-        # A body that is not a stream at all comes out of the openai client as an answer with nothing in it.
-        raise ModelBehaviorError("The answer is empty.")
+        self._said = self._said or not delta.isspace()
+        self.answered = self.answered or self._said
+        self._new_paragraph = self._tool_is_last = False
+        yield delta
+
+    def _hosted_call(self, item: Any) -> Iterator[Event]:
+        call = _call(item)
+        if call["id"] not in self._hosted:
+            self._hosted.add(call["id"])
+            self.answered = True
+            output = (
+                _field(item, "output") or _field(item, "error") or {"status": _field(item, "status") or "completed"}
+            )
+            yield call
+            yield {"type": "tool_result", "id": call["id"], "name": call["name"], "result": _plain(output)}
 
 
 def _whole(text: str) -> tuple[str, str]:
@@ -445,11 +482,6 @@ def _call(item: Any) -> dict[str, Any]:
 def _is_hosted(item: Any) -> bool:
     """Return whether this is a call of one of the provider's own tools, which has run over there already."""
     return str(_field(item, "type")).endswith("_call") and not _field(item, "call_id")
-
-
-def _hosted_result(call: Mapping[str, Any], item: Any) -> dict[str, Any]:
-    output = _field(item, "output") or _field(item, "error") or {"status": _field(item, "status") or "completed"}
-    return {"type": "tool_result", "id": call["id"], "name": call["name"], "result": _plain(output)}
 
 
 def _field(item: Any, name: str) -> Any:
