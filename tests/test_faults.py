@@ -79,8 +79,9 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path: Path
     folders = [tmp_path / "one", tmp_path / "two"]
     with ThreadPoolExecutor(len(folders)) as pool:  # two servers at a time: most of it is waiting
         lost = sum(pool.map(kill_fifty_times, folders, [SEED, SEED + 1]))
-    assert len(COMPARED) > 150, "most were killed before they had said anything"
-    assert sum(len(record.text(record.times[-1] - 0.5)) > 0 for record in COMPARED) > 50
+    assert len(COMPARED) > 100, "most were killed before they had said anything"
+    older = [record.text(record.times[-1] - 0.5) for record in COMPARED if record.times]
+    assert sum(len(text) > 0 for text in older) > 20, "hardly any had text that must have been saved"
     tried("kill -9 at a random moment of two streaming turns", 100, lost)
     assert lost == 0, SEED
 
