@@ -268,17 +268,21 @@ async def stream_turn(
     tool_timeout: float = 30.0,
     on_usage: Callable[[int, int], None] = lambda input_tokens, output_tokens: None,
     hooks: RunHooks[Any] | None = None,
+    queue: asyncio.Queue[Any] | None = None,
 ) -> AsyncGenerator[Event, None]:
     """Run `agent` on a conversation and yield what happens, as it happens.
 
     `messages` is the stored conversation (`db.Message`), the user's new message last; `context` reaches the tools.
     The model is asked `max_turns` times at most; it may be silent for `idle_timeout` seconds, and a tool may take
     `tool_timeout`. `on_usage` gets the number of tokens, input and output, at the end; `hooks` are the SDK's own, see
-    `ToolHooks`. If there is no whole answer the last event is an "error".
+    `ToolHooks`; `queue` is used instead of the one through which the SDK passes its events. If there is no whole answer
+    the last event is an "error".
     """
     result = Runner.run_streamed(
         agent, model_input(messages), context=context, run_config=run_config, max_turns=max_turns, hooks=hooks
     )
+    if queue is not None:
+        result._event_queue = queue  # not public: should it get another name, this would be without effect
     watchdog = _Watchdog(result, idle_timeout, tool_timeout)
     try:
         async for event in _translate(result, watchdog):

@@ -28,7 +28,7 @@ from types import FrameType
 from typing import Any, Literal
 
 import uvicorn
-from agents import Agent, Model, RunConfig
+from agents import Agent, Model, RawResponsesStreamEvent, RunConfig
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -62,7 +62,6 @@ log = logging.getLogger("todochat")
 MAX_PAGE = 200  # conversations
 TITLE_FROM_MESSAGE = 50  # characters
 MAX_SHUTDOWN = 4.5  # seconds from the first signal on
-GC_THRESHOLD = 20_000  # new objects between two collections; Python's own 700 to 2,000 are less than a turn makes
 STATIC = Path(__file__).with_name("static")
 OPENAPI = Path(__file__).with_name("openapi.json")
 HARDENED = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
@@ -119,6 +118,7 @@ class Service:
             tool_timeout=self.settings.tool_timeout,
             on_usage=on_usage,
             hooks=todo.ToolHooks(lambda call_id: mortal.own.add(call_id), publish_result),
+            queue=runs.Relay(at_once=RawResponsesStreamEvent),
         )
 
 
@@ -785,7 +785,7 @@ class Server(uvicorn.Server):
 
 
 def warm_up() -> None:
-    """Take a turn with the offline model before the first user does, and then tune the garbage collector.
+    """Take a turn with the offline model before the first user does, and then relieve the garbage collector.
 
     The first turn of a process costs 0.15 s more than the others: the `openai` types are built on first use. And a full
     collection of all that is loaded would halt every stream for 0.1 s, so that is taken out of the collector's sight.
@@ -793,7 +793,6 @@ def warm_up() -> None:
     asyncio.run(_dry_turn())
     models.build_event_types()
     gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
 
 
 async def _dry_turn() -> None:

@@ -11,9 +11,11 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
+from contextvars import Context
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
+T = TypeVar("T")
 Event = str | dict[str, Any]  # a piece of the answer's text, or one of the dicts of the simple dialect
 Ending = Literal["done", "stopped", "failed", "interrupted"]
 
@@ -54,6 +56,76 @@ class Store(Protocol):
     ) -> Any: ...
 
 
+# ---- without a turn of the event loop ----
+
+
+class Waiter(asyncio.Future[T]):
+    """A future whose task can go on within `go_on`; with `set_result` it goes on in the loop's next turn, as usual.
+
+    A piece of text is handed over twice on its way from the model to the socket. The loop would put it behind the work
+    of all other live answers each time, which is most of what they delay each other (see bench/README.md).
+    """
+
+    _wake_up: Callable[[Any], object] | None = None
+    _context: Context | None = None
+
+    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
+        """Called by the task that awaits this."""
+        self._wake_up, self._context = fn, context
+        super().add_done_callback(fn, context=context)
+
+    def go_on(self, result: T) -> None:
+        """Set the result, and run the task that awaits it until it waits for something again."""
+        if self._wake_up is None or self._context is None:
+            self.set_result(result)
+            return
+        self.remove_done_callback(self._wake_up)
+        self.set_result(result)
+        loop, current = self.get_loop(), asyncio.current_task()
+        if current is not None:  # see "Extending" in the documentation of asyncio
+            asyncio.tasks._leave_task(loop, current)
+        try:
+            self._context.run(self._wake_up, self)
+        finally:
+            if current is not None:
+                asyncio.tasks._enter_task(loop, current)
+
+
+class Relay(asyncio.Queue[Any]):
+    """A queue whose one reader goes on within `put_nowait` if it waits for an item and this one is an `at_once`.
+
+    But not in a burst, which it had better read in one go.
+    """
+
+    def __init__(self, at_once: type) -> None:
+        super().__init__()
+        self._at_once = at_once
+        self._reader: Waiter[None] | None = None
+        self._last = 0.0
+
+    async def get(self) -> Any:
+        """Return the next item."""
+        while self.empty():
+            self._reader = Waiter()
+            await self._reader
+        return self.get_nowait()
+
+    def put_nowait(self, item: Any) -> None:
+        """Append an item."""
+        now = time.monotonic()
+        in_burst, self._last = now - self._last < BURST, now
+        super().put_nowait(item)
+        if self._reader is None or self._reader.done():
+            return
+        if isinstance(item, self._at_once) and not in_burst:
+            self._reader.go_on(None)
+        else:
+            self._reader.set_result(None)
+
+
+# ---- one answer ----
+
+
 class Run:
     """One answer: its events so far, the record that is stored of it, and the task that makes it.
 
@@ -84,7 +156,7 @@ class Run:
         self._thoughts: list[tuple[int, int, list[str]]] = []  # where, after how many calls, the pieces of the text
         self._text: list[str] = []  # how the answer goes on after `_content`
         self._content = ""
-        self._waiters: set[asyncio.Future[bool]] = set()
+        self._waiters: set[Waiter[bool]] = set()
         self._gathering = False
         self._heard = self.began  # when the last event came, or the last ping went
 
@@ -93,7 +165,7 @@ class Run:
     def publish(self, event: Event) -> None:
         """Append an event and have the readers woken."""
         now = time.monotonic()
-        fast, self._heard = now - self._heard < BURST, now
+        in_burst, self._heard = now - self._heard < BURST, now
         self.events.append(event)
         if isinstance(event, str):
             self._text.append(event)
@@ -106,7 +178,7 @@ class Run:
             if not self._thoughts or self._thoughts[-1][:2] != place:
                 self._thoughts.append((*place, []))
             self._thoughts[-1][2].append(event["content"])
-        if not fast:
+        if not in_burst:
             self._wake()
         elif self._waiters and not self._gathering:
             self._gathering = True
@@ -137,7 +209,7 @@ class Run:
 
     async def _changed(self) -> bool:
         """Wait for the next event; return False if there was none for so long that readers should get a ping."""
-        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        waiter: Waiter[bool] = Waiter()
         self._waiters.add(waiter)
         try:
             return await waiter
@@ -151,9 +223,9 @@ class Run:
             self._wake(happened=False)
 
     def _wake(self, happened: bool = True) -> None:
-        for waiter in self._waiters:
+        for waiter in tuple(self._waiters):  # who goes on may wait again
             if not waiter.done():
-                waiter.set_result(happened)
+                waiter.go_on(happened)
 
     # ---- what is stored ----
 

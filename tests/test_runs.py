@@ -2,14 +2,20 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import closing
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pytest
+from agents import Model, ModelResponse
 from conftest import awaited
+from openai.types.responses import ResponseTextDeltaEvent
+from starlette.types import Message
 
+import app
 import db
 import runs
 
@@ -117,5 +123,208 @@ def test_an_answer_that_was_ended_in_the_file_does_not_hide_the_next(tmp_path: P
         assert stored["status"] == "done"
         await live.close()
         await store.close()
+
+    asyncio.run(main())
+
+
+# ---- text goes on at once ----
+
+WORDS = ["one", "two", "three"]
+NAME: ContextVar[str] = ContextVar("name")
+
+
+class Slow(Model):
+    """Says a word now and then; notes when it goes on."""
+
+    def __init__(self, order: list[str]) -> None:
+        self._order = order
+
+    async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
+        raise NotImplementedError
+
+    async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        for n, word in enumerate(WORDS):
+            await asyncio.sleep(2 * runs.BURST)
+            where: dict[str, Any] = {"item_id": "m", "output_index": 0, "content_index": 0, "sequence_number": n}
+            yield ResponseTextDeltaEvent(type="response.output_text.delta", delta=word, logprobs=[], **where)
+            self._order.append(f"after {word}")
+
+
+def test_a_word_is_sent_before_the_model_goes_on(tmp_path: Path) -> None:
+    """From the model to the server, a word waits for no turn of the loop; it is sent by the response all the same."""
+    order: list[str] = []
+    tasks: list[Any] = []
+
+    async def main() -> None:
+        async def alice(request: Any) -> str:
+            return "alice"
+
+        async def receive() -> Message:
+            if not order:
+                order.append("asked")
+                return {"type": "http.request", "body": b'{"message": "hi"}'}
+            await asyncio.sleep(60)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            word = next((word for word in WORDS if word.encode() in message.get("body", b"")), None)
+            if word is not None:
+                order.append(word)
+                tasks.append(asyncio.current_task())
+
+        chat = app.create_app(model=Slow(order), store=f"sqlite:///{tmp_path}/chat.db", authenticate=alice)
+        async with chat.router.lifespan_context(chat):
+            headers = [(b"content-type", b"application/json")]
+            scope = {"type": "http", "method": "POST", "path": "/chatkit", "query_string": b"", "headers": headers}
+            await chat(scope, receive, send)
+
+    asyncio.run(main())
+    assert order == ["asked", "one", "after one", "two", "after two", "three", "after three"]
+    assert len(set(tasks)) == 1
+
+
+def test_a_task_goes_on_within_the_call_that_wakes_it() -> None:
+    """As itself, until it waits again; whoever wakes it is itself again afterwards."""
+
+    async def main() -> None:
+        faults: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
+        seen: list[Any] = []
+        first: runs.Waiter[int] = runs.Waiter()
+        second: runs.Waiter[int] = runs.Waiter()
+
+        async def reader() -> None:
+            NAME.set("reader")
+            seen.append(await first)
+            seen.append(asyncio.current_task())
+            seen.append(NAME.get())
+            seen.append(await second)
+
+        task = asyncio.create_task(reader())
+        NAME.set("writer")
+        await asyncio.sleep(0)
+        first.go_on(1)
+        assert seen == [1, task, "reader"]
+        assert asyncio.current_task() is not task
+        assert NAME.get() == "writer"
+        await asyncio.sleep(0)
+        assert seen == [1, task, "reader"]
+        second.set_result(2)
+        assert seen == [1, task, "reader"]
+        await task
+        await asyncio.sleep(0)
+        assert seen == [1, task, "reader", 2]
+        assert not faults  # it was woken twice, and not a third time
+
+    asyncio.run(main())
+
+
+def test_a_mistake_in_a_task_is_its_own() -> None:
+    """Nothing that goes wrong in the task that is woken reaches the one that wakes it."""
+
+    async def main() -> None:
+        waiter: runs.Waiter[None] = runs.Waiter()
+
+        async def reader() -> None:
+            await waiter
+            raise ValueError
+
+        task = asyncio.create_task(reader())
+        await asyncio.sleep(0)
+        waiter.go_on(None)
+        assert task.done()
+        with pytest.raises(ValueError):  # noqa: PT011
+            await task
+
+    asyncio.run(main())
+
+
+def test_all_readers_of_an_answer_go_on() -> None:
+    """And may leave, or wait again, while the others are still to be woken."""
+
+    async def main() -> None:
+        answer = db.Answer(2, 1, "", [], "streaming", "")
+        run = runs.Run(cast(runs.Store, None), answer, "alice", "none")
+        got: list[list[runs.Event]] = [[] for _ in range(4)]
+
+        async def reader(mine: list[runs.Event], most: int) -> None:
+            async for batch in run.follow():
+                mine += batch
+                if len(mine) == most:
+                    break
+
+        tasks = [asyncio.create_task(reader(mine, most)) for mine, most in zip(got, (1, 2, 3, 3), strict=True)]
+        await asyncio.sleep(0)
+        for word in WORDS:
+            await asyncio.sleep(2 * runs.BURST)
+            run.publish(word)
+        run.end(None)
+        await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        assert got == [WORDS[:1], WORDS[:2], WORDS, WORDS]
+
+    asyncio.run(main())
+
+
+def test_a_burst_is_read_in_one_go() -> None:
+    """The first item goes on at once, and the rest together."""
+
+    async def main() -> None:
+        relay, got = runs.Relay(at_once=int), list[int]()
+
+        async def reader() -> None:
+            while True:
+                got.append(await relay.get())
+
+        task = asyncio.create_task(reader())
+        await asyncio.sleep(0)
+        for n in range(100):
+            relay.put_nowait(n)
+            assert got == [0]
+        await asyncio.sleep(0)
+        assert got == list(range(100))
+        task.cancel()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("at_once", [int, str])
+def test_a_relay_loses_nothing(at_once: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether its items go on at once or not, and though a reader gives up: each comes once, and in its order."""
+    monkeypatch.setattr(runs, "BURST", 0.0)
+
+    async def main() -> None:
+        relay = runs.Relay(at_once)
+        got: list[int] = []
+
+        async def reader() -> None:
+            while len(got) < 6:
+                got.append(await relay.get())
+
+        given_up = asyncio.create_task(reader())
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.wait((given_up,))
+        relay.put_nowait(0)
+        task = asyncio.create_task(reader())
+        await asyncio.sleep(0)
+        relay.put_nowait(1)
+        assert got == ([0, 1] if at_once is int else [0])
+        relay.put_nowait(2)
+        relay.put_nowait(3)
+        await asyncio.sleep(0)
+        assert got == [0, 1, 2, 3]
+        relay.put_nowait(4)
+        task.cancel()  # when it has been woken, but has not got its item yet
+        await asyncio.wait((task,))
+        await asyncio.wait_for(asyncio.gather(reader(), relay.put(5)), 5)
+        assert got == [0, 1, 2, 3, 4, 5]
+        waiting = asyncio.create_task(relay.get())
+        await asyncio.sleep(0)
+        relay.put_nowait("for nobody")
+        if not waiting.done():
+            relay.get_nowait()  # as the SDK does with what nobody shall see any more
+            await asyncio.sleep(0)
+            relay.put_nowait("for nobody")
+        assert await asyncio.wait_for(waiting, 5) == "for nobody"
 
     asyncio.run(main())
