@@ -505,8 +505,8 @@ class Runs:
             empty = replace(run.answer(), content="", tool_calls=[], reasoning=[])
             await self._store_end(replace(empty, status=ending, error=sentence))
         finally:
-            run.end(sentence)
             log.info(run.summary(ending))
+            run.end(sentence)
 
     async def _store_end(self, answer: Any) -> bool:
         try:
