@@ -301,6 +301,9 @@ async def stream_turn(
     finally:
         watchdog.stop()
         result.cancel()  # leaving the loop would not: the SDK's run goes on without its reader
+        # Not public either. It is for runs in a sandbox, and holds the result that holds it: all that the run has made
+        # would be left to the garbage collector, whose pauses every reader feels.
+        result._sandbox_cleanup = None
         usage = result.context_wrapper.usage
         on_usage(usage.input_tokens, usage.output_tokens)
 

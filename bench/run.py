@@ -56,8 +56,8 @@ async def beside_a_model(folder: Path, columns: Sequence[Dialect], quick: bool) 
         loads = [IN_PROCESS[n] for n in (0, 1, 5, 6)] if quick else IN_PROCESS
         rows += await measures.cpu(field, "in process", loads, 2 if quick else 3)
         if not quick:
-            rows += await measures.delay(field, 1, Script(30, PACE), turns=5, over=0, rounds=1)
-        turns, rounds = (100, 1) if quick else (300, 2)
+            rows += await measures.delay(field, 1, Script(30, PACE), turns=5)
+        turns, rounds = (100, 1) if quick else (300, 4)
         rows += await measures.delay(field, 100, Script(100, PACE), turns=turns, over=0.5, rounds=rounds)
     if not quick:
         rows += await measures.crowd(Field(folder, columns), 500, Script(85, 1 / 17), over=4)
