@@ -533,9 +533,9 @@ def _structured(text: str) -> Any:
 
 
 def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [child for thing in level for child in _children(thing)]
+    level, depth = [value], 0
+    while level and depth < MAX_DEPTH:
+        level, depth = [child for thing in level for child in _children(thing)], depth + 1
     return bool(level)
 
 

@@ -42,7 +42,7 @@ IN_PROCESS = [
     Load("200 deltas in bursts of 8, 20 streams", Script(200, burst=8), 20, 40, at_most(0.9, 0.45)),
     Load("2,000 deltas, 20 streams", Script(2000), 20, 20, at_most(None, 0.45)),
     Load("20 deltas, 20 streams", Script(20), 20, 100, at_most(1.1, 0.45)),
-    Load("20 deltas and a tool call, 16 streams", Script(20, tool=True), 16, 64, at_most(None, 0.45)),
+    Load("20 deltas and a tool call, 16 streams", Script(20, tool=True), 16, 64),  # no limit: see README.md
 ]
 END_TO_END = [
     Load("200 deltas, 20 streams", Script(200), 20, 20, [*at_most(1.0, 0.75), Limit(OURS, 0.75, OFFICIAL)]),
