@@ -281,8 +281,9 @@ async def stream_turn(
     result = Runner.run_streamed(
         agent, model_input(messages), context=context, run_config=run_config, max_turns=max_turns, hooks=hooks
     )
-    if queue is not None:
-        result._event_queue = queue  # not public: should it get another name, this would be without effect
+    # Not public: should it get another name, this is without effect; and where tasks begin eagerly it may be in use.
+    if queue is not None and (theirs := getattr(result, "_event_queue", None)) is not None and theirs.empty():
+        result._event_queue = queue
     watchdog = _Watchdog(result, idle_timeout, tool_timeout)
     try:
         async for event in _translate(result, watchdog):

@@ -86,6 +86,8 @@ class Waiter(asyncio.Future[T]):
             asyncio.tasks._leave_task(loop, current)
         try:
             self._context.run(self._wake_up, self)
+        except RuntimeError:  # a host's tasks may share one context, and this one is in use further up
+            loop.call_soon(self._wake_up, self, context=self._context)
         finally:
             if current is not None:
                 asyncio.tasks._enter_task(loop, current)

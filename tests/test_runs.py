@@ -1,10 +1,11 @@
 """Runs, on a real store."""
 
 import asyncio
+import json
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import closing
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,13 @@ from typing import Any, cast
 import pytest
 from agents import Model, ModelResponse
 from conftest import awaited
-from openai.types.responses import ResponseTextDeltaEvent
+from openai.types.responses import (
+    Response,
+    ResponseCompletedEvent,
+    ResponseOutputMessage,
+    ResponseOutputText,
+    ResponseTextDeltaEvent,
+)
 from starlette.types import Message
 
 import app
@@ -136,18 +143,49 @@ NAME: ContextVar[str] = ContextVar("name")
 class Slow(Model):
     """Says a word now and then; notes when it goes on."""
 
-    def __init__(self, order: list[str]) -> None:
+    def __init__(self, order: list[str], pause: float = 2 * runs.BURST) -> None:
         self._order = order
+        self._pause = pause
 
     async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
         raise NotImplementedError
 
     async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         for n, word in enumerate(WORDS):
-            await asyncio.sleep(2 * runs.BURST)
+            if self._pause:
+                await asyncio.sleep(self._pause)
             where: dict[str, Any] = {"item_id": "m", "output_index": 0, "content_index": 0, "sequence_number": n}
             yield ResponseTextDeltaEvent(type="response.output_text.delta", delta=word, logprobs=[], **where)
             self._order.append(f"after {word}")
+        text = ResponseOutputText(type="output_text", text="".join(WORDS), annotations=[])
+        whole = ResponseOutputMessage(id="m", type="message", role="assistant", status="completed", content=[text])
+        response = Response(
+            id="r", object="response", created_at=0, model="slow", output=[whole],
+            tools=[], tool_choice="auto", parallel_tool_calls=True,
+        )  # fmt: skip
+        yield ResponseCompletedEvent(type="response.completed", response=response, sequence_number=9)
+
+
+async def ask(model: Model, folder: Path, sent: Callable[[bytes], None]) -> None:
+    """Send a message to an app with this model; `sent` is called with what the server is given to send."""
+    requests = [{"type": "http.request", "body": b'{"message": "hi"}'}]
+
+    async def alice(request: Any) -> str:
+        return "alice"
+
+    async def receive() -> Message:
+        if not requests:
+            await asyncio.sleep(60)
+        return requests.pop()
+
+    async def send(message: Message) -> None:
+        sent(message.get("body", b""))
+
+    chat = app.create_app(model=model, store=f"sqlite:///{folder}/chat.db", authenticate=alice)
+    async with chat.router.lifespan_context(chat):
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/chatkit", "query_string": b"", "headers": headers}
+        await chat(scope, receive, send)
 
 
 def test_a_word_is_sent_before_the_model_goes_on(tmp_path: Path) -> None:
@@ -155,32 +193,29 @@ def test_a_word_is_sent_before_the_model_goes_on(tmp_path: Path) -> None:
     order: list[str] = []
     tasks: list[Any] = []
 
+    def sent(body: bytes) -> None:
+        if (word := next((word for word in WORDS if word.encode() in body), None)) is not None:
+            order.append(word)
+            tasks.append(asyncio.current_task())
+
+    asyncio.run(ask(Slow(order), tmp_path, sent))
+    assert order == ["one", "after one", "two", "after two", "three", "after three"]
+    assert len(set(tasks)) == 1
+
+
+def test_nothing_is_lost_where_tasks_begin_eagerly(tmp_path: Path) -> None:
+    """A host may use `asyncio.eager_task_factory`, which Python has from 3.12 on: then the SDK runs ahead of us."""
+    bodies: list[bytes] = []
+
     async def main() -> None:
-        async def alice(request: Any) -> str:
-            return "alice"
-
-        async def receive() -> Message:
-            if not order:
-                order.append("asked")
-                return {"type": "http.request", "body": b'{"message": "hi"}'}
-            await asyncio.sleep(60)
-            return {"type": "http.disconnect"}
-
-        async def send(message: Message) -> None:
-            word = next((word for word in WORDS if word.encode() in message.get("body", b"")), None)
-            if word is not None:
-                order.append(word)
-                tasks.append(asyncio.current_task())
-
-        chat = app.create_app(model=Slow(order), store=f"sqlite:///{tmp_path}/chat.db", authenticate=alice)
-        async with chat.router.lifespan_context(chat):
-            headers = [(b"content-type", b"application/json")]
-            scope = {"type": "http", "method": "POST", "path": "/chatkit", "query_string": b"", "headers": headers}
-            await chat(scope, receive, send)
+        asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
+        await asyncio.wait_for(ask(Slow([], pause=0), tmp_path, bodies.append), 20)
 
     asyncio.run(main())
-    assert order == ["asked", "one", "after one", "two", "after two", "three", "after three"]
-    assert len(set(tasks)) == 1
+    frames = b"".join(bodies).decode().split("\n\n")
+    events = [json.loads(frame.removeprefix("data: ")) for frame in frames[:-2]]
+    assert "".join(event["content"] for event in events if event["type"] == "text") == "".join(WORDS)
+    assert frames[-2:] == ["data: [DONE]", ""]
 
 
 def test_a_task_goes_on_within_the_call_that_wakes_it() -> None:
@@ -215,6 +250,28 @@ def test_a_task_goes_on_within_the_call_that_wakes_it() -> None:
         await asyncio.sleep(0)
         assert seen == [1, task, "reader", 2]
         assert not faults  # it was woken twice, and not a third time
+
+    asyncio.run(main())
+
+
+def test_a_task_whose_context_is_in_use_goes_on_later() -> None:
+    """As where a host's tasks share one."""
+
+    async def main() -> None:
+        waiter: runs.Waiter[int] = runs.Waiter()
+
+        async def reader() -> int:
+            return await waiter
+
+        async def writer() -> None:
+            waiter.go_on(1)
+            assert not task.done()
+
+        shared = copy_context()
+        task = asyncio.create_task(reader(), context=shared)
+        await asyncio.sleep(0)
+        await asyncio.create_task(writer(), context=shared)
+        assert await asyncio.wait_for(task, 5) == 1
 
     asyncio.run(main())
 
