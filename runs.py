@@ -477,9 +477,8 @@ class Runs:
     # ---- the tasks ----
 
     async def _produce(self, run: Run, turn: Any, stream: Stream) -> str | None:
-        async with aclosing(
-            await stream(run, turn)
-        ) as events:  # in here: a host's agent or context may fail to be made
+        events = await stream(run, turn)  # not sooner: a host's agent or context may fail to be made
+        async with aclosing(events):
             async for event in events:
                 if isinstance(event, dict):
                     if event["type"] == "error":

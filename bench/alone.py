@@ -28,7 +28,7 @@ async def growth(folder: Path, ours: Dialect, rounds: int) -> list[Row]:
     servers = {size: await _server(folder, size) for size in SIZES}
     most, few = f"{max(SIZES):,}", f"{min(SIZES):,}"
     listed, begun = Row("list of conversations", "µs"), Row("a turn of one delta", "µs", [Limit(most, 1.3, few)])
-    paged = Row("a conversation with its messages", "µs")
+    whole, paged = Row("a conversation with its messages", "µs"), Row("a page of 20 messages of it", "µs")
     continued = Row("a turn of one delta in it", "µs")
     try:
         for n in range(rounds + 1):  # the first one warms up
@@ -41,14 +41,16 @@ async def growth(folder: Path, ours: Dialect, rounds: int) -> list[Row]:
                 thread = LENGTHS.index(length) + 1
                 path = f"/api/conversations/{thread}"
                 server = servers[max(SIZES)]
-                costs = await _get(server, ours, path, 10), await _turn(server, ours, thread)
+                found = await _get(server, ours, path, 10), await _page(server, ours, thread)
+                cost = await _turn(server, ours, thread)
                 if n:
-                    paged.add(f"{length:,}", costs[0])
-                    continued.add(f"{length:,}", costs[1])
+                    whole.add(f"{length:,}", found[0])
+                    paged.add(f"{length:,}", found[1])
+                    continued.add(f"{length:,}", cost)
     finally:
         for server in servers.values():
             server.stop()
-    return [listed, begun, paged, continued]
+    return [listed, begun, whole, paged, continued]
 
 
 async def _server(folder: Path, size: int) -> Server:
@@ -76,6 +78,11 @@ async def _get(server: Server, ours: Dialect, path: str, times: int = 100) -> fl
     return await _cost(server, [request(path, token=ours.token)] * times)
 
 
+async def _page(server: Server, ours: Dialect, thread: int, times: int = 50) -> float:
+    asked = {"type": "items.list", "params": {"thread_id": str(thread), "limit": 20, "order": "desc"}}
+    return await _cost(server, [request("/chatkit", asked, ours.token)] * times)
+
+
 async def _turn(server: Server, ours: Dialect, thread: int | None, times: int = 50) -> float:
     return await _cost(server, [request("/chatkit", ours.body(Script(1).message, thread), ours.token)] * times)
 
@@ -93,35 +100,52 @@ async def _cost(server: Server, requests: list[bytes]) -> float:
 async def stalled(folder: Path, ours: Dialect, deltas: int) -> list[Row]:
     """Measure four readers of one long answer that stop reading: their memory, and CPU once the run is over.
 
-    The same answer is made before with one reader who reads, for what the run itself needs.
+    The same answer is made before with one reader who reads, for what the run itself needs; and a third one is stopped.
     """
     server = await Server("server_ours.py", folder).ready()
     script = Script(deltas, burst=100)
     memory = Row("a reader that stops reading", "MB", [Limit("each", 10)])
-    idle = Row("CPU once the run has ended", "ms/s", [Limit("all", 5)])
+    ended = Row("CPU once the run has ended", "ms/s", [Limit("all", 5)])
+    stopped = Row("CPU once the run was stopped", "ms/s", [Limit("all", 5)])
     readers: list[socket.socket] = []
     try:
         await drive(server.port, "/chatkit", ours.body(script.message), ours.token, script, streams=1, turns=1)
         alone = server.highest_memory()
-        thread = await _begin(server, ours, script, readers)
-        for _ in range(3):
-            readers.append(_stall(server, request(f"/api/conversations/{thread}/stream", token=ours.token)))
+        await _four(server, ours, script, readers)
         await _quiet(server)
         memory.add("each", (server.highest_memory() - alone) / 4 / 2**20)
-        before = server.cpu()
-        await asyncio.sleep(2)
-        idle.add("all", 1000 * (server.cpu() - before) / 2)
+        ended.add("all", await _idle(server))
+        thread = await _four(server, ours, script, readers)
+        stop = await fetch(server.port, request(f"/api/conversations/{thread}/stop", {}, ours.token))
+        if b'"status":"stopped"' not in b"".join(data for _, data in stop.pieces):
+            raise RuntimeError("the answer was over before it was stopped")
+        await _quiet(server)
+        stopped.add("all", await _idle(server))
     finally:
         for reader in readers:
             reader.close()
         server.stop()
-    return [memory, idle]
+    return [memory, ended, stopped]
+
+
+async def _four(server: Server, ours: Dialect, script: Script, readers: list[socket.socket]) -> int:
+    """Begin an answer with four readers that do not read; return the conversation."""
+    thread = await _begin(server, ours, script, readers)
+    for _ in range(3):
+        readers.append(_stall(server, request(f"/api/conversations/{thread}/stream", token=ours.token)))
+    return thread
+
+
+async def _idle(server: Server) -> float:
+    before = server.cpu()
+    await asyncio.sleep(2)
+    return 1000 * (server.cpu() - before) / 2
 
 
 async def _begin(server: Server, ours: Dialect, script: Script, readers: list[socket.socket]) -> int:
     """Ask for the answer, read the head of it and no more; return the conversation."""
     readers.append(_stall(server, request("/chatkit", ours.body(script.message), ours.token)))
-    head = await asyncio.to_thread(readers[0].recv, 2000)
+    head = await asyncio.to_thread(readers[-1].recv, 2000)
     return int(head.decode().lower().split("x-thread-id: ")[1].split("\r\n")[0])
 
 

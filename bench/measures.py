@@ -15,6 +15,7 @@ from report import Limit, Row
 from script import Script
 from servers import SERVER_CORE, Dialect, Server
 
+PACE = 0.02  # seconds: 50 deltas a second
 BYTES, BARE, OURS, OFFICIAL, OURS_CHATKIT = "bytes only", "bare loop", "ours", "official", "ours, ChatKit"
 
 
@@ -165,15 +166,26 @@ async def delay(
     return [*rows, used, waited]
 
 
-async def crowd(field: Field, streams: int, script: Script, over: float) -> list[Row]:
-    """Measure delay and memory of many live streams, each server fresh."""
+async def crowd(field: Field, streams: int, script: Script, over: float, names: Sequence[str]) -> list[Row]:
+    """Measure delay, first text and memory of many live streams of these servers, each of them fresh."""
+    judged = script.pace > PACE
     label = f"{streams} live at {1 / script.pace:.0f}/s"
-    p50, p99 = Row(f"{label}: delay of a frame, p50", "ms"), Row(f"{label}: delay of a frame, p99", "ms")
-    # A server that falls behind is seconds late at the end.
-    last = Row(f"{label}: delay of the last frame, p99", "ms", [Limit(OURS, 250)])
+    measures: list[tuple[str, Callable[[list[Result]], float], list[Limit]]] = [
+        ("delay of a frame, p50", lambda results: percentile(50, delays(results)), []),
+        ("delay of a frame, p99", lambda results: percentile(99, delays(results)), []),
+        # A server that falls behind is seconds late at the end.
+        ("delay of the last frame, p99", lambda results: percentile(99, [r.delays[-1] for r in results]),
+         [Limit(OURS, 250)]),
+        ("first text, p50", lambda results: percentile(50, firsts(results)), []),
+        ("first text, p99", lambda results: percentile(99, firsts(results)), []),
+    ]  # fmt: skip
+    rows = [Row(f"{label}: {name}", "ms", limits if judged else ()) for name, _, limits in measures]
     share = Row(f"{label}: CPU", "% of a core")
-    memory = Row(f"{label}: memory of a stream", "KB", [Limit(OURS, 100), Limit(OURS_CHATKIT, 100)])
+    memory = Row(f"{label}: memory of a stream", "KB")
+    memory.limits = [Limit(OURS, 100), Limit(OURS_CHATKIT, 100)] if judged else ()
     for dialect in field.dialects:
+        if dialect.name not in names:
+            continue
         server = await field.fresh(dialect)
         try:
             await run(server, dialect, Script(20), streams=5, turns=20)
@@ -183,10 +195,9 @@ async def crowd(field: Field, streams: int, script: Script, over: float) -> list
             memory.add(dialect.name, (server.highest_memory() - empty) / streams / 1024)
         finally:
             server.stop()
-        p50.add(dialect.name, percentile(50, delays(results)))
-        p99.add(dialect.name, percentile(99, delays(results)))
-        last.add(dialect.name, percentile(99, [result.delays[-1] for result in results]))
-    return [p50, p99, last, share, memory]
+        for row, (_, measure, _) in zip(rows, measures, strict=True):
+            row.add(dialect.name, measure(results))
+    return [*rows, share, memory]
 
 
 async def start(field: Field, rounds: int) -> list[Row]:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import alone
 import measures
-from measures import END_TO_END, IN_PROCESS, Field
+from measures import END_TO_END, IN_PROCESS, PACE, Field
 from report import Row, table, verdicts
 from script import Script
 from servers import CLIENT_CORE, SECRET, Dialect, Server
@@ -34,7 +34,6 @@ OTHERS = [
     Dialect(measures.BARE, "server_bare.py"),
     Dialect(measures.OFFICIAL, "server_official.py", chatkit=True),
 ]
-PACE = 0.02  # seconds: 50 deltas a second
 
 
 async def dialects(folder: Path) -> list[Dialect]:
@@ -57,10 +56,12 @@ async def beside_a_model(folder: Path, columns: Sequence[Dialect], quick: bool) 
         rows += await measures.cpu(field, "in process", loads, 2 if quick else 3)
         if not quick:
             rows += await measures.delay(field, 1, Script(30, PACE), turns=5)
-        turns, rounds = (100, 1) if quick else (300, 4)
+        turns, rounds = (100, 1) if quick else (300, 3)
         rows += await measures.delay(field, 100, Script(100, PACE), turns=turns, over=0.5, rounds=rounds)
     if not quick:
-        rows += await measures.crowd(Field(folder, columns), 500, Script(85, 1 / 17), over=4)
+        crowded = Field(folder, columns)
+        rows += await measures.crowd(crowded, 500, Script(85, 1 / 17), 4, [dialect.name for dialect in columns])
+        rows += await measures.crowd(crowded, 500, Script(100, PACE), 4, [measures.BARE, measures.OURS])
     rows += await measures.start(Field(folder, columns), 1 if quick else 3)
     return rows
 
@@ -92,12 +93,12 @@ async def bench(quick: bool) -> list[Row]:
         show("All servers", compared)
         if quick:
             return compared
-        *sizes, page, turn = await alone.growth(folder, OURS, 3)
+        *sizes, whole, page, turn = await alone.growth(folder, OURS, 3)
         show("Ours, by the number of conversations", sizes)
-        show("Ours, by the number of messages in the conversation", [page, turn])
+        show("Ours, by the number of messages in the conversation", [whole, page, turn])
         stalled = await alone.stalled(folder, OURS, 400_000)
         show("Ours, four readers that stop reading an answer of 400,000 deltas", stalled)
-        return [*compared, *sizes, page, turn, *stalled]
+        return [*compared, *sizes, whole, page, turn, *stalled]
 
 
 def main() -> None:
