@@ -793,6 +793,7 @@ def warm_up() -> None:
     asyncio.run(_dry_turn())
     models.build_event_types()
     gc.freeze()
+    gc.set_threshold(20_000, 5)  # a turn leaves no garbage: Python's 700 would look through the live ones all the time
 
 
 async def _dry_turn() -> None:
