@@ -1,16 +1,10 @@
-"""The to-do agent, its tools, and `stream_turn()`: a run of the Agents SDK as a stream of our events.
-
-An event is one of the plain dicts of the simple dialect ("thinking", "tool_call", "tool_result", "error"); a piece of
-the answer's text, by far the most frequent event, is a bare `str`.
-"""
+"""The to-do agent, its tools, and `stream_turn()`: a run of the Agents SDK as a stream of events."""
 
 import asyncio
 import dataclasses
 import itertools
 import json
 import logging
-import re
-import reprlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -21,13 +15,8 @@ from agents import (
     Agent,
     AgentsException,
     FunctionTool,
-    InputGuardrailTripwireTriggered,
-    MaxTurnsExceeded,
     Model,
     ModelBehaviorError,
-    ModelRefusalError,
-    ModelTimeoutError,
-    OutputGuardrailTripwireTriggered,
     RunConfig,
     RunContextWrapper,
     RunHooks,
@@ -35,18 +24,17 @@ from agents import (
     RunResultStreaming,
     Tool,
     ToolApprovalItem,
-    ToolInputGuardrailTripwireTriggered,
-    ToolOutputGuardrailTripwireTriggered,
-    ToolTimeoutError,
     TResponseInputItem,
     UserError,
     function_tool,
 )
-from agents.items import TResponseStreamEvent
+from agents.items import RunItem, TResponseStreamEvent
 from agents.tool_context import ToolContext
-from pydantic_core import to_json
 
-Event = str | dict[str, Any]
+from todochat.events import Event, Message, ToolCall, ToolResult
+from todochat.inputs import MAX_DESCRIPTION, MAX_TITLE
+from todochat.models.errors import name_of, sentence_for
+from todochat.tool_output import as_json, mended
 
 log = logging.getLogger("todochat")
 
@@ -56,9 +44,6 @@ never claim a change that no tool has confirmed. To act on a task that the user 
 the list, call list_tasks first to find its id. Answer briefly, in the user's language."""
 
 MAX_LISTED = 100  # tasks that list_tasks shows the model at once
-MAX_TITLE = 200  # characters
-MAX_DESCRIPTION = 2_000
-MAX_DEPTH = 100  # of lists in lists: what json.loads takes here may be too deep for whoever writes it elsewhere
 
 
 class Tasks(Protocol):
@@ -72,10 +57,10 @@ class Tasks(Protocol):
     async def delete_task(self, user_id: str, task_id: int) -> Mapping[str, Any] | None: ...
 
 
-Record = Callable[[str, Callable[[], Awaitable[Any]], Callable[[Any], Any]], Awaitable[Any]]
+Record = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
-async def just_do(call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any]) -> Any:
+async def just_do(call_id: str, work: Callable[[], Awaitable[Any]]) -> Any:
     """Do a tool's work for somebody who keeps no record of it."""
     return await work()
 
@@ -84,8 +69,8 @@ async def just_do(call_id: str, work: Callable[[], Awaitable[Any]], as_json: Cal
 class TurnContext:
     """What reaches the tools of one turn, and never the prompt.
 
-    `record(call_id, work, as_json)` does a tool's work and stores its result in the answer, both or neither. Until the
-    work ends the store is its alone (its own tasks included), so it must not wait for others who want it.
+    `record(call_id, work)` does a tool's work and stores its result in the answer, both or neither. Until the work ends
+    nobody else can write to the store (the tasks that the work begins can), so it must not wait for others who want to.
     """
 
     user_id: str
@@ -101,10 +86,15 @@ def todo_agent(model: Model | None = None) -> Agent[TurnContext]:
     return Agent(name="To-do", instructions=INSTRUCTIONS, model=model, tools=[*todo_tools()])
 
 
-def todo_tools() -> list[FunctionTool]:
-    """Return the five task tools, for an agent that has others too. They need a `TurnContext`."""
+def todo_tools(*, strict: bool = True) -> list[FunctionTool]:
+    """Return the five task tools, for an agent that has others too. They need a `TurnContext`.
+
+    A strict schema is for models: it lists optional parameters as required, which MCP clients take at its word.
+    """
     tools = (add_task, list_tasks, complete_task, update_task, delete_task)
-    return [_recorded(function_tool(tool, failure_error_function=_tell_the_model)) for tool in tools]
+    return [
+        _recorded(function_tool(tool, failure_error_function=_tell_the_model, strict_mode=strict)) for tool in tools
+    ]
 
 
 async def add_task(ctx: RunContextWrapper[TurnContext], title: str, description: str | None = None) -> str:
@@ -198,10 +188,11 @@ def _tell_the_model(ctx: RunContextWrapper[Any], error: Exception) -> str:
 
 
 def _recorded(tool: FunctionTool) -> FunctionTool:
+    """Have the result of a tool stored together with its effect."""
     invoke = tool.on_invoke_tool
 
     async def on_invoke_tool(ctx: ToolContext[Any], arguments: str) -> Any:
-        return await ctx.context.record(ctx.tool_call_id, lambda: invoke(ctx, arguments), _plain)
+        return await ctx.context.record(ctx.tool_call_id, lambda: invoke(ctx, arguments))
 
     return dataclasses.replace(tool, on_invoke_tool=on_invoke_tool)
 
@@ -209,8 +200,8 @@ def _recorded(tool: FunctionTool) -> FunctionTool:
 # ---- what the model is told ----
 
 
-def model_input(messages: Sequence[Mapping[str, Any]]) -> list[TResponseInputItem]:
-    """Turn stored messages (`db.Message`, oldest first) into the input of a run, tool calls and results included.
+def model_input(messages: Iterable[Message]) -> list[TResponseInputItem]:
+    """Turn stored messages, oldest first, into the input of a run, tool calls and results included.
 
     What comes before the first of the user's is left out: some providers refuse a conversation that begins otherwise.
     """
@@ -218,7 +209,7 @@ def model_input(messages: Sequence[Mapping[str, Any]]) -> list[TResponseInputIte
     return [item for message in asked for item in _items(message)]
 
 
-def _items(message: Mapping[str, Any]) -> list[TResponseInputItem]:
+def _items(message: Message) -> list[TResponseInputItem]:
     if message["role"] == "user":
         return [{"role": "user", "content": message["content"]}]
     items: list[TResponseInputItem] = []
@@ -256,35 +247,57 @@ def _said(text: str) -> list[TResponseInputItem]:
 # ---- the turn ----
 
 
+@dataclass(frozen=True)
+class TurnOptions:
+    """How a turn is run.
+
+    The model is asked `max_turns` times at most; it may be silent for `idle_timeout` seconds, and a tool may take
+    `tool_timeout`. `run_config` is the SDK's.
+    """
+
+    run_config: RunConfig
+    max_turns: int = 10
+    idle_timeout: float = 60.0
+    tool_timeout: float = 30.0
+
+
+class Observer:
+    """Who is told what happens in a turn beside its events. Tools of an agent that is itself a tool are not told of."""
+
+    def tool_began(self, call_id: str) -> None:
+        """A function tool begins."""
+
+    async def tool_ended(self, result: ToolResult) -> None:
+        """A function tool has ended. The SDK's own event comes when the slowest of those called at once has."""
+
+    def tokens_used(self, input_tokens: int, output_tokens: int) -> None:
+        """The turn is over, and this is what it took."""
+
+
 async def stream_turn(
     agent: Agent[Any],
-    messages: Sequence[Mapping[str, Any]],
-    context: Any,
+    messages: Iterable[Message],
+    context: object,
+    options: TurnOptions,
+    observer: Observer | None = None,
     *,
-    thread_id: int,
-    run_config: RunConfig,
-    max_turns: int = 10,
-    idle_timeout: float = 60.0,
-    tool_timeout: float = 30.0,
-    on_usage: Callable[[int, int], None] = lambda input_tokens, output_tokens: None,
-    hooks: RunHooks[Any] | None = None,
-    queue: asyncio.Queue[Any] | None = None,
+    conversation_id: int = 0,
 ) -> AsyncGenerator[Event, None]:
     """Run `agent` on a conversation and yield what happens, as it happens.
 
-    `messages` is the stored conversation (`db.Message`), the user's new message last; `context` reaches the tools.
-    The model is asked `max_turns` times at most; it may be silent for `idle_timeout` seconds, and a tool may take
-    `tool_timeout`. `on_usage` gets the number of tokens, input and output, at the end; `hooks` are the SDK's own, see
-    `ToolHooks`; `queue` is used instead of the one through which the SDK passes its events. If there is no whole answer
-    the last event is an "error".
+    `messages` is the stored conversation, the user's new message last; `context` reaches the tools; `conversation_id`
+    is for the log. If there is no whole answer the last event is an "error".
     """
+    observer = observer or Observer()
     result = Runner.run_streamed(
-        agent, model_input(messages), context=context, run_config=run_config, max_turns=max_turns, hooks=hooks
+        agent,
+        model_input(messages),
+        context=context,
+        run_config=options.run_config,
+        max_turns=options.max_turns,
+        hooks=_Hooks(observer),
     )
-    # Not public: should it get another name, this is without effect; and where tasks begin eagerly it may be in use.
-    if queue is not None and (theirs := getattr(result, "_event_queue", None)) is not None and theirs.empty():
-        result._event_queue = queue
-    watchdog = _Watchdog(result, idle_timeout, tool_timeout)
+    watchdog = _Watchdog(result, options.idle_timeout, options.tool_timeout)
     try:
         async for event in _translate(result, watchdog):
             yield event
@@ -296,40 +309,33 @@ async def stream_turn(
         raise (error.__cause__ or error) from None  # in which the SDK wraps what a tool has raised
     except (AgentsException, openai.OpenAIError, OSError, UnicodeError, json.JSONDecodeError) as error:
         # UnicodeError: half a surrogate pair in a tool's arguments, for which openai-agents 0.24 has no word.
-        log.warning("conversation %d: %s (LOG_LEVEL=DEBUG has it in full)", thread_id, _for_the_log(error))
+        log.warning("conversation %d: %s (LOG_LEVEL=DEBUG has it in full)", conversation_id, name_of(error))
         log.debug("in full:", exc_info=error)  # for whoever debugs a tool: it may quote what somebody wrote
-        yield {"type": "error", "message": _sentence(error)}
+        yield {"type": "error", "message": sentence_for(error)}
     finally:
         watchdog.stop()
         result.cancel()  # leaving the loop would not: the SDK's run goes on without its reader
-        # Not public either. It is for runs in a sandbox, and holds the result that holds it: all that the run has made
-        # would be left to the garbage collector, whose pauses every reader feels.
-        result._sandbox_cleanup = None
         usage = result.context_wrapper.usage
-        on_usage(usage.input_tokens, usage.output_tokens)
+        observer.tokens_used(usage.input_tokens, usage.output_tokens)
 
 
-class ToolHooks(RunHooks[Any]):
-    """Says when a tool of this run begins (the id of its call) and ends (its "tool_result").
+class _Hooks(RunHooks[Any]):
+    """Tells an observer of the tools. The SDK calls these for this run only, not for an agent that is a tool of it."""
 
-    The SDK's own events come when the slowest of the tools called at once has ended. Tools of an agent that is itself a
-    tool are not this run's.
-    """
-
-    def __init__(self, on_start: Callable[[str], None], on_end: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-        self._on_start = on_start
-        self._on_end = on_end
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
 
     async def on_tool_start(self, context: RunContextWrapper[Any], agent: Any, tool: Tool) -> None:
         """Called by the SDK before a tool runs."""
         if isinstance(context, ToolContext):
-            self._on_start(context.tool_call_id)
+            self._observer.tool_began(context.tool_call_id)
 
     async def on_tool_end(self, context: RunContextWrapper[Any], agent: Any, tool: Tool, result: object) -> None:
         """Called by the SDK when a tool has run."""
         if isinstance(context, ToolContext):
-            call = {"id": context.tool_call_id, "name": tool.name}
-            await self._on_end({"type": "tool_result", **call, "result": _plain(result)})
+            await self._observer.tool_ended(
+                {"type": "tool_result", "id": context.tool_call_id, "name": tool.name, "result": as_json(result)}
+            )
 
 
 async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> AsyncIterator[Event]:
@@ -370,11 +376,11 @@ class _Translator:
         """Yield what an event of the model's becomes."""
         # By type: the arguments of a tool call come as events with a `delta` too.
         if data.type == "response.output_text.delta" or data.type == "response.refusal.delta":
-            self._half, delta = _whole(self._half + data.delta)
+            self._half, delta = _complete(self._half + data.delta)
             if delta:
                 yield from self._text(delta)
-        elif data.type == "response.reasoning_summary_text.delta":
-            self._half_thought, delta = _whole(self._half_thought + data.delta)
+        elif data.type == "response.reasoning_summary_text.delta" or data.type == "response.reasoning_text.delta":
+            self._half_thought, delta = _complete(self._half_thought + data.delta)
             if delta:
                 yield {"type": "thinking", "content": delta}
         elif data.type == "response.reasoning_summary_part.added" and data.summary_index > 0:
@@ -384,22 +390,22 @@ class _Translator:
             self._new_paragraph = True
             yield from self._hosted_call(data.item)
 
-    def item(self, name: str, item: Any) -> Iterator[Event]:
+    def item(self, name: str, item: RunItem) -> Iterator[Event]:
         """Yield what an item of the run becomes: a tool's call or its output."""
         if name == "tool_called" and _field(item.raw_item, "call_id"):
             call = _call(item.raw_item)
             self.answered = self._new_paragraph = True
             self._running[call["id"]] = call["name"]
             yield call
-        elif name == "tool_called":
+        elif name == "tool_called" and _is_hosted(item.raw_item):
             # After all of the text that came of it: `raw` has shown it in its place, if the model streams its items.
             yield from self._hosted_call(item.raw_item)
         elif name == "tool_output":
             call_id = str(_field(item.raw_item, "call_id"))
             if call_id in self._running:  # and not the second of two handoffs at once, which nobody was told of
                 self._tool_is_last = True
-                call = {"id": call_id, "name": self._running.pop(call_id)}
-                yield {"type": "tool_result", **call, "result": _plain(getattr(item, "output", None))}
+                output = as_json(getattr(item, "output", None))
+                yield {"type": "tool_result", "id": call_id, "name": self._running.pop(call_id), "result": output}
 
     def agent(self, agent: Agent[Any]) -> Iterator[Event]:
         """Yield the handoff to another agent."""
@@ -408,32 +414,32 @@ class _Translator:
             # A paragraph of its own between what the two agents think.
             yield {"type": "thinking", "content": f"\n\nHanding over to {agent.name}.\n\n"}
 
-    def end(self, final_output: Any) -> Iterator[Event]:
+    def end(self, final_output: object) -> Iterator[Event]:
         """Yield the answer of an agent whose `tool_use_behavior` makes a tool's output of it: no model has said it."""
         if self._tool_is_last and final_output:
-            yield from self._text(_text(final_output))
+            text = final_output if isinstance(final_output, str) else json.dumps(as_json(final_output))
+            yield from self._text(mended(text))
 
     def _text(self, delta: str) -> Iterator[Event]:
         if self._new_paragraph and self._said:
-            yield "\n\n"
+            yield {"type": "text", "content": "\n\n"}
         self._said = self._said or not delta.isspace()
         self.answered = self.answered or self._said
         self._new_paragraph = self._tool_is_last = False
-        yield delta
+        yield {"type": "text", "content": delta}
 
-    def _hosted_call(self, item: Any) -> Iterator[Event]:
+    def _hosted_call(self, item: object) -> Iterator[Event]:
         call = _call(item)
         if call["id"] not in self._hosted:
             self._hosted.add(call["id"])
             self.answered = True
-            output = (
-                _field(item, "output") or _field(item, "error") or {"status": _field(item, "status") or "completed"}
-            )
+            output = _field(item, "output") or _field(item, "error")
+            output = output or {"status": _field(item, "status") or "completed"}
             yield call
-            yield {"type": "tool_result", "id": call["id"], "name": call["name"], "result": _plain(output)}
+            yield {"type": "tool_result", "id": call["id"], "name": call["name"], "result": as_json(output)}
 
 
-def _whole(text: str) -> tuple[str, str]:
+def _complete(text: str) -> tuple[str, str]:
     """Split off a trailing half of a surrogate pair, which some providers send in two deltas; mend the rest.
 
     Returns what to hold back until the next delta, and text that can be stored as UTF-8.
@@ -441,12 +447,7 @@ def _whole(text: str) -> tuple[str, str]:
     if text.isascii():
         return "", text
     held = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
-    return held, _mended(text[: len(text) - len(held)])
-
-
-def _mended(text: str) -> str:
-    """Put halves of surrogate pairs together, and something visible in the place of one that is alone."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return held, mended(text[: len(text) - len(held)])
 
 
 class _Watchdog:
@@ -480,115 +481,35 @@ class _Watchdog:
             self._result.cancel()
 
 
-def _call(item: Any) -> dict[str, Any]:
+# Of these calls the SDK runs the tool, and refuses one without a `call_id`.
+_RUN_HERE = (
+    "function_call",
+    "custom_tool_call",
+    "computer_call",
+    "shell_call",
+    "local_shell_call",
+    "apply_patch_call",
+)
+
+
+def _is_hosted(item: object) -> bool:
+    """Return whether this is a call of one of the provider's own tools, which has run over there already."""
+    kind = str(_field(item, "type"))
+    return kind.endswith("_call") and kind not in _RUN_HERE and not _field(item, "call_id")
+
+
+def _call(item: object) -> ToolCall:
     call_id = _field(item, "call_id") or _field(item, "id")
     name = _field(item, "name") or _field(item, "type")  # most of the provider's own tools have no name ...
     arguments = _field(item, "arguments") or _field(item, "action") or "{}"  # ... and some have an action
-    return {"type": "tool_call", "id": str(call_id), "name": str(name), "args": _plain(arguments)}
+    return {"type": "tool_call", "id": str(call_id), "name": str(name), "args": as_json(arguments)}
 
 
-def _is_hosted(item: Any) -> bool:
-    """Return whether this is a call of one of the provider's own tools, which has run over there already."""
-    return str(_field(item, "type")).endswith("_call") and not _field(item, "call_id")
-
-
-def _field(item: Any, name: str) -> Any:
+def _field(item: object, name: str) -> Any:
+    """Return a field of an item, which is a dict or an object, as the SDK has it."""
     return item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)
-
-
-def _plain(output: Any) -> Any:
-    """Return a tool's output as JSON data, however the tool gave it."""
-    if isinstance(output, str):
-        return _structured(output)
-    try:
-        value = json.loads(to_json(output, fallback=str, inf_nan_mode="null"))  # dataclasses, models, times, sets
-    except (ValueError, RecursionError):  # it holds itself, is too deep, or has bytes that are no text
-        return _mended(reprlib.repr(output))
-    match value:
-        case {"type": "text", "text": str(text)}:  # how the tools of MCP servers answer
-            return _structured(text)
-        case _:
-            return _mended(reprlib.repr(output)) if _is_deep(value) else value
-
-
-def _text(output: Any) -> str:
-    return _mended(output if isinstance(output, str) else json.dumps(_plain(output), ensure_ascii=False))
 
 
 def _unapproved(waiting: Sequence[ToolApprovalItem]) -> str:
     names = ", ".join(str(item.tool_name or "a tool") for item in waiting)
     return f"This needs an approval ({names}), and this chat has no way to give one. That was not done."
-
-
-def _structured(text: str) -> Any:
-    """Return the object or the list that a text is the JSON of, or the text: "3.10" may be a version."""
-    if not text.lstrip().startswith(("{", "[")):
-        return _mended(text)
-    try:
-        value = json.loads(text)
-        # Python reads NaN, 1e400 and half a surrogate pair, and no browser reads what it then writes.
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-        return _mended(text) if _is_deep(value) else value
-    except (ValueError, RecursionError):
-        return _mended(text)
-
-
-def _is_deep(value: Any) -> bool:
-    level, depth = [value], 0
-    while level and depth < MAX_DEPTH:
-        level, depth = [child for thing in level for child in _children(thing)], depth + 1
-    return bool(level)
-
-
-def _children(value: Any) -> Iterable[Any]:
-    match value:
-        case list():
-            return value
-        case dict():
-            return value.values()
-    return ()
-
-
-def _for_the_log(error: BaseException | None) -> str:
-    """Name an error without its text, which may quote the provider, a key or what somebody wrote."""
-    names = []
-    while error is not None:
-        status = getattr(error, "status_code", None)
-        code = re.sub(r"[^\w.-]", "?", str(getattr(error, "code", None) or ""))[:50]  # such as "model_not_found"
-        names.append(" ".join([type(error).__name__, *([str(status)] if status else []), *([code] if code else [])]))
-        error = error.__cause__ or error.__context__
-    return " from ".join(names)
-
-
-def _sentence(error: BaseException) -> str:
-    """Say in words for the user what went wrong; never in the error's own, which may hold the provider's text."""
-    match error:
-        case MaxTurnsExceeded():
-            return "The assistant took too many steps without coming to an end. Please try a simpler request."
-        case (
-            InputGuardrailTripwireTriggered()
-            | OutputGuardrailTripwireTriggered()
-            | ToolInputGuardrailTripwireTriggered()
-            | ToolOutputGuardrailTripwireTriggered()
-        ):
-            return "The assistant's rules do not allow this."
-        case openai.AuthenticationError() | openai.PermissionDeniedError():
-            return "The model's provider refused the server's API key. Its owner must check it."
-        case openai.RateLimitError():
-            return "The model is overloaded or its quota is used up. Please try again in a minute."
-        case openai.NotFoundError():
-            return "The model's provider does not know this model. The server's owner must check its name."
-        case ToolTimeoutError():
-            return "A tool did not answer in time. Please try again."
-        case ModelRefusalError():
-            return "The model declined to answer this."
-        case openai.APITimeoutError() | ModelTimeoutError():
-            return "The model did not answer in time. Please try again."
-        case openai.APIConnectionError() | OSError():
-            return "The connection to the model failed. Please try again."
-        case openai.APIStatusError() | openai.APIError():
-            return "The model's provider reported an error. Please try again."
-        case ModelBehaviorError() | UnicodeError() | json.JSONDecodeError():
-            return "The model's answer broke off. Please try again."
-        case _:
-            return "Something went wrong while answering. Please try again."

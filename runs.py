@@ -9,14 +9,17 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import aclosing
-from contextvars import Context
-from dataclasses import replace
-from typing import Any, Literal, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import ExitStack, aclosing, contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
-T = TypeVar("T")
-Event = str | dict[str, Any]  # a piece of the answer's text, or one of the dicts of the simple dialect
+from todochat.agent import Observer
+from todochat.db import AnswerOver, Limits, Progress, Store, Turn, TurnRequest
+from todochat.engines import T, Unavailable
+from todochat.events import Body, Event, ToolCall, ToolResult, fold
+from todochat.tool_output import as_json
+
 Ending = Literal["done", "stopped", "failed", "interrupted"]
 
 log = logging.getLogger("todochat")
@@ -24,13 +27,8 @@ log = logging.getLogger("todochat")
 CHECKPOINT_EVERY = 0.2  # seconds: half a second is promised, and the machine may be busy or its disk slow
 FINISHING = 5.0  # seconds that a tool in the middle of its work is given when its run has ended; our store needs 3
 CLOSING = 2.0  # seconds that the ends of all answers are given at the shutdown
-PING_EVERY = 15.0  # seconds
 MAX_BATCH = 500  # events in one write: what a reader that has fallen behind costs in memory
 
-BURST = 0.01  # seconds: events that follow each other faster are sent together if ...
-MAX_GATHER = 8  # ... they come within so many turns of the loop, which take no time when nothing else is to be done
-
-THINKING = "Processing your request..."  # what readers see until the model has something to say
 INTERRUPTED = "The server is shutting down, so this answer ends here. Please ask again in a moment."
 DELETED = "This conversation has been deleted."
 ELSEWHERE = "This conversation was changed by another program, so this answer ends here."
@@ -42,281 +40,158 @@ class ShuttingDown(Exception):
     """No new answers are begun; the text is a sentence for the user."""
 
 
-class Store(Protocol):
-    """What a run needs of `db.Store`. An answer is a `db.Answer`, a turn a `db.Turn`."""
+class Run(Observer):
+    """One answer: the list of its events so far, and the task that makes them.
 
-    async def save_answers(self, answers: Callable[[], list[Any]]) -> set[int]: ...
-    async def finish_answer(self, answer: Any) -> None: ...
-    async def record_tool(
-        self,
-        answer_id: int,
-        work: Callable[[], Awaitable[Any]],
-        record: Callable[[Any], Any],
-        committed: Callable[[Any], None],
-    ) -> Any: ...
-
-
-# ---- without a turn of the event loop ----
-
-
-class Waiter(asyncio.Future[T]):
-    """A future whose task can go on within `go_on`; with `set_result` it goes on in the loop's next turn, as usual.
-
-    A piece of text is handed over twice on its way from the model to the socket. The loop would put it behind the work
-    of all other live answers each time, which is most of what they delay each other (see bench/README.md).
+    A tool's result can come by three ways, of which the first to come counts. A tool that works on our store has it
+    stored in the transaction of its work (`record`). Any other function tool of the agent is heard of when it ends
+    (`tool_ended`), and not when the slowest of those called at once has ended. What is no function tool (a handoff, a
+    provider's own tool) comes as an event of the run. By each way it is stored first and then shown.
     """
 
-    _wake_up: Callable[[Any], object] | None = None
-    _context: Context | None = None
-
-    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
-        """Called by the task that awaits this."""
-        self._wake_up, self._context = fn, context
-        super().add_done_callback(fn, context=context)
-
-    def go_on(self, result: T) -> None:
-        """Set the result, and run the task that awaits it until it waits for something again."""
-        if self._wake_up is None or self._context is None:
-            self.set_result(result)
-            return
-        self.remove_done_callback(self._wake_up)
-        self.set_result(result)
-        loop, current = self.get_loop(), asyncio.current_task()
-        if current is not None:  # see "Extending" in the documentation of asyncio
-            asyncio.tasks._leave_task(loop, current)
-        try:
-            self._context.run(self._wake_up, self)
-        except RuntimeError:  # a host's tasks may share one context, and this one is in use further up
-            loop.call_soon(self._wake_up, self, context=self._context)
-        finally:
-            if current is not None:
-                asyncio.tasks._enter_task(loop, current)
-
-
-class Relay(asyncio.Queue[Any]):
-    """A queue whose one reader goes on within `put_nowait` if it waits for an item and this one is an `at_once`.
-
-    But not in a burst, which it had better read in one go.
-    """
-
-    def __init__(self, at_once: type) -> None:
-        super().__init__()
-        self._at_once = at_once
-        self._reader: Waiter[None] | None = None
-        self._last = 0.0
-
-    async def get(self) -> Any:
-        """Return the next item."""
-        while self.empty():
-            self._reader = Waiter()
-            await self._reader
-        return self.get_nowait()
-
-    def put_nowait(self, item: Any) -> None:
-        """Append an item."""
-        now = time.monotonic()
-        in_burst, self._last = now - self._last < BURST, now
-        super().put_nowait(item)
-        if self._reader is None or self._reader.done():
-            return
-        if isinstance(item, self._at_once) and not in_burst:
-            self._reader.go_on(None)
-        else:
-            self._reader.set_result(None)
-
-
-# ---- one answer ----
-
-
-class Run:
-    """One answer: its events so far, the record that is stored of it, and the task that makes it.
-
-    `answer` is the `db.Answer` that `begin_turn` made, still empty.
-    """
-
-    def __init__(self, store: Store, answer: Any, user_id: str, model: str) -> None:
-        self.id: int = answer.id
-        self.conversation_id: int = answer.conversation_id
+    def __init__(self, store: Store, answer_id: int, conversation_id: int, user_id: str) -> None:
+        self.id = answer_id
+        self.conversation_id = conversation_id
         self.user_id = user_id
-        self.model = model
         self.events: list[Event] = []
+        self.saved = 0  # how many of them the database has
         self.ended = False
-        self.tokens: tuple[int, int] | None = None  # input, output; None while unknown
         self.began = time.monotonic()
         self.first_text: float | None = None
+        self.tokens: tuple[int, int] | None = None  # input, output; None while unknown
         self.producer: asyncio.Task[str | None] | None = None  # returns why the turn failed, if it did
         self.finished: asyncio.Task[None] | None = None
-        self.tools: set[asyncio.Task[Any]] = set()  # what tools do that must come to its end
+        self.tools: set[asyncio.Task[object]] = set()  # what tools do that must come to its end
         self.stopped_as: tuple[Ending, str | None] | None = None
-        self.saved = 0  # how many events the database has
-        self.keepers = 0  # readers without the last of whom it is stopped
+        self.readers_that_stop = 0  # how many readers there are without the last of whom it is stopped
+        self.recording = asyncio.Lock()  # held while the result of a tool is being stored
         self._store = store
-        self._answer = answer
-        self._calls: list[dict[str, Any]] = []
-        self.own: set[str] = set()  # the calls that are this run's, and not those of an agent inside a tool
-        self._shown: set[str] = set()  # the calls whose results are stored and published
-        self._thoughts: list[tuple[int, int, list[str]]] = []  # where, after how many calls, the pieces of the text
-        self._text: list[str] = []  # how the answer goes on after `_content`
-        self._content = ""
-        self._waiters: set[Waiter[bool]] = set()
-        self._gathering = False
-        self._heard = self.began  # when the last event came, or the last ping went
+        self._news = asyncio.Event()
+        self._in_doubt: int | None = None  # the number of an event that is not committed yet
+        self._own: set[str] = set()  # the calls that are this run's, and not those of an agent inside a tool
+        self._answered: set[str] = set()  # the calls whose results are stored
 
     # ---- what readers see ----
 
     def publish(self, event: Event) -> None:
-        """Append an event and have the readers woken."""
-        now = time.monotonic()
-        in_burst, self._heard = now - self._heard < BURST, now
+        """Append an event, and wake the readers."""
+        if event["type"] == "text" and self.first_text is None:
+            self.first_text = time.monotonic()
         self.events.append(event)
-        if isinstance(event, str):
-            self._text.append(event)
-            if self.first_text is None:
-                self.first_text = now
-        elif event["type"] == "tool_call":
-            self._calls.append({name: event[name] for name in ("id", "name", "args")} | {"at": len(self.content())})
-        elif event["type"] == "thinking" and "thread_id" not in event:  # the first one is ours, not the model's
-            place = len(self.content()), len(self._calls)
-            if not self._thoughts or self._thoughts[-1][:2] != place:
-                self._thoughts.append((*place, []))
-            self._thoughts[-1][2].append(event["content"])
-        if not in_burst:
-            self._wake()
-        elif self._waiters and not self._gathering:
-            self._gathering = True
-            asyncio.get_running_loop().call_soon(self._gather, 0, MAX_GATHER)
-
-    def _gather(self, seen: int, turns: int) -> None:
-        """Wake the readers; but as long as each turn of the loop brings more, let that go into the same write."""
-        if turns and len(self.events) > seen:
-            asyncio.get_running_loop().call_soon(self._gather, len(self.events), turns - 1)
-        else:
-            self._gathering = False
-            self._wake()
+        self._news.set()
 
     async def follow(self, after: int = 0) -> AsyncGenerator[list[Event], None]:
-        """Yield the events from number `after` on, all that there are at once; an empty list after 15 s of silence.
+        """Yield the events from number `after` on, all that there are at once.
 
         Ends when the run has ended and everything was yielded. A slow reader costs its place in the list, no more.
         """
         while True:
-            if after < len(self.events):
-                batch = self.events[after : after + MAX_BATCH]
+            there = len(self.events) if self._in_doubt is None else self._in_doubt
+            if after < there:
+                batch = self.events[after : min(there, after + MAX_BATCH)]
                 after += len(batch)
                 yield batch
             elif self.ended:
                 return
-            elif not await self._changed():
-                yield []
-
-    async def _changed(self) -> bool:
-        """Wait for the next event; return False if there was none for so long that readers should get a ping."""
-        waiter: Waiter[bool] = Waiter()
-        self._waiters.add(waiter)
-        try:
-            return await waiter
-        finally:
-            self._waiters.discard(waiter)
-
-    def keep_alive(self) -> None:
-        """Have the readers sent a ping if nothing has happened for so long."""
-        if time.monotonic() - self._heard >= PING_EVERY:
-            self._heard = time.monotonic()
-            self._wake(happened=False)
-
-    def _wake(self, happened: bool = True) -> None:
-        for waiter in tuple(self._waiters):  # who goes on may wait again
-            if not waiter.done():
-                waiter.go_on(happened)
+            else:
+                self._news.clear()
+                await self._news.wait()
 
     # ---- what is stored ----
 
-    def content(self) -> str:
-        """Return the answer's text so far."""
-        if self._text:
-            self._content += "".join(self._text)
-            self._text.clear()
-        return self._content
+    def progress(self) -> Progress:
+        """Return what the database does not have yet."""
+        return Progress(self.id, self.saved, self.events[self.saved :])
 
-    def answer(self, **changes: Any) -> Any:
-        """Return the `db.Answer` as it stands, with `changes`."""
-        reasoning = [{"text": "".join(pieces), "at": at, "calls": calls} for at, calls, pieces in self._thoughts]
-        return replace(
-            self._answer, content=self.content(), tool_calls=list(self._calls), reasoning=reasoning, **changes
-        )
+    async def record(self, call_id: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do a tool's `work` on our store, and store its result in the answer: both, or neither.
 
-    async def record(
-        self,
-        call_id: str,
-        work: Callable[[], Awaitable[Any]],
-        as_json: Callable[[Any], Any],
-        *,
-        elsewhere: bool = False,
-    ) -> Any:
-        """Do a tool's `work` on the store, and store its result as JSON data in the answer: both, or neither.
-
-        Once begun it is finished, even if the run is stopped in the middle. Work that is done `elsewhere` than on this
-        store is followed by the storing of its result, as no transaction can hold both.
+        Once begun it is finished, even if the run is stopped in the middle.
         """
-        if call_id not in self.own:
+        if call_id not in self._own:
             return await work()
-        await self._called(call_id)
-        return await self._finished(self._record(call_id, work, as_json, elsewhere))
+        return await self._finish_tool(self._record(await self._call(call_id), work))
 
-    async def publish_result(self, event: dict[str, Any]) -> None:
-        """Store a tool's result, and then show it, unless that has been done."""
-        if event["id"] not in self._shown:
-            await self._called(event["id"])
-            await self._finished(self._publish_result(event))
+    async def record_elsewhere(self, call_id: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do a tool's `work` on another store than ours, and then store its result: no transaction can hold both."""
+        if call_id not in self._own:
+            return await work()
+        call = await self._call(call_id)
 
-    async def _finished(self, work: Coroutine[Any, Any, Any]) -> Any:
+        async def both() -> T:
+            output = await work()
+            await self._keep_result(_result(call, output))
+            return output
+
+        return await self._finish_tool(both())
+
+    def tool_began(self, call_id: str) -> None:
+        """See `Observer`."""
+        self._own.add(call_id)
+
+    async def tool_ended(self, result: ToolResult) -> None:
+        """See `Observer`; for a result that has been stored already this does nothing."""
+        if result["id"] not in self._answered:
+            await self._call(result["id"])
+            await self._finish_tool(self._keep_result(result))
+
+    def tokens_used(self, input_tokens: int, output_tokens: int) -> None:
+        """See `Observer`."""
+        self.tokens = input_tokens, output_tokens
+
+    async def _record(self, call: ToolCall, work: Callable[[], Awaitable[T]]) -> T:
+        async with self.recording:
+            if self.stopped_as is not None:  # while it waited for another tool
+                raise AnswerOver
+            with ExitStack() as until_committed:
+
+                def progress(output: T) -> Progress:
+                    until_committed.enter_context(self._withheld(_result(call, output)))
+                    return self.progress()
+
+                return await self._store.record_tool(self.id, work, progress)
+
+    async def _keep_result(self, result: ToolResult) -> None:
+        async with self.recording:
+            if result["id"] not in self._answered:
+                with self._withheld(result):
+                    await self._store.save_progress(lambda: [self.progress()])
+
+    @contextmanager
+    def _withheld(self, result: ToolResult) -> Iterator[None]:
+        """Append a result that readers see, as all that comes behind it, only when the block has stored it."""
+        self._in_doubt = len(self.events)
+        self.events.append(result)
+        try:
+            yield
+            self.saved = self._in_doubt + 1
+            self._answered.add(result["id"])
+        except BaseException:
+            del self.events[self._in_doubt]
+            raise
+        finally:
+            self._in_doubt = None
+            self._news.set()
+
+    async def _call(self, call_id: str) -> ToolCall:
+        """Return the event of a call; wait for it, as the SDK runs ahead of its events."""
+        async for batch in self.follow():
+            for event in batch:
+                if event["type"] == "tool_call" and event["id"] == call_id:
+                    return event
+        raise AnswerOver
+
+    async def _finish_tool(self, work: Coroutine[object, object, T]) -> T:
         """Await what must come to its end even if the run is stopped in the middle."""
         task = asyncio.create_task(work)
         self.tools.add(task)
-        task.add_done_callback(self._no_longer)
+        task.add_done_callback(self._tool_finished)
         return await asyncio.shield(task)
 
-    def _no_longer(self, tool: asyncio.Task[Any]) -> None:
+    def _tool_finished(self, tool: asyncio.Task[T]) -> None:
         self.tools.discard(tool)
         if not tool.cancelled():
             tool.exception()  # if nobody waits for it any more, asyncio would complain that nobody has looked
-
-    async def _called(self, call_id: str) -> None:
-        while not any(call["id"] == call_id for call in self._calls):  # the SDK runs ahead of its events
-            await self._changed()
-
-    async def _publish_result(self, event: dict[str, Any]) -> None:
-        self._calls = self._calls_with(event["id"], event["result"])
-        await self._store.save_answers(lambda: [self.answer()])
-        self._show(event["id"])
-
-    def _show(self, call_id: str) -> None:
-        if call_id not in self._shown:
-            self._shown.add(call_id)
-            [call] = [call for call in self._calls if call["id"] == call_id]
-            self.publish({"type": "tool_result"} | {name: call[name] for name in ("id", "name", "result")})
-
-    async def _record(
-        self, call_id: str, work: Callable[[], Awaitable[Any]], as_json: Callable[[Any], Any], elsewhere: bool
-    ) -> Any:
-        def with_result(result: Any) -> Any:
-            return replace(self.answer(), tool_calls=self._calls_with(call_id, as_json(result)))
-
-        def keep(result: Any) -> None:
-            self._calls = self._calls_with(call_id, as_json(result))
-
-        if elsewhere:
-            result = await work()
-            keep(result)
-            if self.id not in await self._store.save_answers(lambda: [self.answer()]):
-                return result  # the answer is gone, with whoever would read of it
-        else:
-            result = await self._store.record_tool(self.id, work, with_result, keep)
-        self._show(call_id)
-        return result
-
-    def _calls_with(self, call_id: str, result: Any) -> list[dict[str, Any]]:
-        return [call | {"result": result} if call["id"] == call_id else call for call in self._calls]
 
     # ---- how it ends ----
 
@@ -333,43 +208,49 @@ class Run:
         if sentence is not None:
             self.publish({"type": "error", "message": sentence})
         self.ended = True
-        self._wake()
+        self._news.set()
 
-    def summary(self, ending: Ending) -> str:
+    def summary(self, ending: Ending, model: str) -> str:
         """Return the line for the log. It holds nothing that anybody said."""
         now = time.monotonic()
+        tools = [re.sub(r"[^\w.-]", "?", e["name"][:64]) for e in self.events if e["type"] == "tool_call"]
         first = "-" if self.first_text is None else f"{1000 * (self.first_text - self.began):.0f}"
         return (
-            f"turn user={self.user_id!r} conversation={self.conversation_id} model={self.model} "
+            f"turn user={self.user_id!r} conversation={self.conversation_id} model={model} "
             f"tokens={'{}+{}'.format(*self.tokens) if self.tokens and any(self.tokens) else '-'} "
-            f"tools={','.join(_plain(call['name']) for call in self._calls) or '-'} "
+            f"tools={','.join(tools) or '-'} "
             f"first_text_ms={first} total_ms={1000 * (now - self.began):.0f} state={ending}"
         )
 
 
-def _place(error: BaseException) -> str:
-    """Return where an error happened, but not what it says: its text may quote what somebody wrote."""
-    return " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)[-4:]))
+def _result(call: ToolCall, output: object) -> ToolResult:
+    return {"type": "tool_result", "id": call["id"], "name": call["name"], "result": as_json(output)}
 
 
-def _plain(name: str) -> str:
-    """Return a tool's name fit for the log: a model can invent one with anything in it."""
-    return re.sub(r"[^\w.-]", "?", name[:64])
+@dataclass(frozen=True)
+class _End:
+    """The end of an answer, as it is to be stored."""
+
+    answer_id: int
+    conversation_id: int
+    ending: Ending
+    body: Body
 
 
-# Makes the events of a turn, a `db.Turn`.
-Stream = Callable[[Run, Any], Awaitable[AsyncGenerator[Event, None]]]
+# Makes the events of a turn.
+Produce = Callable[[Run, Turn], Awaitable[AsyncGenerator[Event, None]]]
 
 
 class Runs:
-    """All runs of one app. `unavailable` is the exception by which the store says that it cannot write right now."""
+    """All runs of one app. `model` is what the log calls the model."""
 
-    def __init__(self, store: Store, unavailable: type[Exception]) -> None:
+    def __init__(self, store: Store, limits: Limits, model: str) -> None:
         self._store = store
-        self._unavailable = unavailable
+        self._limits = limits
+        self._model = model
         self._live: dict[int, Run] = {}  # by conversation; a run stays until its final state is stored
-        self._unsettled: dict[int, Any] = {}  # by conversation: final answers that could not be stored yet
-        self._beginnings: set[asyncio.Task[Any]] = set()
+        self._unsettled: dict[int, _End] = {}  # by conversation: ends that could not be stored yet
+        self._beginnings: set[asyncio.Task[tuple[Turn, Run | None]]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._close_by: float | None = None  # when the shutdown stops waiting
 
@@ -378,55 +259,45 @@ class Runs:
         run = self._live.get(conversation_id)
         return None if run is None or run.ended else run
 
-    async def begin(
-        self,
-        begin_turn: Callable[[], Awaitable[Any]],
-        stream: Stream,
-        *,
-        user_id: str,
-        model: str,
-    ) -> tuple[Any, Run | None]:
-        """Store a turn with `begin_turn` and start the run that `stream` makes for it: both, whoever gives up waiting.
+    async def begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Run | None]:
+        """Store a turn and start its run, whose events `produce` makes: both, whoever gives up waiting.
 
-        Returns the turn and its run. If the turn had been started before (an idempotency key), the run is the one that
-        is live, or None if the answer is complete. Raises `ShuttingDown`, and what `begin_turn` raises.
+        Returns the turn and its run. If the turn had been begun before (an idempotency key), the run is the one that is
+        live, or None if the answer is complete. Raises `ShuttingDown`, and what `Store.begin_turn` raises.
         """
         if self._close_by is not None:
             raise ShuttingDown("The server is shutting down. Please try again in a moment.")
-        task = asyncio.create_task(self._begin(begin_turn, stream, user_id, model))
+        task = asyncio.create_task(self._begin(request, produce))
         self._beginnings.add(task)
         task.add_done_callback(self._beginnings.discard)
         return await asyncio.shield(task)
 
-    async def _begin(
-        self,
-        begin_turn: Callable[[], Awaitable[Any]],
-        stream: Stream,
-        user_id: str,
-        model: str,
-    ) -> tuple[Any, Run | None]:
+    async def _begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Run | None]:
         while True:
             await self.settle()
-            turn = await begin_turn()
+            turn = await self._store.begin_turn(request, self._limits)
             if not turn.earlier:
-                run = Run(self._store, turn.answer, user_id, model)
-                run.publish({"type": "thinking", "content": THINKING, "thread_id": run.conversation_id})
-                if (other := self._live.get(run.conversation_id)) is not None:
-                    other.stop("stopped", ELSEWHERE)  # another program has ended it in the file
-                self._live[run.conversation_id] = run
-                run.producer = asyncio.create_task(self._produce(run, turn, stream))
-                run.finished = asyncio.create_task(self._conduct(run))
-                if self._close_by is not None:  # it had to wait for the database
-                    run.stop("interrupted", INTERRUPTED)
-                if self._keeper is None or self._keeper.done():
-                    self._keeper = asyncio.create_task(self._keep())
-                return turn, run
-            live = self._live.get(turn.answer.conversation_id)
-            if live is not None and live.id == turn.answer.id:
+                return turn, self._start(turn, request.user_id, produce)
+            live = self._live.get(turn.conversation["id"])
+            if live is not None and live.id == turn.answer["id"]:
                 return turn, live
-            if turn.answer.status != "streaming":
+            if turn.answer["status"] != "streaming":
                 return turn, None
             # The answer ended between our look at the database and our look at the runs, or is just about to begin.
+
+    def _start(self, turn: Turn, user_id: str, produce: Produce) -> Run:
+        run = Run(self._store, turn.answer["id"], turn.conversation["id"], user_id)
+        run.publish({"type": "started"})
+        if (other := self._live.get(run.conversation_id)) is not None:
+            other.stop("stopped", ELSEWHERE)  # another program has ended it in the file
+        self._live[run.conversation_id] = run
+        run.producer = asyncio.create_task(self._produce(run, turn, produce))
+        run.finished = asyncio.create_task(self._conduct(run))
+        if self._close_by is not None:  # it had to wait for the database
+            run.stop("interrupted", INTERRUPTED)
+        if self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.create_task(self._keep())
+        return run
 
     async def stop(self, conversation_id: int, ending: Ending, sentence: str | None = None) -> bool:
         """End the conversation's live run and wait until that is stored; False if there is none."""
@@ -463,30 +334,22 @@ class Runs:
         return max(0.0, (self._close_by or 0.0) - time.monotonic())
 
     async def settle(self) -> None:
-        """Store the ends of answers that could not be stored when they came. Raises `unavailable`."""
-        for conversation_id, answer in list(self._unsettled.items()):
-            await self._store.finish_answer(answer)
-            self._unsettled.pop(conversation_id, None)
-            self._forget(answer)
-
-    def _forget(self, answer: Any) -> None:
-        run = self._live.get(answer.conversation_id)
-        if run is not None and run.id == answer.id:
-            del self._live[answer.conversation_id]
+        """Store the ends of answers that could not be stored when they came. Raises `Unavailable`."""
+        for end in list(self._unsettled.values()):
+            await self._store_end(end)
 
     # ---- the tasks ----
 
-    async def _produce(self, run: Run, turn: Any, stream: Stream) -> str | None:
-        events = await stream(run, turn)  # not sooner: a host's agent or context may fail to be made
+    async def _produce(self, run: Run, turn: Turn, produce: Produce) -> str | None:
+        events = await produce(run, turn)  # not sooner: a host's agent or context may fail to be made
         async with aclosing(events):
             async for event in events:
-                if isinstance(event, dict):
-                    if event["type"] == "error":
-                        return str(event["message"])  # published once it is stored
-                    if event["type"] == "tool_result":
-                        await run.publish_result(event)
-                        continue
-                run.publish(event)
+                if event["type"] == "error":
+                    return event["message"]  # published once it is stored
+                if event["type"] == "tool_result":
+                    await run.tool_ended(event)
+                else:
+                    run.publish(event)
         return None
 
     async def _conduct(self, run: Run) -> None:
@@ -497,27 +360,35 @@ class Runs:
             for tool in hanging:  # a host's database that does not answer
                 tool.cancel()
         ending, sentence = self._outcome(run, run.producer)
+        body = fold(run.events)
         try:
-            if not await self._store_end(run.answer(status=ending, error=sentence)):
+            if not await self._store_or_keep(_End(run.id, run.conversation_id, ending, {**body, "error": sentence})):
                 sentence = UNSAVED
         except Exception as error:  # a run must end in a state, and no reader must wait for ever
             self._log_mistake(run, error)
             ending, sentence = "failed", BROKEN
-            empty = replace(run.answer(), content="", tool_calls=[], reasoning=[])
-            await self._store_end(replace(empty, status=ending, error=sentence))
+            empty = fold([{"type": "error", "message": sentence}])
+            await self._store_or_keep(_End(run.id, run.conversation_id, ending, empty))
         finally:
-            log.info(run.summary(ending))
+            log.info(run.summary(ending, self._model))
             run.end(sentence)
 
-    async def _store_end(self, answer: Any) -> bool:
+    async def _store_or_keep(self, end: _End) -> bool:
+        """Store the end of an answer, or keep it until that can be done; return whether it is stored."""
         try:
-            await self._store.finish_answer(answer)
-            self._forget(answer)
+            await self._store_end(end)
             return True
-        except self._unavailable as error:
-            log.error("conversation %d: the end of an answer is not stored yet: %s", answer.conversation_id, error)
-            self._unsettled[answer.conversation_id] = answer
+        except Unavailable as error:
+            log.error("conversation %d: the end of an answer is not stored yet: %s", end.conversation_id, error)
+            self._unsettled[end.conversation_id] = end
             return False
+
+    async def _store_end(self, end: _End) -> None:
+        await self._store.finish_answer(end.answer_id, end.ending, end.body)
+        self._unsettled.pop(end.conversation_id, None)
+        run = self._live.get(end.conversation_id)
+        if run is not None and run.id == end.answer_id:
+            del self._live[end.conversation_id]
 
     def _outcome(self, run: Run, producer: "asyncio.Task[str | None]") -> tuple[Ending, str | None]:
         if producer.cancelled():  # or, if nobody asked for it, a tool of the host's has cancelled itself
@@ -528,7 +399,7 @@ class Runs:
         if error is None:
             sentence = producer.result()
             return ("failed", sentence) if sentence else ("done", None)
-        if isinstance(error, self._unavailable):
+        if isinstance(error, Unavailable):
             return "failed", str(error)
         self._log_mistake(run, error)
         return "failed", BROKEN
@@ -537,15 +408,13 @@ class Runs:
         log.error("conversation %d: %s at %s", run.conversation_id, type(error).__name__, _place(error))
 
     async def _keep(self) -> None:
-        """Store, while there are live answers, all that changed, in one transaction; and keep the quiet ones alive."""
+        """Store, while there are live answers, all that is new in them, in one transaction."""
         while self._live:
             await asyncio.sleep(CHECKPOINT_EVERY)
-            for run in self._live.values():
-                run.keep_alive()  # one timer for all: one for each wait would cost more than the wait
             try:
                 await self.settle()
                 await self._checkpoint()
-            except self._unavailable as error:
+            except Unavailable as error:
                 log.warning("checkpoint: %s", error)
             except Exception as error:  # the other answers must be saved all the same, the next time
                 log.error("checkpoint: %s at %s", type(error).__name__, _place(error))
@@ -554,15 +423,21 @@ class Runs:
         changed = [run for run in self._live.values() if run.saved < len(run.events) and not run.ended]
         if not changed:
             return
+        new: dict[Run, Progress] = {}
 
-        counts: dict[Run, int] = {}
+        def progress() -> list[Progress]:
+            # Where the result of a tool is being stored, that stores all the rest too.
+            new.update((run, run.progress()) for run in changed if not run.recording.locked())
+            return list(new.values())
 
-        def answers() -> list[Any]:
-            counts.update((run, len(run.events)) for run in changed)
-            return [run.answer() for run in changed]
-
-        still_ours = await self._store.save_answers(answers)
-        for run, count in counts.items():
-            run.saved = count
-            if run.id not in still_ours:
+        live = await self._store.save_progress(progress)
+        for run, saved in new.items():
+            run.saved = max(run.saved, saved.first + len(saved.events))
+        for run in changed:
+            if run.id not in live:
                 run.stop("stopped", ELSEWHERE)
+
+
+def _place(error: BaseException) -> str:
+    """Return where an error happened, but not what it says: its text may quote what somebody wrote."""
+    return " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)[-4:]))

@@ -1,5 +1,5 @@
 -- The whole of what is stored. Times are UTC, ISO 8601 with a "Z". Ids are never reused (AUTOINCREMENT).
--- `PRAGMA user_version` holds the version of this schema; db.py upgrades older files step by step.
+-- `PRAGMA user_version` holds the version of this schema; engines/sqlite.py upgrades older files step by step.
 
 CREATE TABLE IF NOT EXISTS conversations (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -15,7 +15,7 @@ CREATE INDEX IF NOT EXISTS conversations_last_used_first
 -- A turn is two rows: what the user said, and the one answer to it.
 -- `tool_calls` is a JSON list of {"id", "name", "args", "result", "at"}: `at` is the offset in `content`, in
 -- characters, where the call happened; "result" is missing where the call was cut off. `reasoning` is a JSON list of
--- {"text", "at", "calls"}: the model's summary of its reasoning, where it came, and after how many calls.
+-- {"text", "at", "calls"}: a stretch of the model's reasoning, where it came, and after how many calls.
 CREATE TABLE IF NOT EXISTS messages (
     id               INTEGER PRIMARY KEY AUTOINCREMENT,
     conversation_id  INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
@@ -34,6 +34,15 @@ CREATE INDEX IF NOT EXISTS messages_in_order ON messages (conversation_id, id);
 
 -- One live answer in a conversation: this index is what refuses the second one.
 CREATE UNIQUE INDEX IF NOT EXISTS one_live_answer ON messages (conversation_id) WHERE status = 'streaming';
+
+-- What there is of the answers that are `streaming`: events.py says what an event is. When an answer ends, its events are
+-- folded into its row in `messages`, which has nothing of them until then.
+CREATE TABLE IF NOT EXISTS live_events (
+    answer_id  INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+    first      INTEGER NOT NULL,  -- the number of the first of these events; each checkpoint adds a row
+    events     TEXT NOT NULL,     -- a JSON list, in which a bare text is a piece of the answer's text
+    PRIMARY KEY (answer_id, first)
+) STRICT, WITHOUT ROWID;
 
 -- Idempotency keys of the last day. `answer_id` becomes NULL when its conversation is deleted: the key stays used.
 CREATE TABLE IF NOT EXISTS idempotency_keys (

@@ -27,6 +27,8 @@ from openai.types.responses import (
 )
 from pydantic import ValidationError
 
+from todochat.models import offline
+
 GEMINI_URL = "https://generativelanguage.googleapis.com/v1beta/openai/"
 OPENAI_URL = "https://api.openai.com/v1"
 MAX_WAIT = 5.0  # seconds that a provider may ask for before the client tries again
@@ -38,14 +40,19 @@ class BadModel(Exception):
 
 @dataclass(frozen=True)
 class Choice:
-    """A model and the name to show for it."""
+    """A model, None if each agent has its own, and the name to show for it."""
 
-    model: Model
+    model: Model | None
     name: str
 
+    @property
+    def description(self) -> str:
+        """What to tell whoever starts the server."""
+        return offline.WHAT_IT_IS if self.name == offline.NAME else f"the model: {self.name}"
 
-def choose_model(env: Mapping[str, str], *, idle_timeout: float = 60.0) -> Choice | None:
-    """Return the model that the environment names (see the table in README.md), None if it names none.
+
+def choose_model(env: Mapping[str, str], *, idle_timeout: float = 60.0) -> Choice:
+    """Return the model that the environment names (see the table in README.md), the offline model if it names none.
 
     `idle_timeout` is how long, in seconds, a connection to the provider may be silent. Raises `BadModel`.
     """
@@ -67,7 +74,7 @@ def choose_model(env: Mapping[str, str], *, idle_timeout: float = 60.0) -> Choic
         client = _client(key or "none", url or OPENAI_URL, idle_timeout)  # local servers want no key, the client does
         model = _chat(name, client) if api == "chat" else OpenAIResponsesModel(model=name, openai_client=client)
         return Choice(model, name)
-    return None
+    return Choice(offline.OfflineModel(), offline.NAME)
 
 
 def _by_prefix(name: str) -> Model:

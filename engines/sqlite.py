@@ -1,0 +1,400 @@
+"""The engine for one SQLite file, by aiosqlite: one process, one connection that writes, and one that only reads.
+
+Writers wait for each other; those that wait at the same time share a transaction, and so one sync of the disk. Readers
+wait for no writer, as the file is in WAL mode. SQLite before 3.51.3 can lose data in that mode when two connections
+write or checkpoint at the same instant: the one that reads does neither, and is closed first.
+"""
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from todochat.engines import Engine, Row, StoreError, T, Unavailable, Value, Work
+
+MEMORY = ":memory:"
+SCHEMA = Path(__file__).parent.with_name("schema.sql")
+SCHEMA_VERSION = 3
+# From which version: what leads to the next one, beside the tables and indexes of schema.sql that are not there yet.
+UPGRADES = {
+    1: """
+        ALTER TABLE messages ADD COLUMN reasoning TEXT NOT NULL DEFAULT '[]';
+        ALTER TABLE messages ADD COLUMN feedback TEXT CHECK (feedback IN ('positive', 'negative'));
+    """,
+}
+TABLES = {"conversations", "messages", "tasks"}
+
+# What is trouble with the machine, and may pass; any other error of SQLite is a mistake of ours.
+TROUBLE = {
+    sqlite3.SQLITE_BUSY: "The database is in use by another program. Please try again in a moment.",
+    sqlite3.SQLITE_LOCKED: "The database is in use by another program. Please try again in a moment.",
+    sqlite3.SQLITE_PROTOCOL: "The database is in use by another program. Please try again in a moment.",
+    sqlite3.SQLITE_NOMEM: "The server has too little memory at the moment. Please try again later.",
+    sqlite3.SQLITE_PERM: "The database cannot be written at the moment. Please try again later.",
+    sqlite3.SQLITE_READONLY: "The database cannot be written at the moment. Please try again later.",
+    sqlite3.SQLITE_IOERR: "The database's disk does not answer. Please try again later.",
+    sqlite3.SQLITE_CORRUPT: "The database is damaged. Its owner must restore it from a backup.",
+    sqlite3.SQLITE_FULL: "The database's disk is full. Please try again later.",
+    sqlite3.SQLITE_CANTOPEN: "The database file cannot be opened. Please try again later.",
+    sqlite3.SQLITE_NOTADB: "The database is damaged. Its owner must restore it from a backup.",
+}
+
+
+@dataclass
+class _Unit:
+    """A unit of work that waits to be written, or is written, and what came of it."""
+
+    work: Work[Any]
+    begun: bool = False
+    result: Any = None
+    error: Exception | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass
+class _Transaction:
+    """A call of `SqliteEngine.transaction`, which what is called within it joins; one at a time."""
+
+    engine: "SqliteEngine"
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    over: bool = False
+
+
+# The transaction that the current task was begun in.
+_CURRENT: ContextVar[_Transaction | None] = ContextVar("todochat_transaction", default=None)
+
+
+class SqliteEngine(Engine):
+    """See the module. Made by `await SqliteEngine.open(path)`."""
+
+    def __init__(
+        self,
+        writer: aiosqlite.Connection,
+        reader: aiosqlite.Connection,
+        lock_file: sqlite3.Connection | None,
+        patience: float,
+    ) -> None:
+        self._writer, self._reader, self._lock_file = writer, reader, lock_file
+        self._patience = patience
+        # A connection is shared by all tasks: without its lock one's rollback would take another's statements.
+        self._writing = asyncio.Lock()
+        self._reading = asyncio.Lock() if reader is not writer else self._writing
+        self._waiting: list[_Unit] = []  # to be written
+        self._closing = False
+
+    @classmethod
+    async def open(cls, path: str, *, patience: float = 3.0) -> "SqliteEngine":
+        """Open or create the file at `path` (":memory:" for none), and upgrade it to the schema of this program.
+
+        `patience` is how long, in seconds, a unit of work waits for the database before it gives up.
+        Raises `StoreError` if the file is in use by another process, read-only, corrupt, or not ours.
+        """
+        lock_file = None if path == MEMORY else _lock(path)
+        connections: list[aiosqlite.Connection] = []
+        try:
+            version = 0 if path == MEMORY else await asyncio.to_thread(_inspect, path)
+            # One for each of them; a database in memory is its connection's alone.
+            for pragmas in (_WRITER, _READER)[: 1 if path == MEMORY else 2]:
+                connection = await aiosqlite.connect(path, timeout=patience, isolation_level=None)
+                connections.append(connection)
+                connection.row_factory = sqlite3.Row
+                for pragma in pragmas:
+                    await connection.execute_fetchall(f"PRAGMA {pragma}")
+                if pragmas is _WRITER:
+                    await _upgrade(connection, version)
+            return cls(connections[0], connections[-1], lock_file, patience)
+        except BaseException as error:
+            for connection in connections:
+                await connection.close()  # or its thread keeps the process from ending
+            if lock_file is not None:
+                lock_file.close()
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(f"Cannot use the database {path}: {error}.") from error
+            raise
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        self._closing = True
+        async with self._writing:
+            if self._reader is not self._writer:
+                async with self._reading:
+                    await self._reader.close()
+            await self._writer.close()
+            if self._lock_file is not None:
+                self._lock_file.close()
+
+    # ---- units of work ----
+
+    async def read(self, work: Work[T]) -> T:
+        """See `Engine.read`."""
+        if (transaction := self._joined()) is not None:
+            return await _whole(self._within(transaction, work))
+        return await _whole(self._read(work))
+
+    async def write(self, work: Work[T]) -> T:
+        """See `Engine.write`."""
+        if (transaction := self._joined()) is not None:
+            return await _whole(self._within(transaction, work))
+        unit = _Unit(work)
+        await _whole(self._write(unit))
+        if unit.error is not None:
+            raise unit.error
+        result: T = unit.result
+        return result
+
+    async def transaction(self, work: Work[T]) -> T:
+        """See `Engine.transaction`."""
+        return await _whole(self._transaction(work))
+
+    def _joined(self) -> _Transaction | None:
+        transaction = _CURRENT.get()
+        return transaction if transaction and transaction.engine is self and not transaction.over else None
+
+    async def _read(self, work: Work[T]) -> T:
+        async with self._alone(self._reading):
+            await self._reader.execute_fetchall("BEGIN")
+            try:
+                return await work(self._select)
+            finally:
+                await self._roll_back(self._reader)
+
+    async def _write(self, unit: _Unit) -> None:
+        """Write all that waits, unless somebody does it already."""
+        self._waiting.append(unit)
+        try:
+            async with self._alone(self._writing) as patience_left:
+                if not unit.begun:
+                    units, self._waiting = self._waiting, []
+                    await self._write_together(units, patience_left)
+        except Unavailable:
+            if not unit.begun:  # it was not our turn in time, or is no longer
+                self._waiting.remove(unit)
+                raise
+        await unit.over.wait()
+
+    async def _write_together(self, units: Sequence[_Unit], patience: float) -> None:
+        for unit in units:
+            unit.begun = True
+        try:
+            with _in_words():
+                await self._begin(patience)
+                if len(units) == 1:
+                    units[0].result = await units[0].work(self._execute)
+                else:
+                    for unit in units:
+                        await self._attempt(unit)
+                await self._writer.execute_fetchall("COMMIT")
+        except Exception as error:  # goes to each of those whose work is undone by it
+            for unit in units:
+                unit.error = unit.error or error
+        finally:
+            await self._roll_back(self._writer)
+            for unit in units:
+                unit.over.set()
+
+    async def _attempt(self, unit: _Unit) -> None:
+        try:
+            unit.result = await self._apart(unit.work)
+        except Exception as error:  # this one's alone, unless all is lost
+            if not self._writer.in_transaction:
+                raise
+            unit.error = error
+
+    async def _transaction(self, work: Work[T]) -> T:
+        async with self._alone(self._writing) as patience_left:
+            await self._begin(patience_left)
+            transaction = _Transaction(self)
+            _CURRENT.set(transaction)  # for this task, and for those that the work begins
+            try:
+                result = await work(self._execute)
+                async with transaction.turn:  # what has been begun within is ended first
+                    transaction.over = True
+                    await self._writer.execute_fetchall("COMMIT")
+                return result
+            finally:
+                async with transaction.turn:
+                    transaction.over = True
+                    await self._roll_back(self._writer)
+
+    async def _within(self, transaction: _Transaction, work: Work[T]) -> T:
+        async with transaction.turn:
+            if transaction.over:
+                raise Unavailable("The transaction that this belongs to is over.")
+            with _in_words():
+                return await self._apart(work)
+
+    async def _apart(self, work: Work[T]) -> T:
+        """Do `work` so that it can fail without the rest of its transaction."""
+        await self._writer.execute_fetchall("SAVEPOINT work")
+        try:
+            return await work(self._execute)
+        except Exception:
+            if self._writer.in_transaction:  # a full disk has rolled everything back
+                await self._writer.execute_fetchall("ROLLBACK TO work")
+            raise
+        finally:
+            if self._writer.in_transaction:
+                await self._writer.execute_fetchall("RELEASE work")
+
+    @asynccontextmanager
+    async def _alone(self, lock: asyncio.Lock) -> AsyncIterator[float]:
+        """Have a connection for this task alone; yields how much is left of its patience, in seconds."""
+        deadline = time.monotonic() + self._patience
+        try:
+            async with asyncio.timeout(self._patience):
+                await lock.acquire()
+        except TimeoutError:
+            raise Unavailable("The database is busy. Please try again in a moment.") from None
+        try:
+            if self._closing:
+                raise Unavailable("The server is shutting down. Please try again in a moment.")
+            with _in_words():
+                yield max(0.0, deadline - time.monotonic())
+        finally:
+            lock.release()
+
+    async def _begin(self, patience: float) -> None:
+        await self._writer.execute_fetchall(f"PRAGMA busy_timeout = {int(1000 * patience)}")
+        # IMMEDIATE: a transaction that reads first and writes later could fail with BUSY whatever the timeout.
+        await self._writer.execute_fetchall("BEGIN IMMEDIATE")
+
+    async def _roll_back(self, connection: aiosqlite.Connection) -> None:
+        if connection.in_transaction:  # a full disk has rolled back already
+            await connection.execute_fetchall("ROLLBACK")
+
+    async def _execute(self, statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
+        return list(await self._writer.execute_fetchall(statement, parameters))
+
+    async def _select(self, statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
+        return list(await self._reader.execute_fetchall(statement, parameters))
+
+
+async def _whole(work: Coroutine[Any, Any, T]) -> T:
+    """Await what must be done whole even if the caller is cancelled."""
+    return await asyncio.shield(asyncio.create_task(work))
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Turn SQLite's trouble with the machine into `Unavailable`."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if (trouble := TROUBLE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)) is None:
+            raise
+        raise Unavailable(trouble) from error
+
+
+# ---- the file ----
+
+# FULL: what was acknowledged survives a power cut too.
+_WRITER = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+_READER = ("query_only = ON", "wal_autocheckpoint = 0")
+
+
+async def _upgrade(connection: aiosqlite.Connection, version: int) -> None:
+    """Bring a file from a version of the schema (0: an empty one) to that of this program, in one transaction."""
+    if version == SCHEMA_VERSION:
+        return
+    steps = [UPGRADES[v] for v in range(version, SCHEMA_VERSION) if version and v in UPGRADES]
+    await connection.execute_fetchall("BEGIN IMMEDIATE")
+    for statement in (s for step in [*steps, SCHEMA.read_text()] for s in _statements(step)):
+        await connection.execute_fetchall(statement)  # executescript would commit in between
+    await connection.execute_fetchall(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    await connection.execute_fetchall("COMMIT")
+
+
+def _statements(sql: str) -> Iterable[str]:
+    statement = ""
+    for line in sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _lock(path: str) -> sqlite3.Connection:
+    """Take the file's lock for this process. The operating system gives it back when the process ends, however it ends.
+
+    It is SQLite's own lock, on an empty file beside the database: the same on every system, and in nobody's way.
+    """
+    if os.path.exists(path):
+        if not os.path.isfile(path):
+            raise StoreError(f"The database {path} is not a file. Set DATABASE_URL to one.")
+        if not os.stat(path).st_mode & 0o222:  # root could write it all the same
+            raise StoreError(
+                f"The database {path} is read-only. Make it writable, or set DATABASE_URL to another file."
+            )
+        if os.stat(path).st_nlink > 1:  # SQLite keeps its log beside the name, and two logs ruin the file
+            raise StoreError(f"The database {path} has a second name (a hard link). Remove one of the two.")
+    try:
+        with suppress(FileExistsError):  # what people write here is not for the other users of the machine
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        name = f"{os.path.realpath(path)}.lock"  # one for the file, whatever name leads to it
+        lock_file = sqlite3.connect(name, timeout=0, isolation_level=None, check_same_thread=False)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"Cannot create files beside the database {path}: {error}.") from error
+    try:
+        lock_file.execute("PRAGMA journal_mode = MEMORY")  # nothing is written: spare the folder another file
+        lock_file.execute("BEGIN EXCLUSIVE")
+        return lock_file
+    except sqlite3.Error as error:
+        lock_file.close()
+        if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY:
+            raise StoreError(f"Cannot lock the database {path}: {error}.") from error
+        raise StoreError(
+            f"The database {path} is in use by another server. Stop that one, or set DATABASE_URL to another file."
+        ) from error
+
+
+def _inspect(path: str) -> int:
+    """Return the version of the schema in a file, 0 for a new one. Raises `StoreError` if it is none of ours.
+
+    The file is only read: who is refused wants it back as it was.
+    """
+    with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as file:
+        [(version,)] = file.execute("PRAGMA user_version")
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"The database {path} was written by a newer version of this program (schema {version}; this one knows "
+                f"{SCHEMA_VERSION}). Start the newer program, or set DATABASE_URL to another file."
+            )
+        verdict = str(file.execute("PRAGMA quick_check(1)").fetchone()[0])
+        if verdict != "ok":
+            raise StoreError(f"The database {path} is damaged ({verdict.splitlines()[0]}). Restore it from a backup.")
+        tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not (tables >= TABLES if version > 0 else not tables and version == 0):
+            raise StoreError(
+                f"The database {path} belongs to another program, by its tables. Set DATABASE_URL to another file."
+            )
+        return int(version)
+
+
+def backup(path: str, target: str) -> None:
+    """Copy the database at `path` to the new file `target`, consistently, while a server writes to it or not.
+
+    Raises `StoreError`; an existing file is never overwritten.
+    """
+    try:
+        # Copying the file itself would miss what is still in its write-ahead log.
+        target = os.path.abspath(target)  # for SQLite some other names are not files at all
+        with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as source:
+            source.execute("SELECT 1 FROM sqlite_master LIMIT 1")
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            try:
+                source.execute("VACUUM INTO ?", (target,))
+            except sqlite3.Error:
+                os.unlink(target)
+                raise
+    except FileExistsError as error:
+        raise StoreError(f"{target} exists already, and a backup overwrites nothing.") from error
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"Cannot copy {path} to {target}: {error}.") from error

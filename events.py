@@ -1,0 +1,175 @@
+"""The events of an answer, and the pure functions between a list of events and a stored message.
+
+An answer in the making is a list of events to which is only ever appended. Readers follow that list by index, and the
+database keeps it as it is while the answer lives (`dump`, `load`). When the answer ends, `fold` makes the row of it that
+stays; `unfold` turns such a row into events again, for whoever reads it later. How a client sees an event is the
+business of the dialects: each event is one frame of the simple dialect, so the number of a frame is its index here.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NotRequired, TypedDict
+
+Status = Literal["streaming", "done", "stopped", "failed", "interrupted"]
+
+# ---- events ----
+
+
+class Started(TypedDict):
+    """The answer has begun: always the first event, and the only one that no model has a part in."""
+
+    type: Literal["started"]
+
+
+class Thinking(TypedDict):
+    """A piece of the model's reasoning, or the handoff to another agent."""
+
+    type: Literal["thinking"]
+    content: str
+
+
+class Text(TypedDict):
+    """A piece of the answer's text."""
+
+    type: Literal["text"]
+    content: str
+
+
+class ToolCall(TypedDict):
+    """The model has asked for a tool; `args` is JSON data."""
+
+    type: Literal["tool_call"]
+    id: str
+    name: str
+    args: Any
+
+
+class ToolResult(TypedDict):
+    """A tool has run; `id` and `name` are those of its call, and `result` is JSON data."""
+
+    type: Literal["tool_result"]
+    id: str
+    name: str
+    result: Any
+
+
+class Failure(TypedDict):
+    """The answer did not end well: `message` is a sentence for the user. Nothing comes after it."""
+
+    type: Literal["error"]
+    message: str
+
+
+Event = Started | Thinking | Text | ToolCall | ToolResult | Failure
+
+# ---- what is stored ----
+
+
+class StoredCall(TypedDict):
+    """A tool call of an answer: `at` is its place in the text, in characters; without `result` it was cut off."""
+
+    id: str
+    name: str
+    args: Any
+    at: int
+    result: NotRequired[Any]
+
+
+class Thought(TypedDict):
+    """A stretch of reasoning: `at` is its place in the text, in characters, and `calls` the tool calls before it."""
+
+    text: str
+    at: int
+    calls: int
+
+
+class Body(TypedDict):
+    """What the events of an answer add up to; `error` is the sentence that says why it did not end well."""
+
+    content: str
+    tool_calls: list[StoredCall]
+    reasoning: list[Thought]
+    error: str | None
+
+
+class Message(Body):
+    """A message as it is stored, and as the REST API shows it. A user's has only `content`, and is always "done"."""
+
+    id: int
+    role: Literal["user", "assistant"]
+    status: Status
+    feedback: Literal["positive", "negative"] | None
+    created_at: str  # ISO 8601, UTC
+
+
+# ---- between the two ----
+
+
+def fold(events: Iterable[Event]) -> Body:
+    """Return what the events of one answer add up to."""
+    text: list[str] = []
+    length = 0
+    calls: dict[str, StoredCall] = {}
+    thoughts: dict[tuple[int, int], list[str]] = {}  # by their place: after how many characters and calls
+    error = None
+    for event in events:
+        if event["type"] == "text":
+            text.append(event["content"])
+            length += len(event["content"])
+        elif event["type"] == "thinking":
+            thoughts.setdefault((length, len(calls)), []).append(event["content"])
+        elif event["type"] == "tool_call":
+            calls[event["id"]] = {"id": event["id"], "name": event["name"], "args": event["args"], "at": length}
+        elif event["type"] == "tool_result" and event["id"] in calls:
+            calls[event["id"]]["result"] = event["result"]
+        elif event["type"] == "error":
+            error = event["message"]
+    reasoning: list[Thought] = [
+        {"text": "".join(pieces), "at": at, "calls": so_many} for (at, so_many), pieces in thoughts.items()
+    ]
+    return {"content": "".join(text), "tool_calls": list(calls.values()), "reasoning": reasoning, "error": error}
+
+
+def unfold(body: Body) -> list[Event]:
+    """Return the events that `fold` makes this of: those that were streamed, but for how the text was cut.
+
+    A tool's result follows its call at once, also where several tools ran at the same time.
+    """
+    content, written = body["content"], 0
+    events: list[Event] = [{"type": "started"}]
+    places: list[tuple[int, int, int, list[Event]]] = [
+        (thought["at"], thought["calls"], 0, [{"type": "thinking", "content": thought["text"]}])
+        for thought in body["reasoning"]
+    ]
+    places += [(call["at"], n, 1, _call_events(call)) for n, call in enumerate(body["tool_calls"])]
+    for at, _, _, happened in sorted(places, key=lambda place: place[:3]):
+        if written < at:
+            events.append({"type": "text", "content": content[written:at]})
+        written = at
+        events += happened
+    if written < len(content):
+        events.append({"type": "text", "content": content[written:]})
+    if body["error"] is not None:
+        events.append({"type": "error", "message": body["error"]})
+    return events
+
+
+def _call_events(call: StoredCall) -> list[Event]:
+    asked: ToolCall = {"type": "tool_call", "id": call["id"], "name": call["name"], "args": call["args"]}
+    if "result" not in call:
+        return [asked]
+    return [asked, {"type": "tool_result", "id": call["id"], "name": call["name"], "result": call["result"]}]
+
+
+def dump(events: Sequence[Event]) -> str:
+    """Return events as JSON. A piece of text, by far the most frequent event, is a bare string: that is half the size."""
+    return json.dumps(
+        [event["content"] if event["type"] == "text" else event for event in events],
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+
+
+def load(dumped: str) -> list[Event]:
+    """Return the events that `dump` made this of."""
+    return [{"type": "text", "content": event} if isinstance(event, str) else event for event in json.loads(dumped)]
