@@ -10,38 +10,34 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from agents import Agent, Model, RunConfig
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
-
-from todochat import inputs, pages
 from todochat.agent import Tasks, TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.auth import Authenticate, bearer, verifier_for
 from todochat.db import Busy, Conflict, Limits, NotFound, Store, TooMany, Turn, TurnRequest
 from todochat.dialects import chatkit, mcp, replay, simple
 from todochat.dialects.sse import EventStream
-from todochat.engines import Unavailable
+from todochat.engines import T, Unavailable
 from todochat.events import Event
-from todochat.middleware import ErrorResponder, Prefixed
+from todochat.middleware import middleware
 from todochat.models import Choice, choose_model, offline
-from todochat.runs import DELETED, UNSAVED, Run, Runs, ShuttingDown
+from todochat.runs import UNSAVED, Run, Runs, ShuttingDown
 from todochat.settings import BadSetting, Settings, store_path
+
+from todochat import inputs, pages
 
 log = logging.getLogger("todochat")
 
 MAX_PAGE = 200  # conversations
-TITLE_FROM_MESSAGE = 50  # characters
 
-T = TypeVar("T")
 AgentOrFactory = Agent[Any] | Callable[[str], Agent[Any] | Awaitable[Agent[Any]]]
 ContextFactory = Callable[[TurnContext], object]
 Part = Literal["tasks", "page", "mcp"]
@@ -130,7 +126,7 @@ async def post_chatkit(request: Request) -> Response | EventStream:
         raise HTTPException(400, 'on_disconnect must be "continue" or "stop".')
     thread = inputs.thread_in(body)
     said = body | {"thread_id": thread, "on_disconnect": on_disconnect}  # however it was spelt
-    asked = TurnRequest(user_id, message, title_of(message), conversation_id=thread)
+    asked = TurnRequest(user_id, message, inputs.conversation_title(message), conversation_id=thread)
     turn, run = await begin(request, service, asked, said)
     frames = simple.frames(turn.conversation["id"], batches(turn, run))
     stop = stop_when_left(service, run) if on_disconnect == "stop" else None
@@ -143,26 +139,18 @@ async def chatkit_protocol(
     """POST /chatkit with a `type`: the protocol of the <openai-chatkit> component. A disconnect is its Stop button."""
     kind, params = chatkit.request_in(body)
     if kind not in chatkit.STREAMING:
-        reply = await chatkit.reply(kind, params, service.store, user_id)
-        if kind == "threads.delete":
-            await service.runs.stop(chatkit.id_in(params, "thread_id"), "stopped", DELETED)
+        reply = await chatkit.reply(kind, params, service.store, user_id, service.runs.end_deleted)
         return Response(json.dumps(reply), media_type="application/json")
     thread = None if kind == "threads.create" else chatkit.id_in(params, "thread_id")
     if kind == "threads.retry_after_item":
         asked = TurnRequest(user_id, conversation_id=thread, retry_of=chatkit.id_in(params, "item_id"))
     else:
         text, message = chatkit.message_in(params)
-        title = title_of(text) if thread is None else None
+        title = inputs.conversation_title(text) if thread is None else None
         asked = TurnRequest(user_id, message, title, conversation_id=thread)
     turn, run = await begin(request, service, asked, body)
     frames = chatkit.frames(kind, turn, batches(turn, run))
     return EventStream(frames, names_of(turn.conversation["id"], turn.answer["id"]), stop_when_left(service, run))
-
-
-def title_of(message: str) -> str:
-    """Return the title of a conversation that begins with this message."""
-    message = message.strip()
-    return message if len(message) <= TITLE_FROM_MESSAGE else message[:TITLE_FROM_MESSAGE] + "..."
 
 
 async def begin(
@@ -267,7 +255,7 @@ async def delete_conversation(request: Request) -> Response:
     service, user_id = await signed_in(request)
     conversation_id = inputs.id_of(request)
     found(await service.store.delete_conversation(user_id, conversation_id))
-    await service.runs.stop(conversation_id, "stopped", DELETED)
+    await service.runs.end_deleted(conversation_id)
     return JSONResponse({"status": "deleted"})
 
 
@@ -294,19 +282,7 @@ async def add_task(request: Request) -> Response:
 async def update_task(request: Request) -> Response:
     """PATCH /api/tasks/{id} with any of title, description, completed."""
     service, user_id = await signed_in(request)
-    body = await inputs.body_of(request)
-    inputs.fields(body, "title", "description", "completed")
-    changes: dict[str, str | bool | None] = {}
-    if "title" in body:
-        changes["title"] = inputs.title_in(body)
-    if "description" in body:
-        changes["description"] = inputs.description_in(body)
-    if "completed" in body:
-        if not isinstance(body["completed"], bool):
-            raise HTTPException(400, "completed must be true or false.")
-        changes["completed"] = body["completed"]
-    if not changes:
-        raise HTTPException(400, "Send at least one of title, description and completed.")
+    changes = inputs.task_changes_in(await inputs.body_of(request))
     return JSONResponse(dict(found(await service.tasks.update_task(user_id, inputs.id_of(request), **changes))))
 
 
@@ -323,11 +299,7 @@ async def delete_task(request: Request) -> Response:
 async def mcp_endpoint(request: Request) -> ASGIApp:
     """POST /mcp: the five task tools for any client of the Model Context Protocol, over its streamable HTTP."""
     service, user_id = await signed_in(request)
-    # The protocol wants the origin checked: browsers send it, other clients do not.
-    origin = request.headers.get("origin", "")
-    ours = not origin or origin.split("://")[-1] == request.headers.get("host")
-    if not ours and not {origin, "*"} & set(service.settings.cors_origins):
-        raise HTTPException(403, "Pages of this origin may not call: CORS_ORIGINS has those that may.")
+    mcp.refuse_foreign_page(request, service.settings.cors_origins)
     request.scope[mcp.USER] = user_id
     return service.mcp.handle_request
 
@@ -346,7 +318,7 @@ async def about(request: Request) -> Response:
 
 async def openapi(request: Request) -> Response:
     """GET /openapi.json: the description of the REST API and the simple dialect, as reached from where it is asked."""
-    return JSONResponse(pages.description(request, with_tokens=service_of(request).takes_tokens))
+    return pages.description(request, takes_tokens=service_of(request).takes_tokens)
 
 
 # ---- the app ----
@@ -382,12 +354,15 @@ def routes(parts: Collection[Part] = PARTS) -> list[BaseRoute]:
     if "mcp" in parts:
         chosen += resource("/mcp", POST=mcp_endpoint)
     if "page" in parts:
-        chosen += pages.routes()
+        chosen += pages.routes(service_of)
     return chosen
 
 
+EXPECTED = (HTTPException, NotFound, Conflict, TooMany, Unavailable, ShuttingDown)
+
+
 async def refuse(request: Request, error: Exception) -> Response:
-    """Answer any error as JSON: `{"detail": "..."}`."""
+    """Answer any of the expected errors as JSON: `{"detail": "..."}`."""
     later = {"Retry-After": "5"}
     match error:
         case HTTPException():
@@ -442,10 +417,10 @@ def create_app(
     What is not given is taken from the environment, now; the database is opened when the app's lifespan begins. A host
     must run that: `async with chat.router.lifespan_context(chat): yield` in its own lifespan. Nothing outside the app
     is changed: no logging is configured (the logger is "todochat"), and no default of the Agents SDK is set.
-    Raises `settings.BadSetting` or `models.BadModel`, and the lifespan `engines.StoreError`: each a sentence for whoever
-    starts the server.
+    Raises `settings.BadSetting` or `models.BadModel`, and the lifespan `engines.StoreError`: each a sentence for
+    whoever starts the server.
     """
-    settings = settings or Settings.from_env(_relevant(os.environ, store, authenticate))
+    settings = settings or Settings.for_app(os.environ, store=store is None, users=authenticate is None)
     _refuse_unusable(store, parts, prefix)
     path = store_path(store) if isinstance(store, str) else settings.database
     takes_tokens = authenticate is None
@@ -472,11 +447,10 @@ def create_app(
             mcp=mcp.endpoint(opened if tasks is None else tasks, inputs.MAX_BODY),
         )
 
-    expected = (HTTPException, NotFound, Conflict, TooMany, Unavailable, ShuttingDown)
     app = Starlette(
         routes=routes(parts),
-        middleware=_middleware(settings, prefix),
-        exception_handlers=dict.fromkeys(expected, refuse),
+        middleware=middleware(settings, prefix),
+        exception_handlers=dict.fromkeys(EXPECTED, refuse),
         lifespan=_lifespan(store, path, service_on),
     )
     app.router.redirect_slashes = False
@@ -503,14 +477,6 @@ def _lifespan(
     return lifespan
 
 
-def _relevant(env: Mapping[str, str], store: object, authenticate: object) -> dict[str, str]:
-    """Leave out the settings that are not asked for: in a host's environment they may mean something of its own."""
-    unasked = {"HOST", "PORT", "LOG_LEVEL"}  # those are for serve.py
-    unasked |= {"DATABASE_URL"} if store is not None else set()
-    unasked |= {"BETTER_AUTH_SECRET", "JWT_ALGORITHM", "JWT_PUBLIC_KEY"} if authenticate is not None else set()
-    return {name: value for name, value in env.items() if name not in unasked}
-
-
 def _refuse_unusable(store: object, parts: Collection[str], prefix: str) -> None:
     if store is not None and not isinstance(store, str | Store):
         kind = type(store).__name__
@@ -527,18 +493,6 @@ def _turn_options(model: Model | None, settings: Settings) -> TurnOptions:
     # What the model invents is the model's to mend; and tracing would reach for the network.
     run_config = RunConfig(model=model, tracing_disabled=True, tool_not_found_behavior="return_error_to_model")
     return TurnOptions(run_config, settings.max_turns, settings.model_idle_timeout, settings.tool_timeout)
-
-
-def _middleware(settings: Settings, prefix: str) -> list[Middleware]:
-    cors = Middleware(
-        CORSMiddleware,
-        allow_origins=settings.cors_origins,
-        allow_methods=["GET", "POST", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "chatkit-frame-instance-id"],
-        expose_headers=["X-Thread-Id", "X-Message-Id", "Retry-After"],
-        allow_credentials="*" not in settings.cors_origins,
-    )
-    return [Middleware(Prefixed, prefix=prefix), cors, Middleware(ErrorResponder)]
 
 
 if __name__ == "__main__":

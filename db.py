@@ -429,6 +429,8 @@ async def _append(sql: Sql, progress: Progress) -> None:
 
 
 async def _finish(sql: Sql, answer_id: int, status: Status, body: Body) -> None:
+    # First, so that what takes the place of the events is written where they were.
+    await sql("DELETE FROM live_events WHERE answer_id = ?", (answer_id,))
     rows = await sql(
         """
         UPDATE messages SET content = ?, tool_calls = ?, reasoning = ?, status = ?, error = ?
@@ -444,7 +446,6 @@ async def _finish(sql: Sql, answer_id: int, status: Status, body: Body) -> None:
         ),
     )
     for row in rows:
-        await sql("DELETE FROM live_events WHERE answer_id = ?", (answer_id,))
         await sql("UPDATE conversations SET updated_at = ? WHERE id = ?", (_now(), row["conversation_id"]))
 
 

@@ -308,6 +308,10 @@ class Runs:
         await asyncio.wait((run.finished,))
         return True
 
+    async def end_deleted(self, conversation_id: int) -> None:
+        """End the live run of a conversation that has just been deleted."""
+        await self.stop(conversation_id, "stopped", DELETED)
+
     async def wait_for_stop(self, conversation_id: int) -> bool:
         """Wait, for 5 s at most, if a run is being stopped; return whether the conversation is free of a live one."""
         run = self._live.get(conversation_id)
