@@ -1,24 +1,29 @@
 # make run: the service on http://127.0.0.1:8000; make test: all tests. README.md shows both without make.
 
 PYTHON ?= python3
+INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: run test lint bench
 
-run: .venv/ready
+run: .venv/run-ready
 	.venv/bin/python app.py
 
-test: .venv/ready tests/node_modules
+test: .venv/test-ready tests/node_modules
 	.venv/bin/python -m pytest
 
-lint: .venv/ready
+lint: .venv/test-ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-.venv/ready: requirements.txt
+.venv/run-ready: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.x run")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(INSTALL) -r requirements.txt
+	touch $@
+
+.venv/test-ready: requirements-dev.txt .venv/run-ready
+	$(INSTALL) -r requirements-dev.txt
 	touch $@
 
 # The mock model server of the tests; without npm those tests say what to install.
@@ -27,6 +32,6 @@ tests/node_modules: tests/package-lock.json
 	touch $@
 
 # What the README says about speed, measured: about five minutes. Its extra packages go into the same .venv.
-bench: .venv/ready
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
+bench: .venv/test-ready
+	$(INSTALL) -r bench/requirements.txt
 	.venv/bin/python bench/run.py

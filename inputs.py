@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 MAX_BODY = 1024 * 1024  # bytes
 MAX_MESSAGE = 32_000  # characters
 MAX_TITLE = 200
+TITLE_FROM_MESSAGE = 50  # of a conversation
 MAX_DESCRIPTION = 2_000
 
 
@@ -41,6 +42,12 @@ def _no_number(name: str) -> None:
     raise ValueError(name)
 
 
+def fields(body: Mapping[str, Any], *names: str) -> None:
+    """Answer 400 to a body with other fields: a misspelt one must not pass for none."""
+    if unknown := body.keys() - set(names):
+        raise HTTPException(400, f"{min(unknown)[:50]!a} is not a field here: there is {' and '.join(names)}.")
+
+
 def text_in(body: Mapping[str, Any], name: str, longest: int, *, too_long: int = 400) -> str:
     """Return a required text as it was sent, or answer 400 (`too_long` if it is)."""
     value = body.get(name)
@@ -66,6 +73,29 @@ def description_in(body: Mapping[str, Any]) -> str | None:
     return _storable(value or "", "description").strip() or None
 
 
+def task_changes_in(body: Mapping[str, Any]) -> dict[str, str | bool | None]:
+    """Return what is to change in a task, or answer 400."""
+    fields(body, "title", "description", "completed")
+    if not body:
+        raise HTTPException(400, "Send at least one of title, description and completed.")
+    changes: dict[str, str | bool | None] = {}
+    if "title" in body:
+        changes["title"] = title_in(body)
+    if "description" in body:
+        changes["description"] = description_in(body)
+    if "completed" in body:
+        if not isinstance(body["completed"], bool):
+            raise HTTPException(400, "completed must be true or false.")
+        changes["completed"] = body["completed"]
+    return changes
+
+
+def conversation_title(message: str) -> str:
+    """Return the title of a conversation that begins with this message."""
+    message = message.strip()
+    return message if len(message) <= TITLE_FROM_MESSAGE else message[:TITLE_FROM_MESSAGE] + "..."
+
+
 def _storable(text: str, name: str) -> str:
     try:
         text.encode("utf-8")
@@ -84,6 +114,15 @@ def thread_in(body: Mapping[str, Any]) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise HTTPException(400, "thread_id must be an integer.")
     return value if 0 < value < 2**63 else 0
+
+
+def timezone_in(body: Mapping[str, Any]) -> str | None:
+    """Return the time zone, None if there is none, or answer 400. Nothing uses it yet."""
+    if "timezone" not in body:
+        return None
+    if not isinstance(body["timezone"], str):
+        raise HTTPException(400, "timezone must be a text: an IANA name such as Europe/Berlin.")
+    return body["timezone"]
 
 
 def key_of(request: Request) -> str | None:

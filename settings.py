@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-T = TypeVar("T")
+Parsed = TypeVar("Parsed")
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 ALGORITHMS = ("HS256", "RS256", "ES256")
@@ -17,14 +17,22 @@ class BadSetting(Exception):
     """A setting cannot be used; the text is a sentence for whoever starts the server."""
 
 
+def default_database() -> str:
+    """Return where the database is if nobody says: beside the code in a checkout, else in the working directory.
+
+    A checkout is a folder with pyproject.toml, which is not installed: nothing is put among installed packages.
+    """
+    is_checkout = Path(__file__).with_name("pyproject.toml").is_file()
+    return str(Path(__file__).with_name("todochat.db")) if is_checkout else "todochat.db"
+
+
 @dataclass(frozen=True)
 class Settings:
     """All settings but the model's, with their defaults. README.md has the table. Times are in seconds."""
 
     host: str = "127.0.0.1"
     port: int = 8000
-    # A path, or ":memory:". Beside the code in a folder of one's own, but nothing is put among installed packages.
-    database: str = "todochat.db" if __package__ else str(Path(__file__).with_name("todochat.db"))
+    database: str = default_database()  # a path, or ":memory:"
     secret: str | None = None
     algorithm: str = "HS256"
     public_key: str | None = None  # PEM
@@ -47,7 +55,7 @@ class Settings:
         if (algorithm == "HS256") == (public_key is not None):
             raise BadSetting("JWT_PUBLIC_KEY and JWT_ALGORITHM=RS256 (or ES256) go together: set both, or neither.")
         return cls(
-            host=_read(env, "HOST", str, cls.host),
+            host=_read(env, "HOST", _host, cls.host),
             port=_read(env, "PORT", _whole(0, 65535), cls.port),
             database=_read(env, "DATABASE_URL", database_path, cls.database),
             secret=_read(env, "BETTER_AUTH_SECRET", str, None),
@@ -65,6 +73,17 @@ class Settings:
             max_live_per_user=_read(env, "MAX_LIVE_PER_USER", _whole(1, 100_000), cls.max_live_per_user),
         )
 
+    @classmethod
+    def for_app(cls, env: Mapping[str, str], *, store: bool, users: bool) -> "Settings":
+        """Return the settings of an app inside another: what is not asked for may mean something of the host's own.
+
+        `store` and `users` say whether the environment decides about these. Raises `BadSetting`.
+        """
+        unasked = {"HOST", "PORT", "LOG_LEVEL"}  # those are for serve.py
+        unasked |= set() if store else {"DATABASE_URL"}
+        unasked |= set() if users else {"BETTER_AUTH_SECRET", "JWT_ALGORITHM", "JWT_PUBLIC_KEY"}
+        return cls.from_env({name: value for name, value in env.items() if name not in unasked})
+
     @property
     def is_loopback(self) -> bool:
         """Whether `host` can be reached from this machine only."""
@@ -79,7 +98,10 @@ def database_path(url: str) -> str:
     found = re.fullmatch(r"sqlite://(?:/(.+))?", url)
     if found is None:
         raise ValueError("it must look like sqlite:///path")
-    return found[1] or ":memory:"
+    path = found[1] or ":memory:"
+    if re.search("[?#]|://", path):  # what other programs take for options would become a part of the file's name
+        raise ValueError("it must look like sqlite:///path, and the path must hold no options: no ?, no # and no ://")
+    return path
 
 
 def store_path(url: str) -> str:
@@ -87,14 +109,16 @@ def store_path(url: str) -> str:
     return _read({"store": url}, "store", database_path, ":memory:")
 
 
-def _read(env: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
+def _read(env: Mapping[str, str], name: str, parse: Callable[[str], Parsed], default: Parsed) -> Parsed:
     text = env.get(name, "").strip()
     if not text:
         return default
     try:
         return parse(text)
     except ValueError as error:
-        shown = "" if "KEY" in name or "SECRET" in name else f" is {text!r}"
+        # A URL may hold a password, wherever it was put by mistake.
+        hidden = re.search("KEY|SECRET|URL|store", name) or re.search("://|@", text)
+        shown = "" if hidden else f" is {text!r}"
         raise BadSetting(f"{name}{shown}: {error}.") from error
 
 
@@ -122,11 +146,17 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
+def _host(text: str) -> str:
+    if re.search("[/@]", text):
+        raise ValueError("it must be a host's name or address, such as 127.0.0.1")
+    return text
+
+
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(origin.strip().rstrip("/") for origin in text.split(",") if origin.strip())
-    for origin in origins:
-        if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
-            raise ValueError(f"{origin!r} is not an origin such as https://example.com")
+    for n, origin in enumerate(origins, 1):
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s@]+", origin):
+            raise ValueError(f"number {n} is not an origin such as https://example.com")
     return origins
 
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request
+
 from todochat.app import create_app
 
 database = sqlite3.connect("fastapi.db", isolation_level=None, check_same_thread=False)

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Mount, Route
+
 from todochat.app import create_app
 
 USERS = {"wonderland": "alice", "builder": "bob"}  # your sessions, or whatever tells you who is asking

@@ -16,6 +16,7 @@ from agents import Agent, Model, RunContextWrapper, function_tool
 from agents.items import TResponseOutputItem
 from agents.testing import ModelCall, ModelStep, ScriptedModel, assistant_message, function_call
 from starlette.requests import Request
+
 from todochat.agent import TurnContext
 from todochat.app import create_app
 

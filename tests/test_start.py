@@ -1,11 +1,14 @@
 """How it starts: the demo, the settings, what is refused, and life inside another process."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
+import traceback
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,19 @@ import httpx
 import pytest
 from conftest import ROOT, SECRET, SETTINGS, Server
 
-import auth
+from todochat import auth
+from todochat.app import create_app
+from todochat.serve import main
+from todochat.settings import BadSetting, Settings
 
 
-def run(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end."""
+def run(
+    folder: Path, *arguments: str, program: Path = ROOT / "app.py", **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end, with `folder` as the working directory."""
     env = {name: value for name, value in os.environ.items() if name not in SETTINGS} | settings
     return subprocess.run(
-        [sys.executable, str(ROOT / "app.py"), *arguments],
+        [sys.executable, str(program), *arguments],
         env=env,
         cwd=folder,
         capture_output=True,
@@ -101,6 +109,74 @@ def test_a_bad_setting_is_one_line_and_exit_code_2(tmp_path: Path, settings: dic
     assert SECRET not in ended.stderr
 
 
+PASSWORD = "hunter2-hunter2"
+WITH_PASSWORD = [
+    f"postgresql://u:{PASSWORD}@h/db",
+    f"postgresql+psycopg://h/db?user=u&password={PASSWORD}",
+    f"host=h user=u password={PASSWORD}",
+    f"u:{PASSWORD}@h/db",
+    f"sqlite://u:{PASSWORD}@h/db",
+    f"sqlite:///x.db?key={PASSWORD}",
+    f"sqlite:///x.db#{PASSWORD}",
+    f"sqlite:///postgresql://u:{PASSWORD}@h/db",
+]
+
+
+@pytest.mark.parametrize("url", WITH_PASSWORD)
+def test_no_password_of_a_database_url_is_shown(tmp_path: Path, url: str) -> None:
+    """A database URL that cannot be used is refused without being quoted, and no file is made."""
+    ended = run(tmp_path, PORT="0", DATABASE_URL=url)
+    assert ended.returncode == 2
+    [line] = ended.stderr.strip().splitlines()
+    assert line.startswith("todochat: DATABASE_URL")
+    assert "sqlite:///path" in line
+    assert PASSWORD not in ended.stderr + ended.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("store", [*WITH_PASSWORD, WITH_PASSWORD[0].encode(), {"url": WITH_PASSWORD[0]}])
+def test_no_password_of_a_store_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
+    """Neither does `create_app(store=...)`, whose error a host sees with its traceback."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadSetting, match=r"^store") as refused:
+        create_app(store=store, settings=Settings(secret=SECRET))
+    assert PASSWORD not in "".join(traceback.format_exception(refused.value))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [WITH_PASSWORD[0], f"https://u:{PASSWORD}@h"])
+@pytest.mark.parametrize(
+    "name", [name for name in SETTINGS if not name.startswith(("MODEL", "OPENAI", "GEMINI")) or "TIMEOUT" in name]
+)
+def test_no_password_of_a_url_in_a_wrong_place_is_shown(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+) -> None:
+    """A URL with a password that was put into another setting is not quoted either."""
+    for other in SETTINGS:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/chat.db")
+    monkeypatch.setenv(name, value)
+    # A server that took it would go on for ever: `token` reads and checks the same settings, and ends.
+    code = main(["token", "alice"])
+    said = capfd.readouterr()
+    assert PASSWORD not in said.out + said.err
+    assert code == 2 or name in ("BETTER_AUTH_SECRET", "JWT_ISSUER", "JWT_AUDIENCE")
+
+
+@pytest.mark.parametrize("url", ["sqlite:///x.db?mode=ro", "sqlite:///x.db#a", "sqlite:///file:x.db?mode=ro&uri=true"])
+@pytest.mark.parametrize("command", [[], ["token", "alice"], ["backup", "copy.db"]])
+def test_options_in_a_database_url_make_no_file_of_that_name(tmp_path: Path, command: list[str], url: str) -> None:
+    """What looks like an option is refused in a sentence by every command, and no file is made."""
+    ended = run(tmp_path, *command, PORT="0", DATABASE_URL=url)
+    assert (ended.returncode, len(ended.stderr.strip().splitlines())) == (2, 1)
+    assert "no options" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_port_that_is_taken_is_one_line(make_server: Callable[..., Server], tmp_path: Path) -> None:
     """A port in use is one clear line and exit code 2."""
     port = make_server().url.rsplit(":", 1)[1]
@@ -164,12 +240,12 @@ import contextlib, logging, signal, sys
 sys.path.insert(0, {root!r})
 from starlette.applications import Starlette
 from starlette.routing import Mount
-import app as chat_app
+from todochat.app import create_app
 
 before = (logging.getLogger().handlers[:], logging.getLogger().level, signal.getsignal(signal.SIGTERM))
 
 def build(lifespan=True):
-    chat = chat_app.create_app(store="sqlite:///{folder}/chat.db")
+    chat = create_app(store="sqlite:///{folder}/chat.db")
     @contextlib.asynccontextmanager
     async def run(host):
         if lifespan:
@@ -197,7 +273,7 @@ def test_it_works_mounted_in_another_app(tmp_path: Path) -> None:
     code = """
 from starlette.testclient import TestClient
 with TestClient(build(), headers={"Authorization": "Bearer " + sys.argv[1] if len(sys.argv) > 1 else ""}) as client:
-    import auth
+    from todochat import auth
     headers = {"Authorization": "Bearer " + auth.sign("alice", "%s", lifetime=60)}
     print(client.post("/todo/chatkit", json={"message": "add buy milk"}, headers=headers).text)
     print(client.get("/todo/api/tasks", headers=headers).json())
@@ -222,9 +298,64 @@ with TestClient(build(lifespan=False)) as client:
     assert "async with chat.router.lifespan_context(chat):" in output
 
 
+# ---- as a checkout, and installed ----
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout, without what has collected in it and without the tests."""
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.db*", "*.egg-info", "build", "tests", "bench")
+    return Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("checkout") / "a name of its own", ignore=ignored))
+
+
+@pytest.fixture(scope="module")
+def installed(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the wheel installs."""
+    folder = tmp_path_factory.mktemp("installed")
+    build = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "wheel", "--no-deps"]
+    source = shutil.copytree(checkout, folder / "source")  # setuptools leaves things there
+    build += ["--no-build-isolation", "--wheel-dir", str(folder), str(source)]
+    subprocess.run(build, check=True, capture_output=True, timeout=60)
+    [wheel] = folder.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(folder / "site")
+    return folder / "site"
+
+
+def files(folder: Path, suffixes: tuple[str, ...]) -> set[str]:
+    """Return the files of a folder and its subfolders, without those of what is not the service."""
+    found = [path.relative_to(folder) for path in folder.rglob("*.*") if path.suffix in suffixes]
+    return {str(path) for path in found if path.parts[0] not in ("examples", "deploy", "docs")}
+
+
+def test_the_wheel_has_all_of_the_code(checkout: Path, installed: Path) -> None:
+    """What is installed is every module, the schema, the page and the description; and no tests or examples."""
+    suffixes = (".py", ".sql", ".typed", ".html", ".css", ".js", ".svg")
+    assert files(installed / "todochat", suffixes) == files(checkout, suffixes)
+    assert (installed / "todochat" / "openapi.json").exists()
+    assert {path.name.split("-")[0] for path in installed.iterdir()} == {"todochat"}
+
+
+def test_in_a_checkout_the_database_is_beside_the_code(checkout: Path, tmp_path: Path) -> None:
+    """From whatever folder it is started, whatever its own folder is called, a checkout keeps its database in it."""
+    ended = run(tmp_path, "token", "alice", program=checkout / "app.py")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [path.name for path in checkout.glob("*.db*")] == ["todochat.db.secret"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_installed_the_database_is_in_the_working_directory(installed: Path, tmp_path: Path) -> None:
+    """Nothing is put among installed packages."""
+    ended = run(tmp_path, "token", "alice", program=installed / "todochat" / "app.py")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["todochat.db.secret"]
+    assert list(installed.rglob("*.db*")) == []
+
+
 def test_nothing_happens_at_import(tmp_path: Path) -> None:
     """Importing the modules makes no file, reads no setting, starts no thread and configures no logging."""
-    code = "import logging, os, threading; import app; assert not logging.getLogger().handlers; "
+    code = (
+        "import logging, os, threading; import todochat.app, todochat.serve; assert not logging.getLogger().handlers; "
+    )
     code += "assert threading.active_count() == 1; print(os.listdir('.'))"
     env = os.environ | {"PYTHONPATH": str(ROOT), "PORT": "nonsense", "MODEL": "nonsense"}
     ended = subprocess.run(
