@@ -20,6 +20,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
+
+from todochat import inputs, pages
 from todochat.agent import Tasks, TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.auth import Authenticate, bearer, verifier_for
 from todochat.db import Busy, Conflict, Limits, NotFound, Store, TooMany, Turn, TurnRequest
@@ -31,8 +33,6 @@ from todochat.middleware import middleware
 from todochat.models import Choice, choose_model, offline
 from todochat.runs import UNSAVED, Run, Runs, ShuttingDown
 from todochat.settings import BadSetting, Settings, store_path
-
-from todochat import inputs, pages
 
 log = logging.getLogger("todochat")
 

@@ -298,7 +298,10 @@ class Store:
             answer = await _insert_message(sql, conversation["id"], "assistant", "", "streaming", now)
             if request.key is not None:
                 await sql(
-                    "INSERT INTO idempotency_keys (user_id, key, request, answer_id, created_at) VALUES (?, ?, ?, ?, ?)",
+                    """
+                    INSERT INTO idempotency_keys (user_id, key, request, answer_id, created_at)
+                    VALUES (?, ?, ?, ?, ?)
+                    """,
                     (request.user_id, request.key, request.digest, answer["id"], now),
                 )
             return Turn(conversation, history, answer)

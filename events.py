@@ -1,9 +1,9 @@
 """The events of an answer, and the pure functions between a list of events and a stored message.
 
-An answer in the making is a list of events to which is only ever appended. Readers follow that list by index, and the
-database keeps it as it is while the answer lives (`dump`, `load`). When the answer ends, `fold` makes the row of it that
-stays; `unfold` turns such a row into events again, for whoever reads it later. How a client sees an event is the
-business of the dialects: each event is one frame of the simple dialect, so the number of a frame is its index here.
+An answer in the making is a list of events that only grows. Readers follow that list by index, and the database keeps
+it as it is while the answer lives (`dump`, `load`). When the answer ends, `fold` makes the row of it that stays;
+`unfold` turns such a row into events again, for whoever reads it later. How a client sees an event is the business of
+the dialects: each event is one frame of the simple dialect, so the number of a frame is its index here.
 """
 
 import json
@@ -162,7 +162,7 @@ def _call_events(call: StoredCall) -> list[Event]:
 
 
 def dump(events: Sequence[Event]) -> str:
-    """Return events as JSON. A piece of text, by far the most frequent event, is a bare string: that is half the size."""
+    """Return events as JSON. A piece of text, by far the most frequent event, is a bare string: half the size."""
     return json.dumps(
         [event["content"] if event["type"] == "text" else event for event in events],
         ensure_ascii=False,

@@ -1,4 +1,4 @@
-"""A tool's output as JSON data, however the tool gave it: a text, JSON in a text, a dataclass, a model, an MCP answer."""
+"""A tool's output as JSON data, however the tool gave it: text, JSON in text, a dataclass, a model, an MCP answer."""
 
 import json
 import reprlib

@@ -202,7 +202,8 @@ class SqliteEngine(Engine):
 
     async def _attempt(self, unit: _Unit) -> None:
         try:
-            unit.result = await self._apart(unit.work)
+            with _in_words():
+                unit.result = await self._apart(unit.work)
         except Exception as error:  # this one's alone, unless all is lost
             if not self._writer.in_transaction:
                 raise
@@ -213,8 +214,13 @@ class SqliteEngine(Engine):
             await self._begin(patience_left)
             transaction = _Transaction(self)
             _CURRENT.set(transaction)  # for this task, and for those that the work begins
+
+            async def sql(statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
+                async with transaction.turn:  # or a task that fails meanwhile would take this with its own
+                    return await self._execute(statement, parameters)
+
             try:
-                result = await work(self._execute)
+                result = await work(sql)
                 async with transaction.turn:  # what has been begun within is ended first
                     transaction.over = True
                     await self._writer.execute_fetchall("COMMIT")
@@ -279,7 +285,14 @@ class SqliteEngine(Engine):
 
 async def _whole(work: Coroutine[Any, Any, T]) -> T:
     """Await what must be done whole even if the caller is cancelled."""
-    return await asyncio.shield(asyncio.create_task(work))
+    task = asyncio.create_task(work)
+    task.add_done_callback(_noted)
+    return await asyncio.shield(task)
+
+
+def _noted(task: asyncio.Task[T]) -> None:
+    if not task.cancelled():
+        task.exception()  # or asyncio would complain, with its text, that nobody has looked, if the caller is gone
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from agents import Model, MultiProvider, OpenAIChatCompletionsModel, OpenAIResponsesModel
 from agents.models import get_default_model
 from openai import AsyncOpenAI
+
 from todochat.models import offline
 from todochat.models.client import BadModel, client_for
 

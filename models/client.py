@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from openai import APIResponseValidationError, AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
+
 from todochat.models.streams import ChatStream, ResponsesStream
 
 MAX_WAIT = 5.0  # seconds that a provider may ask for before the client tries again
