@@ -3,12 +3,9 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,16 +13,26 @@ from typing import Any
 
 import httpx
 import pytest
+from serving import ROOT, SECRET, SETTINGS, Server
 
-import auth
+from todochat import auth
+from todochat.db import Store
 
-ROOT = Path(__file__).parent.parent
-SECRET = "a secret for the tests, of more than 32 bytes"
-SETTINGS = """
-    MODEL GEMINI_API_KEY GEMINI_MODEL GEMINI_BASE_URL OPENAI_API_KEY OPENAI_BASE_URL OPENAI_MODEL OPENAI_API HOST PORT
-    DATABASE_URL BETTER_AUTH_SECRET JWT_ALGORITHM JWT_PUBLIC_KEY JWT_ISSUER JWT_AUDIENCE CORS_ORIGINS HISTORY_LIMIT
-    LOG_LEVEL MODEL_IDLE_TIMEOUT TOOL_TIMEOUT MAX_TURNS MAX_LIVE MAX_LIVE_PER_USER
-""".split()  # noqa: SIM905
+__all__ = ["ROOT", "SECRET", "SETTINGS", "Server"]  # what the tests take from here, though it is made in serving.py
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """How tests and fixtures that are async functions run, where they are marked `anyio`."""
+    return "asyncio"
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """A store on a file of the test's own."""
+    opened = await Store.open(str(tmp_path / "chat.db"))
+    yield opened
+    await opened.close()
 
 
 def report(config: Any, name: str, table: Any) -> None:
@@ -142,68 +149,19 @@ class Client(httpx.Client):
         return list(self.get("/api/tasks").raise_for_status().json())
 
 
-class Server:
-    """A server in its own process, on a free port of 127.0.0.1 and a file of its own."""
-
-    def __init__(self, folder: Path, command: list[str], env: dict[str, str]) -> None:
-        self.folder, self.command, self.env = folder, command, env
-        self.database = folder / "chat.db"
-        self.log = folder / "log.txt"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.url = ""
-
-    def start(self, wait: float = 20) -> "Server":
-        """Start it and wait until it says where it serves."""
-        begin = self.log.stat().st_size if self.log.exists() else 0
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command, env=self.env, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        deadline = time.monotonic() + wait
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with self.log.open("rb") as log:
-                log.seek(begin)
-                for line in log.read().decode().splitlines():
-                    if "http://" in line and line.startswith(("Serving", "Sign in")):
-                        self.url = "http://" + line.split("http://")[1].split("/")[0]
-                        return self
-            time.sleep(0.02)
-        raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
-
-    def client(self, user: str = "alice", **options: Any) -> Client:
-        """Return a client for one user."""
-        return Client(self.url, user, **options)
-
-    def kill(self, sig: int = signal.SIGKILL, wait: float = 10) -> int:
-        """Send a signal and wait for the end; return the exit code."""
-        assert self.process is not None
-        self.process.send_signal(sig)
-        return self.process.wait(wait)
-
-    def close(self) -> None:
-        """End it, by its own pid."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(10)
-
-
 def prepare(folder: Path, script: str = "app.py", **settings: Any) -> Server:
     """Return a server that is not started yet; settings are those of the environment, `script` is what to run."""
-    env = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    env |= {"PORT": "0", "DATABASE_URL": f"sqlite:///{folder}/chat.db", "BETTER_AUTH_SECRET": SECRET}
-    env |= {name: str(value) for name, value in settings.items()}
-    return Server(folder, [sys.executable, str(ROOT / script)], env)
+    return Server(folder, script, **settings)
 
 
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Return a function that starts a server of the test's own; see `prepare`."""
+    """Return a function that starts a server of the test's own; what it takes is what `Server` takes."""
     servers: list[Server] = []
 
     def make(*, start: bool = True, **options: Any) -> Server:
-        server = prepare(tmp_path, **options)
-        servers.append(server)
-        return server.start() if start else server
+        servers.append(Server(tmp_path, **options))
+        return servers[-1].start() if start else servers[-1]
 
     yield make
     for server in servers:
@@ -212,8 +170,8 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the offline model, shared by the tests of a file, each with users of its own."""
-    server = prepare(tmp_path_factory.mktemp("server")).start()
+    """A server with the offline model (unpaced.py), shared by the tests of a file, each with users of its own."""
+    server = Server(tmp_path_factory.mktemp("server"), "tests/unpaced.py").start()
     yield server
     server.close()
 
@@ -221,7 +179,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def paced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose model does what the message says (paced.py), shared by the tests of a file."""
-    server = prepare(tmp_path_factory.mktemp("paced"), "tests/paced.py").start()
+    server = Server(tmp_path_factory.mktemp("paced"), "tests/paced.py").start()
     yield server
     server.close()
 
