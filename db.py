@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NotRequired, TypedDict, cast
 
-from todochat.engines import Engine, Row, Sql, T
-from todochat.engines.sqlite import SqliteEngine
+from todochat.engines import Engine, Row, Sql, T, open_engine
 from todochat.events import Body, Event, Message, Status, dump, fold, load
 
 CONVERSATION = "id, title, created_at, updated_at"
@@ -120,21 +119,23 @@ class Progress:
 
 
 class Store:
-    """What is stored. Made by `await Store.open(path)`, ended by `await store.close()`."""
+    """What is stored. Made by `await Store.open(database)`, ended by `await store.close()`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     @classmethod
-    async def open(cls, path: str, *, patience: float = 3.0) -> "Store":
-        """Open or create the SQLite file at `path`, and end the answers that a crash has left in the middle.
+    async def open(cls, database: str, *, patience: float = 3.0) -> "Store":
+        """Open or create the SQLite file at the path `database`, or the tables in PostgreSQL's database at that URL.
 
+        In a file, which is this process's alone, the answers that a crash has left in the middle are ended.
         `patience` is how long, in seconds, a unit of work waits for the database before it raises `Unavailable`.
-        Raises `StoreError` if the file is in use by another process, read-only, corrupt, or not ours.
+        Raises `StoreError` if the database cannot be used, or is not ours.
         """
-        store = cls(await SqliteEngine.open(path, patience=patience))
+        store = cls(await open_engine(database, patience))
         try:
-            await store._engine.write(_interrupt)
+            if not store._engine.shared:
+                await store._engine.write(_interrupt)
         except BaseException:
             await store.close()
             raise
@@ -283,6 +284,7 @@ class Store:
         """
 
         async def work(sql: Sql) -> Turn:
+            await self._engine.lock(sql, request.user_id)  # or two that come at once would both be the last one allowed
             if (earlier := await _earlier(sql, request)) is not None:
                 return earlier
             now = _now()
@@ -316,9 +318,7 @@ class Store:
 
         async def work(sql: Sql) -> set[int]:
             live = {row["id"] for row in await sql("SELECT id FROM messages WHERE status = 'streaming'")}
-            for new in progress():
-                if new.answer_id in live:
-                    await _append(sql, new)
+            await _append(sql, *(new for new in progress() if new.answer_id in live))
             return live
 
         return await self._engine.write(work)
@@ -331,7 +331,9 @@ class Store:
 
         async def both(sql: Sql) -> T:
             result = await work()
-            if not await sql("SELECT 1 FROM messages WHERE id = ? AND status = 'streaming'", (answer_id,)):
+            # Written, and not only read: so nobody else can end the answer before this is committed.
+            still = "UPDATE messages SET status = 'streaming' WHERE id = ? AND status = 'streaming' RETURNING id"
+            if not await sql(still, (answer_id,)):
                 raise AnswerOver
             await _append(sql, record(result))
             return result
@@ -420,24 +422,34 @@ async def _events(sql: Sql, answer_id: int) -> list[Event]:
     return [event for row in rows for event in load(row["events"])]
 
 
-async def _append(sql: Sql, progress: Progress) -> None:
+async def _append(sql: Sql, *progress: Progress) -> None:
     # Twice from the same number on: the second time it is more, as the list only grows.
-    await sql(
-        """
-        INSERT INTO live_events (answer_id, first, events) VALUES (?, ?, ?)
-        ON CONFLICT (answer_id, first) DO UPDATE SET events = excluded.events
-        """,
-        (progress.answer_id, progress.first, dump(progress.events)),
-    )
+    if progress:
+        await sql(
+            f"""
+            INSERT INTO live_events (answer_id, first, events) VALUES {", ".join(["(?, ?, ?)"] * len(progress))}
+            ON CONFLICT (answer_id, first) DO UPDATE SET events = excluded.events
+            """,
+            [value for new in progress for value in (new.answer_id, new.first, dump(new.events))],
+        )
 
 
 async def _finish(sql: Sql, answer_id: int, status: Status, body: Body) -> None:
-    # First, so that what takes the place of the events is written where they were.
+    # The conversation first, as whoever deletes it begins there too: the other way round is a deadlock.
+    if not await sql(
+        """
+        UPDATE conversations SET updated_at = ?
+        WHERE id = (SELECT conversation_id FROM messages WHERE id = ? AND status = 'streaming') RETURNING id
+        """,
+        (_now(), answer_id),
+    ):
+        return
+    # Then the events, so that what takes their place is written where they were.
     await sql("DELETE FROM live_events WHERE answer_id = ?", (answer_id,))
-    rows = await sql(
+    await sql(
         """
         UPDATE messages SET content = ?, tool_calls = ?, reasoning = ?, status = ?, error = ?
-        WHERE id = ? AND status = 'streaming' RETURNING conversation_id
+        WHERE id = ? AND status = 'streaming'
         """,
         (
             body["content"],
@@ -448,8 +460,6 @@ async def _finish(sql: Sql, answer_id: int, status: Status, body: Body) -> None:
             answer_id,
         ),
     )
-    for row in rows:
-        await sql("UPDATE conversations SET updated_at = ? WHERE id = ?", (_now(), row["conversation_id"]))
 
 
 async def _interrupt(sql: Sql) -> None:

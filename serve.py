@@ -24,7 +24,7 @@ from todochat.agent import TurnOptions, stream_turn, todo_agent
 from todochat.app import Service, create_app
 from todochat.db import Store
 from todochat.dialects.sse import STALL
-from todochat.engines import StoreError
+from todochat.engines import POSTGRES, StoreError
 from todochat.engines.sqlite import backup
 from todochat.events import Message, fold
 from todochat.models import BadModel
@@ -49,6 +49,8 @@ def main(arguments: list[str]) -> int:
                 asyncio.run(serve(settings))
             case ["token", name]:
                 print(token(name, settings))
+            case ["backup", _] if settings.database.startswith(POSTGRES):
+                raise StoreError("This copies a file of SQLite's. For PostgreSQL use pg_dump.")
             case ["backup", file]:
                 backup(settings.database, file)
             case _:

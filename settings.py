@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from todochat.engines import POSTGRES
+
 Parsed = TypeVar("Parsed")
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -32,7 +34,7 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    database: str = default_database()  # a path, or ":memory:"
+    database: str = default_database()  # a path, ":memory:", or a URL of PostgreSQL's
     secret: str | None = None
     algorithm: str = "HS256"
     public_key: str | None = None  # PEM
@@ -94,10 +96,15 @@ class Settings:
 
 
 def database_path(url: str) -> str:
-    """Return the path in `sqlite:///path` (":memory:" for `sqlite://`). Raises `ValueError`."""
+    """Return what `Store.open` takes for a URL: the path in `sqlite:///path` (":memory:" for `sqlite://`), or the URL.
+
+    Raises `ValueError`.
+    """
+    if url.startswith(POSTGRES):
+        return url
     found = re.fullmatch(r"sqlite://(?:/(.+))?", url)
     if found is None:
-        raise ValueError("it must look like sqlite:///path")
+        raise ValueError("it must look like sqlite:///path or postgresql://user:password@host/database")
     path = found[1] or ":memory:"
     if re.search("[?#]|://", path):  # what other programs take for options would become a part of the file's name
         raise ValueError("it must look like sqlite:///path, and the path must hold no options: no ?, no # and no ://")
@@ -105,7 +112,7 @@ def database_path(url: str) -> str:
 
 
 def store_path(url: str) -> str:
-    """Return the path in a URL that the code gives. Raises `BadSetting`."""
+    """Return what `Store.open` takes for a URL that the code gives. Raises `BadSetting`."""
     return _read({"store": url}, "store", database_path, ":memory:")
 
 

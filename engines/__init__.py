@@ -4,12 +4,17 @@ The store (db.py) hands an engine units of work: async functions of `sql`, by wh
 engines speak one subset of SQL, with `?` for a parameter.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 Value = str | int | None
+
+POSTGRES = ("postgresql://", "postgres://", "postgresql+psycopg://")
 
 
 class StoreError(Exception):
@@ -36,6 +41,38 @@ class Sql(Protocol):
 Work = Callable[[Sql], Awaitable[T]]
 
 
+@dataclass
+class Transaction:
+    """A call of `Engine.transaction`, which what is called within it joins; one at a time."""
+
+    engine: "Engine"
+    sql: Sql
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    over: bool = False
+
+    async def run(self, work: Work[T], commit: Callable[[], Awaitable[object]]) -> T:
+        """Do `work`, and commit it."""
+        _CURRENT.set(self)  # for this task, and for those that the work begins
+
+        async def sql(statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
+            async with self.turn:  # or a task that fails meanwhile would take this with its own
+                return await self.sql(statement, parameters)
+
+        try:
+            result = await work(sql)
+            async with self.turn:  # what has been begun within is ended first
+                self.over = True
+                await commit()
+            return result
+        finally:
+            async with self.turn:
+                self.over = True
+
+
+# The transaction that the current task was begun in.
+_CURRENT: ContextVar[Transaction | None] = ContextVar("todochat_transaction", default=None)
+
+
 class Engine(ABC):
     """What the store needs of a database.
 
@@ -43,21 +80,84 @@ class Engine(ABC):
     `Unavailable` if the database cannot do it within the engine's patience, a few seconds.
     """
 
-    @abstractmethod
+    shared = False  # whether other processes may work on the same database
+
     async def read(self, work: Work[T]) -> T:
         """Do `work`, which only reads, on one state of the database. It does not wait for anybody who writes."""
+        return await _whole(self._joined(work) or self._read(work))
 
-    @abstractmethod
     async def write(self, work: Work[T]) -> T:
-        """Do `work`, which takes no longer than its statements. Its transaction may be shared with others."""
+        """Do `work`, which takes no longer than its statements.
 
-    @abstractmethod
+        Its transaction may be shared with others. If the database loses it, it is done again from the beginning.
+        """
+        return await _whole(self._joined(work) or self._write(work))
+
     async def transaction(self, work: Work[T]) -> T:
         """Do `work` in a transaction of its own, which each `read` and `write` that it calls becomes a part of.
 
-        So `work` may be somebody else's code (a tool), of whose writes none must be without the others.
+        So `work` may be somebody else's code (a tool), of whose writes none must be without the others. It is never
+        done twice.
         """
+        return await _whole(self._transaction(work))
+
+    @abstractmethod
+    async def lock(self, sql: Sql, name: str) -> None:
+        """In a unit that writes: wait for every other unit that has locked the same name, until that is over."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Wait for the unit of work that is under way, then let go of the database. There is no way back."""
+        """Wait for the units of work that are under way, then let go of the database. There is no way back."""
+
+    # ---- what engines do differently ----
+
+    @abstractmethod
+    async def _read(self, work: Work[T]) -> T: ...
+
+    @abstractmethod
+    async def _write(self, work: Work[T]) -> T: ...
+
+    @abstractmethod
+    async def _transaction(self, work: Work[T]) -> T: ...
+
+    @abstractmethod
+    async def _apart(self, transaction: Transaction, work: Work[T]) -> T:
+        """Do `work` so that it can fail without the rest of its transaction."""
+
+    def _joined(self, work: Work[T]) -> Coroutine[Any, Any, T] | None:
+        transaction = _CURRENT.get()
+        if transaction is None or transaction.engine is not self or transaction.over:
+            return None
+        return self._within(transaction, work)
+
+    async def _within(self, transaction: Transaction, work: Work[T]) -> T:
+        async with transaction.turn:
+            if transaction.over:
+                raise Unavailable("The transaction that this belongs to is over.")
+            return await self._apart(transaction, work)
+
+
+async def open_engine(database: str, patience: float) -> Engine:
+    """Open the database at the path of a file, or at a URL of PostgreSQL's. Raises `StoreError`."""
+    # Each is imported where it is used only, as its driver may not be installed.
+    if not database.startswith(POSTGRES):
+        from todochat.engines.sqlite import SqliteEngine
+
+        return await SqliteEngine.open(database, patience=patience)
+    try:
+        from todochat.engines.postgres import PostgresEngine
+    except ImportError as error:
+        raise StoreError("For PostgreSQL a driver is needed: pip install 'todochat[postgres]'") from error
+    return await PostgresEngine.open(database, patience=patience)
+
+
+async def _whole(work: Coroutine[Any, Any, T]) -> T:
+    """Await what must be done whole even if the caller is cancelled."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_noted)
+    return await asyncio.shield(task)
+
+
+def _noted(task: asyncio.Task[T]) -> None:
+    if not task.cancelled():
+        task.exception()  # or asyncio would complain, with its text, that nobody has looked, if the caller is gone

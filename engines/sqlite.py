@@ -9,16 +9,15 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
 
-from todochat.engines import Engine, Row, StoreError, T, Unavailable, Value, Work
+from todochat.engines import Engine, Row, Sql, StoreError, T, Transaction, Unavailable, Value, Work
 
 MEMORY = ":memory:"
 SCHEMA = Path(__file__).parent.with_name("schema.sql")
@@ -57,19 +56,6 @@ class _Unit:
     result: Any = None
     error: Exception | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass
-class _Transaction:
-    """A call of `SqliteEngine.transaction`, which what is called within it joins; one at a time."""
-
-    engine: "SqliteEngine"
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    over: bool = False
-
-
-# The transaction that the current task was begun in.
-_CURRENT: ContextVar[_Transaction | None] = ContextVar("todochat_transaction", default=None)
 
 
 class SqliteEngine(Engine):
@@ -133,30 +119,8 @@ class SqliteEngine(Engine):
 
     # ---- units of work ----
 
-    async def read(self, work: Work[T]) -> T:
-        """See `Engine.read`."""
-        if (transaction := self._joined()) is not None:
-            return await _whole(self._within(transaction, work))
-        return await _whole(self._read(work))
-
-    async def write(self, work: Work[T]) -> T:
-        """See `Engine.write`."""
-        if (transaction := self._joined()) is not None:
-            return await _whole(self._within(transaction, work))
-        unit = _Unit(work)
-        await _whole(self._write(unit))
-        if unit.error is not None:
-            raise unit.error
-        result: T = unit.result
-        return result
-
-    async def transaction(self, work: Work[T]) -> T:
-        """See `Engine.transaction`."""
-        return await _whole(self._transaction(work))
-
-    def _joined(self) -> _Transaction | None:
-        transaction = _CURRENT.get()
-        return transaction if transaction and transaction.engine is self and not transaction.over else None
+    async def lock(self, sql: Sql, name: str) -> None:
+        """See `Engine.lock`: there is nothing to do, as a unit that writes waits for all others anyway."""
 
     async def _read(self, work: Work[T]) -> T:
         async with self._alone(self._reading):
@@ -166,8 +130,9 @@ class SqliteEngine(Engine):
             finally:
                 await self._roll_back(self._reader)
 
-    async def _write(self, unit: _Unit) -> None:
+    async def _write(self, work: Work[T]) -> T:
         """Write all that waits, unless somebody does it already."""
+        unit = _Unit(work)
         self._waiting.append(unit)
         try:
             async with self._alone(self._writing) as patience_left:
@@ -179,6 +144,10 @@ class SqliteEngine(Engine):
                 self._waiting.remove(unit)
                 raise
         await unit.over.wait()
+        if unit.error is not None:
+            raise unit.error
+        result: T = unit.result
+        return result
 
     async def _write_together(self, units: Sequence[_Unit], patience: float) -> None:
         for unit in units:
@@ -202,8 +171,7 @@ class SqliteEngine(Engine):
 
     async def _attempt(self, unit: _Unit) -> None:
         try:
-            with _in_words():
-                unit.result = await self._apart(unit.work)
+            unit.result = await self._apart(None, unit.work)
         except Exception as error:  # this one's alone, unless all is lost
             if not self._writer.in_transaction:
                 raise
@@ -212,43 +180,25 @@ class SqliteEngine(Engine):
     async def _transaction(self, work: Work[T]) -> T:
         async with self._alone(self._writing) as patience_left:
             await self._begin(patience_left)
-            transaction = _Transaction(self)
-            _CURRENT.set(transaction)  # for this task, and for those that the work begins
-
-            async def sql(statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
-                async with transaction.turn:  # or a task that fails meanwhile would take this with its own
-                    return await self._execute(statement, parameters)
-
+            transaction = Transaction(self, self._execute)
             try:
-                result = await work(sql)
-                async with transaction.turn:  # what has been begun within is ended first
-                    transaction.over = True
-                    await self._writer.execute_fetchall("COMMIT")
-                return result
+                return await transaction.run(work, lambda: self._writer.execute_fetchall("COMMIT"))
             finally:
-                async with transaction.turn:
-                    transaction.over = True
-                    await self._roll_back(self._writer)
+                await self._roll_back(self._writer)
 
-    async def _within(self, transaction: _Transaction, work: Work[T]) -> T:
-        async with transaction.turn:
-            if transaction.over:
-                raise Unavailable("The transaction that this belongs to is over.")
-            with _in_words():
-                return await self._apart(work)
-
-    async def _apart(self, work: Work[T]) -> T:
-        """Do `work` so that it can fail without the rest of its transaction."""
-        await self._writer.execute_fetchall("SAVEPOINT work")
-        try:
-            return await work(self._execute)
-        except Exception:
-            if self._writer.in_transaction:  # a full disk has rolled everything back
-                await self._writer.execute_fetchall("ROLLBACK TO work")
-            raise
-        finally:
-            if self._writer.in_transaction:
-                await self._writer.execute_fetchall("RELEASE work")
+    async def _apart(self, transaction: Transaction | None, work: Work[T]) -> T:
+        """See `Engine._apart`; the same goes for the units that share a transaction."""
+        with _in_words():
+            await self._writer.execute_fetchall("SAVEPOINT work")
+            try:
+                return await work(self._execute)
+            except Exception:
+                if self._writer.in_transaction:  # a full disk has rolled everything back
+                    await self._writer.execute_fetchall("ROLLBACK TO work")
+                raise
+            finally:
+                if self._writer.in_transaction:
+                    await self._writer.execute_fetchall("RELEASE work")
 
     @asynccontextmanager
     async def _alone(self, lock: asyncio.Lock) -> AsyncIterator[float]:
@@ -281,18 +231,6 @@ class SqliteEngine(Engine):
 
     async def _select(self, statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
         return list(await self._reader.execute_fetchall(statement, parameters))
-
-
-async def _whole(work: Coroutine[Any, Any, T]) -> T:
-    """Await what must be done whole even if the caller is cancelled."""
-    task = asyncio.create_task(work)
-    task.add_done_callback(_noted)
-    return await asyncio.shield(task)
-
-
-def _noted(task: asyncio.Task[T]) -> None:
-    if not task.cancelled():
-        task.exception()  # or asyncio would complain, with its text, that nobody has looked, if the caller is gone
 
 
 @contextmanager

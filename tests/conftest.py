@@ -13,12 +13,14 @@ from typing import Any
 
 import httpx
 import pytest
+from postgres import any_store, bouncer, cluster, database
 from serving import ROOT, SECRET, SETTINGS, Server
 
 from todochat import auth
 from todochat.db import Store
 
-__all__ = ["ROOT", "SECRET", "SETTINGS", "Server"]  # what the tests take from here, though it is made in serving.py
+# What the tests take from here, though it is made elsewhere.
+__all__ = ["ROOT", "SECRET", "SETTINGS", "Server", "any_store", "bouncer", "cluster", "database"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,372 @@
+"""A private PostgreSQL, a PgBouncer in front of it, and a line that can be cut, all on free ports of 127.0.0.1.
+
+Everything is in a temporary folder, is given a bounded time, and is ended by its own pid.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from todochat.db import Store
+
+PATIENCE = 30.0  # seconds that a server is given to start or to end
+PASSWORD = "not-a-secret"
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "max_connections": "60",
+    "shared_buffers": "32MB",
+    "fsync": "off",  # what is killed here are processes, not the machine
+    "log_min_error_statement": "error",
+}
+
+
+def programs() -> Path | None:
+    """Return where the programs of the newest PostgreSQL are, None if there are none."""
+    if found := shutil.which("pg_ctl"):
+        return Path(found).resolve().parent
+    return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None, key=lambda path: int(path.parent.name))
+
+
+def lacking() -> str | None:
+    """Return what must be installed for these tests, None if nothing."""
+    if programs() is None:
+        return "PostgreSQL is not installed: apt-get install postgresql"
+    if shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        return "PgBouncer is not installed: apt-get install pgbouncer"
+    return None
+
+
+def free_port() -> int:
+    """Return a port that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def as_its_user() -> dict[str, Any]:
+    """Return the options of subprocess for programs that refuse to be run by root."""
+    return {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def send(sig: int, pids: list[int]) -> None:
+    """Send a signal to those that are still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, sig)
+
+
+@dataclass
+class Program:
+    """A server program in a folder of its own."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    def _run(self, command: list[str | Path], ready: Callable[[], bool]) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **as_its_user()
+            )
+        deadline = time.monotonic() + PATIENCE
+        while not ready():
+            assert self.process.poll() is None, f"it has ended:\n{self.log()}"
+            assert time.monotonic() < deadline, f"it does not answer:\n{self.log()}"
+            time.sleep(0.02)
+
+    def stop(self, sig: int = signal.SIGINT) -> None:
+        """End it; whoever is connected is thrown out."""
+        if self.process is not None and self.is_running():
+            self.process.send_signal(sig)
+            try:
+                self.process.wait(PATIENCE)
+            finally:
+                self.process.kill()
+
+    def is_running(self) -> bool:
+        """Whether it is there."""
+        return self.process is not None and self.process.poll() is None
+
+    def log(self) -> str:
+        """Return what it has logged."""
+        return (self.folder / "log").read_text()
+
+
+class Postgres(Program):
+    """A cluster with the superuser `todo`."""
+
+    def start(self) -> "Postgres":
+        """Start it; the first time, make the cluster."""
+        binaries = programs()
+        assert binaries is not None
+        if not (self.folder / "data").exists():
+            (self.folder / "password").write_text(PASSWORD)
+            command = [binaries / "initdb", "-D", "data", "-U", "todo", "-E", "UTF8", "--locale=C", "--no-sync"]
+            command += ["--auth=scram-sha-256", "--pwfile=password"]
+            subprocess.run(command, cwd=self.folder, check=True, timeout=PATIENCE, capture_output=True, **as_its_user())
+        settings = SETTINGS | {"port": str(self.port), "unix_socket_directories": str(self.folder)}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        self._run([binaries / "postgres", "-D", "data", *options], self._answers)
+        return self
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(Exception):
+            return self.execute("SELECT 1") == [(1,)]
+        return False
+
+    def restart(self, sig: int = signal.SIGINT, pause: float = 0.0) -> None:
+        """Restart it: SIGINT is `pg_ctl restart -m fast`, SIGQUIT is `-m immediate`, which is like a crash."""
+        self.stop(sig)
+        time.sleep(pause)
+        self.start()
+
+    def url(self, database: str = "postgres", user: str = "todo", password: str = PASSWORD) -> str:
+        """Return the URL of a database."""
+        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def execute(self, statement: str, database: str = "postgres") -> list[Any]:
+        """Run a statement as the superuser, outside of a transaction; return its rows."""
+        import psycopg
+
+        with psycopg.connect(self.url(database), autocommit=True, connect_timeout=5) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """Make an empty database; give its name."""
+        name = f"test_{os.urandom(6).hex()}"
+        self.execute(f"CREATE DATABASE {name}")
+        yield name
+        self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Halt the server, and all processes that serve connections, until the block ends."""
+        assert self.process is not None
+        main = self.process.pid
+        os.kill(main, signal.SIGSTOP)  # first, so that it has no new children
+        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        everybody = [main, *map(int, children)]
+        send(signal.SIGSTOP, everybody)
+        try:
+            yield
+        finally:
+            send(signal.SIGCONT, everybody)
+
+
+class Bouncer(Program):
+    """A PgBouncer in transaction mode."""
+
+    def __init__(self, folder: Path, postgres: Postgres, **settings: object) -> None:
+        super().__init__(folder)
+        self.postgres, self.settings = postgres, settings
+
+    def start(self) -> "Bouncer":
+        """Start it."""
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "plain",
+            "auth_file": self.folder / "users",
+            "pool_mode": "transaction",
+            "max_client_conn": 200,
+            "default_pool_size": 20,
+            "server_login_retry": 1,
+        } | self.settings
+        (self.folder / "users").write_text(f'"todo" "{PASSWORD}"\n')
+        (self.folder / "ini").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={self.postgres.port}\n[pgbouncer]\n"
+            + "".join(f"{name} = {value}\n" for name, value in settings.items())
+        )
+        program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+        assert program is not None
+        self._run([program, "-q", "ini"], self._answers)
+        return self
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+    def url(self, database: str) -> str:
+        """Return the URL of a database."""
+        return f"postgresql://todo:{PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """Make a folder that the programs' user can use, and remove it in the end."""
+    path = Path(tempfile.mkdtemp(prefix="todochat-postgres-"))
+    try:
+        if os.geteuid() == 0:
+            shutil.chown(path, "postgres", "postgres")
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def running(program: Program) -> Iterator[None]:
+    """End a program when the block ends."""
+    try:
+        yield
+    finally:
+        program.stop()
+
+
+class Line:
+    """A TCP proxy that stands between an engine and its server, and can lose what is sent."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port  # of the server
+        self.port = 0
+        self.cut_before: bytes | None = None  # the connection is lost when the client sends this, which is not sent on
+        self.cut_after: bytes | None = None  # ... or when it was sent on, before the server's answer
+        self.cuts = 0
+        self.held = asyncio.Event()  # nothing passes while it is not set: a network that is silent
+        self.held.set()
+        self.held_at: bytes | None = None  # what the client sends just before the network becomes silent
+        self.trips = 0  # how often the client has sent something
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def url(self, url: str) -> str:
+        """Return the server's URL by way of this line."""
+        return url.replace(f":{self._port}/", f":{self.port}/")
+
+    def cut(self) -> None:
+        """Lose all connections."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a client."""
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, back}
+        try:
+            await asyncio.gather(self._forward(reader, back, writer), self._pass(there, writer))
+        except (OSError, EOFError):
+            pass
+        finally:
+            for end in (writer, back):
+                self._writers.discard(end)
+                end.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, to: asyncio.StreamWriter, end: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await self.held.wait()
+            self.trips += 1
+            if self.held_at is not None and self.held_at in data:
+                self.held.clear()
+            if self.cut_before is not None and self.cut_before in data:
+                self._lose()
+            lost = self.cut_after is not None and self.cut_after in data
+            to.write(data)
+            await to.drain()
+            if lost:
+                end.transport.abort()  # the client hears nothing, and the server has all that was sent
+                self._lose(0.05)
+                await asyncio.sleep(0.05)
+                raise EOFError
+        raise EOFError
+
+    def _lose(self, wait: float = 0.0) -> None:
+        self.cuts += 1
+        self.cut_before = self.cut_after = None
+        if not wait:
+            raise EOFError
+
+    async def _pass(self, reader: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await self.held.wait()
+            to.write(data)
+            await to.drain()
+        raise EOFError
+
+
+@asynccontextmanager
+async def line(port: int) -> AsyncIterator[Line]:
+    """Open a line to a server on 127.0.0.1 until the block ends."""
+    made = Line(port)
+    async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as server:
+        made.port = server.sockets[0].getsockname()[1]
+        yield made
+        made.held.set()
+        made.cut()
+
+
+# ---- fixtures, which conftest.py takes from here ----
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Postgres]:
+    """A PostgreSQL for all tests of this process. Without one they are skipped; in CI that is a failure."""
+    if (what := lacking()) is not None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{what} (in CI this is a failure)")
+        pytest.skip(what)
+    with folder() as path:
+        postgres = Postgres(path)
+        with running(postgres):
+            yield postgres.start()
+
+
+@pytest.fixture(scope="session")
+def bouncer(cluster: Postgres) -> Iterator[Bouncer]:
+    """A PgBouncer in transaction mode in front of that."""
+    with folder() as path:
+        made = Bouncer(path, cluster)
+        with running(made):
+            yield made.start()
+
+
+@pytest.fixture(params=["sqlite", "postgres", "pgbouncer"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of the test's own, as `Store.open` takes it: on each engine, and with a pooler between."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "chat.db")
+        return
+    postgres: Postgres = request.getfixturevalue("cluster")
+    server: Postgres | Bouncer = postgres
+    if request.param == "pgbouncer":
+        server = request.getfixturevalue("bouncer")
+    with postgres.database() as name:
+        yield server.url(name)
+
+
+@pytest.fixture
+async def any_store(database: str) -> AsyncIterator[Store]:
+    """A store on each engine, and with a pooler between."""
+    opened = await Store.open(database)
+    yield opened
+    await opened.close()
+
+
+def look(database: str, statement: str) -> list[Any]:
+    """Look into a database beside the store; return the rows."""
+    if "://" not in database:
+        with contextlib.closing(sqlite3.connect(database)) as file:
+            return file.execute(statement).fetchall()
+    import psycopg
+
+    with psycopg.connect(database, prepare_threshold=None, connect_timeout=5) as connection:
+        connection.execute("SET LOCAL search_path = todochat")
+        return connection.execute(statement.encode()).fetchall()

@@ -1,0 +1,980 @@
+"""The PostgreSQL engine: what is whole, what is done again, and what is said when nothing helps.
+
+The server is a real one, reached directly and by a PgBouncer in transaction mode. It is restarted, killed, frozen, and
+the line to it is cut before and after a COMMIT.
+"""
+
+import asyncio
+import contextvars
+import gc
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import missing
+from postgres import PASSWORD, Bouncer, Line, Postgres, folder, free_port, lacking, line, look, running
+
+from todochat import db
+from todochat.db import Limits, Progress, Store, TurnRequest
+from todochat.engines import Row, Sql, StoreError, Unavailable
+from todochat.engines.postgres import CONNECTIONS, GRACE, KEPT, PostgresEngine
+from todochat.events import Event, fold
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parent.parent
+PATIENCE = 3.0
+TEXT: Event = {"type": "text", "content": "One."}
+RESULT: Event = {"type": "tool_result", "id": "1", "name": "add_task", "result": "x"}
+BOTH = pytest.mark.parametrize("database", ["postgres", "pgbouncer"], indirect=True)
+DIRECT = pytest.mark.parametrize("database", ["postgres"], indirect=True)
+
+
+@asynccontextmanager
+async def opened(url: str, patience: float = PATIENCE) -> AsyncIterator[PostgresEngine]:
+    """Open an engine until the block ends."""
+    made = await PostgresEngine.open(url, patience=patience)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.fixture
+async def engine(database: str) -> AsyncIterator[PostgresEngine]:
+    """An engine on a database of its own."""
+    async with opened(database) as made:
+        yield made
+
+
+@pytest.fixture
+async def cuttable(database: str) -> AsyncIterator[tuple[Line, PostgresEngine]]:
+    """An engine whose line to the server can be cut."""
+    port = int(database.rsplit(":", 1)[1].split("/")[0])
+    async with line(port) as made, opened(made.url(database)) as engine:
+        yield made, engine
+
+
+@pytest.fixture(scope="module")
+def fragile_server() -> Iterator[Postgres]:
+    """A server to be restarted and worse."""
+    if (what := lacking()) is not None:
+        missing(what)
+    with folder() as path:
+        server = Postgres(path)
+        with running(server):
+            yield server
+
+
+@pytest.fixture(scope="module")
+def fragile_bouncer(fragile_server: Postgres) -> Iterator[Bouncer]:
+    """A PgBouncer in front of it."""
+    with folder() as path:
+        pooler = Bouncer(path, fragile_server)
+        with running(pooler):
+            yield pooler.start()
+
+
+@pytest.fixture
+def fragile(fragile_server: Postgres) -> Postgres:
+    """That server, running."""
+    return fragile_server if fragile_server.is_running() else fragile_server.start()
+
+
+@pytest.fixture(params=["postgres", "pgbouncer"])
+def fragile_url(request: pytest.FixtureRequest, fragile: Postgres) -> Iterator[str]:
+    """The URL of a database on it, directly and by a PgBouncer."""
+    server = fragile if request.param == "postgres" else request.getfixturevalue("fragile_bouncer")
+    with fragile.database() as name:
+        yield server.url(name)
+
+
+def add(*titles: str) -> Callable[[Sql], Coroutine[Any, Any, None]]:
+    """Return a unit of work that adds tasks, one after the other."""
+
+    async def work(sql: Sql) -> None:
+        for title in titles:
+            statement = "INSERT INTO tasks (user_id, title, created_at, updated_at) VALUES ('alice', ?, '', '')"
+            await sql(statement, (title,))
+
+    return work
+
+
+async def all_rows(sql: Sql) -> Sequence[Row]:
+    """Be a unit of work that reads all tasks."""
+    return await sql("SELECT title FROM tasks ORDER BY id")
+
+
+async def titles(engine: PostgresEngine) -> list[str]:
+    """Return what tasks there are."""
+    return [row["title"] for row in await engine.read(all_rows)]
+
+
+def elsewhere(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Begin work of somebody who has nothing to do with the current task."""
+    return asyncio.create_task(work, context=contextvars.Context())
+
+
+async def refusal(work: Awaitable[Any]) -> str:
+    """Return the sentence with which work is refused, and check that it is one for users."""
+    with pytest.raises(Unavailable) as refused:
+        await work
+    sentence = str(refused.value)
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    assert "FATAL" not in sentence
+    assert "psycopg" not in sentence
+    return sentence
+
+
+# ---- units of work ----
+
+
+@BOTH
+async def test_a_unit_that_fails_leaves_nothing(engine: PostgresEngine) -> None:
+    """A unit happens whole or not at all, and a mistake in it is raised as it is."""
+
+    async def mistaken(sql: Sql) -> None:
+        await add("undone")(sql)
+        raise ZeroDivisionError
+
+    for work in (engine.write, engine.transaction):
+        with pytest.raises(ZeroDivisionError):
+            await work(mistaken)
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            await work(lambda sql: sql("SELECT * FROM nowhere"))
+    await engine.write(add("next"))
+    assert await titles(engine) == ["next"]
+
+
+@BOTH
+async def test_an_error_that_the_work_has_swallowed_is_no_commit(engine: PostgresEngine) -> None:
+    """A statement that failed has undone the transaction, whatever the work makes of it: that is not acknowledged."""
+
+    async def careless(sql: Sql) -> None:
+        await add("undone")(sql)
+        with pytest.raises(psycopg.Error):
+            await sql("SELECT * FROM nowhere")
+
+    with pytest.raises(RuntimeError):
+        await engine.write(careless)
+    assert await titles(engine) == []
+
+
+@BOTH
+async def test_a_read_sees_one_state(engine: PostgresEngine) -> None:
+    """What is written while a unit reads does not change what it sees."""
+
+    async def work(sql: Sql) -> list[int]:
+        before = len(await all_rows(sql))
+        await elsewhere(engine.write(add("meanwhile")))
+        return [before, len(await all_rows(sql))]
+
+    assert await engine.read(work) == [0, 0]
+    assert await titles(engine) == ["meanwhile"]
+
+
+@BOTH
+async def test_a_cancelled_caller_leaves_no_half_of_a_unit(engine: PostgresEngine) -> None:
+    """A unit whose caller is cancelled at any moment happens whole, and its connection serves the next one."""
+    for n in range(60):
+        task = asyncio.create_task(engine.write(add(f"{n}a", f"{n}b")))
+        await asyncio.sleep(0.0002 * n)
+        task.cancel()
+        await asyncio.wait((task,))
+        await titles(engine)
+    there = await titles(engine)
+    assert len([title for title in there if title.endswith("a")]) == 60
+    assert len(there) == 120
+
+
+@BOTH
+async def test_whose_caller_is_gone_fails_in_silence(engine: PostgresEngine) -> None:
+    """What goes wrong when nobody waits for it any more is no complaint of asyncio's, which would quote it."""
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+
+    async def mistaken(sql: Sql) -> None:
+        await all_rows(sql)
+        raise ValueError("what somebody wrote")
+
+    for work in (engine.write, engine.transaction, engine.read):
+        caller = asyncio.create_task(work(mistaken))
+        await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.wait((caller,))
+    del caller
+    await engine.close()
+    gc.collect()
+    assert complaints == []
+
+
+@BOTH
+async def test_texts_come_back_as_they_were(engine: PostgresEngine) -> None:
+    """Quotes, percent signs, question marks and all of Unicode are data; a NUL, which cannot be stored, is U+FFFD."""
+    for text in ("%s ? %% '\"; --", "\u2028 \U0001f600 \\x00", "a\0b"):
+        await engine.write(add(text))
+        rows = await engine.read(lambda sql, t=text: sql("SELECT title FROM tasks WHERE title = ? OR '%' = ?", (t, t)))
+        assert [row["title"] for row in rows] == [text.replace("\0", "\ufffd")]
+
+
+@BOTH
+async def test_those_who_lock_a_name_wait_for_each_other(engine: PostgresEngine, database: str) -> None:
+    """Of units that lock the same name one works at a time, in all processes; other names do not wait."""
+    working = 0
+
+    async def work(sql: Sql, of: PostgresEngine, name: str) -> int:
+        nonlocal working
+        await of.lock(sql, name)
+        working += name == "alice"
+        seen = working
+        await asyncio.sleep(0.01)
+        working -= name == "alice"
+        return seen
+
+    async with opened(database) as other:
+        units = [e.write(lambda sql, e=e, n=n: work(sql, e, n)) for e in (engine, other) for n in ("alice", "bob") * 4]
+        assert max(await asyncio.gather(*units)) == 1
+
+
+@BOTH
+async def test_deadlock_victims_work_again(engine: PostgresEngine) -> None:
+    """Of two units that wait for each other both are done, one after the other."""
+    await engine.write(add("a", "b"))
+    met = asyncio.Barrier(2)
+
+    async def work(sql: Sql, first: str, second: str) -> None:
+        await sql("UPDATE tasks SET user_id = user_id || ? WHERE title = ?", (first, first))
+        if met.n_waiting < 2 and not met.broken:
+            try:
+                async with asyncio.timeout(0.3):
+                    await met.wait()
+            except TimeoutError:
+                await met.reset()
+        await sql("UPDATE tasks SET user_id = user_id || ? WHERE title = ?", (first, second))
+
+    await asyncio.gather(
+        engine.write(lambda sql: work(sql, "a", "b")),
+        engine.write(lambda sql: work(sql, "b", "a")),
+    )
+    users = {row["user_id"] for row in await engine.read(lambda sql: sql("SELECT user_id FROM tasks"))}
+    assert len(users) == 1
+    assert sorted(users.pop()) == sorted("alice" + "ab")
+
+
+@BOTH
+async def test_what_somebody_elsewhere_changed_meanwhile_is_looked_at_again(engine: PostgresEngine) -> None:
+    """A unit that adds to what has just been deleted is done again, and sees that; a mistake is still raised."""
+    deleted = False
+
+    async def work(sql: Sql) -> str:
+        nonlocal deleted
+        found = await sql("SELECT id FROM conversations")
+        if not found:
+            return "gone"
+        if not deleted:
+            deleted = True
+            await elsewhere(engine.write(lambda sql: sql("DELETE FROM conversations")))
+        insert = "INSERT INTO messages (conversation_id, role, content, status, created_at) VALUES (?, ?, ?, ?, ?)"
+        await sql(insert, (found[0]["id"], "user", "hi", "done", ""))
+        return "there"
+
+    insert = "INSERT INTO conversations (user_id, title, created_at, updated_at) VALUES ('alice', '', '', '')"
+    await engine.write(lambda sql: sql(insert))
+    assert await engine.write(work) == "gone"
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        await engine.write(lambda sql: sql("INSERT INTO tasks (user_id) VALUES ('alice')"))
+
+
+# ---- a tool's transaction ----
+
+
+@BOTH
+async def test_a_tools_reads_and_writes_are_in_its_transaction(engine: PostgresEngine) -> None:
+    """What a tool calls sees what it has written, in tasks of its own too; and when it fails, all of that is undone."""
+    seen: list[list[str]] = []
+
+    async def work(sql: Sql) -> None:
+        await engine.write(add("a"))
+        await asyncio.gather(engine.write(add("b")), engine.write(add("b")))
+        seen.append(await asyncio.create_task(titles(engine)))
+        seen.append(await elsewhere(titles(engine)))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await engine.transaction(work)
+    assert seen == [["a", "b", "b"], []]
+    assert await titles(engine) == []
+
+
+@BOTH
+async def test_what_a_tool_catches_is_undone_alone(engine: PostgresEngine) -> None:
+    """A write within the transaction that fails leaves nothing, and the tool can go on."""
+
+    async def refused(sql: Sql) -> None:
+        await add("refused")(sql)
+        await sql("INSERT INTO tasks (user_id) VALUES ('alice')")
+
+    async def work(sql: Sql) -> None:
+        for title in ("a", "b"):
+            await engine.write(add(title))
+            with pytest.raises(psycopg.IntegrityError):
+                await engine.write(refused)
+        await add("c")(sql)
+
+    await engine.transaction(work)
+    assert await titles(engine) == ["a", "b", "c"]
+
+
+@BOTH
+async def test_tools_leave_connections_for_the_others(engine: PostgresEngine) -> None:
+    """However many tools are at work and wait to be, reads and writes go on."""
+    goes_on = asyncio.Event()
+
+    async def work(sql: Sql) -> None:
+        await add("of a tool")(sql)
+        await goes_on.wait()
+
+    tools = [elsewhere(engine.transaction(work)) for _ in range(2 * CONNECTIONS)]
+    await asyncio.sleep(0.1)
+    await asyncio.gather(*(engine.write(add("of somebody")) for _ in range(2 * CONNECTIONS)))
+    assert await titles(engine) == ["of somebody"] * 2 * CONNECTIONS
+    goes_on.set()
+    await asyncio.gather(*tools)
+    assert (await titles(engine)).count("of a tool") == 2 * CONNECTIONS
+
+
+@DIRECT
+async def test_who_waits_for_too_long_is_told_so(database: str) -> None:
+    """A tool for which there is no connection within the patience is refused, and does not work afterwards."""
+    goes_on = asyncio.Event()
+
+    async def work(sql: Sql) -> None:
+        await goes_on.wait()
+
+    async with opened(database, patience=0.2) as engine:
+        tools = [elsewhere(engine.transaction(work)) for _ in range(CONNECTIONS - KEPT)]
+        await asyncio.sleep(0.1)
+        assert "busy" in await refusal(engine.transaction(add("x")))
+        goes_on.set()
+        await asyncio.gather(*tools)
+        assert await titles(engine) == []
+
+
+@BOTH
+async def test_a_task_that_outlives_its_tool_has_a_transaction_of_its_own(engine: PostgresEngine) -> None:
+    """What a tool has begun and not waited for is written all the same, after it."""
+    go_on = asyncio.Event()
+
+    async def later() -> None:
+        await go_on.wait()
+        await engine.write(add("later"))
+
+    async def work(sql: Sql) -> None:
+        late.append(asyncio.create_task(later()))
+        await engine.write(add("a"))
+
+    late: list[asyncio.Task[None]] = []
+    await engine.transaction(work)
+    go_on.set()
+    await late[0]
+    assert await titles(engine) == ["a", "later"]
+
+
+@DIRECT
+async def test_closing_waits_for_the_units_under_way(database: str) -> None:
+    """What has begun is stored before the connections are closed; what comes later is refused in words."""
+    goes_on, began = asyncio.Event(), asyncio.Event()
+
+    async def work(sql: Sql) -> None:
+        await engine.write(add("of the tool"))
+        began.set()
+        await goes_on.wait()
+
+    engine = await PostgresEngine.open(database)
+    tool = elsewhere(engine.transaction(work))
+    await began.wait()
+    closing = asyncio.create_task(engine.close())
+    await asyncio.sleep(0)
+    goes_on.set()
+    await asyncio.gather(tool, closing)
+    for unit in (engine.read, engine.write, engine.transaction):
+        assert "shutting down" in await refusal(unit(add("x")))
+    await engine.close()
+    assert look(database, "SELECT title FROM tasks") == [("of the tool",)]
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'todochat'"
+    sessions += " AND datname = current_database()"
+    deadline = time.monotonic() + 10
+    while look(database, sessions) != [(0,)]:
+        assert time.monotonic() < deadline, "a connection is left"
+        await asyncio.sleep(0.02)
+
+
+# ---- the line is cut ----
+
+
+@BOTH
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("what", ["begin", "save", "finish", "tool"])
+async def test_a_line_cut_at_the_commit_loses_nothing_and_doubles_nothing(
+    cuttable: tuple[Line, PostgresEngine], database: str, what: str, when: str
+) -> None:
+    """Each unit of work is there once, as its caller is told, whether the COMMIT arrived or not.
+
+    Only a tool whose COMMIT did not arrive is refused, as it must not work twice: then there is nothing of it.
+    """
+    cable, engine = cuttable
+    store = Store(engine)
+    request = TurnRequest("alice", "hi", title="hi", key="k", digest="d")
+    turn = await store.begin_turn(TurnRequest("bob", "hi", title="hi"), Limits())
+    answer_id = turn.answer["id"]
+
+    async def tool() -> db.Task:
+        return await store.add_task("alice", "x")
+
+    def work() -> Awaitable[Any]:
+        if what == "begin":
+            return store.begin_turn(request, Limits())
+        if what == "save":
+            return store.save_progress(lambda: [Progress(answer_id, 0, [TEXT])])
+        if what == "finish":
+            return store.finish_answer(answer_id, "done", fold([TEXT]))
+        return store.record_tool(answer_id, tool, lambda task: Progress(answer_id, 0, [RESULT]))
+
+    setattr(cable, f"cut_{when}", b"COMMIT")
+    told = "stored"
+    if (what, when) == ("tool", "before"):
+        assert "does not answer" in await refusal(work())
+        told = "refused"
+    else:
+        await work()
+    assert cable.cuts == 1
+    begun, tasks, events, done = (
+        look(database, f"SELECT count(*) FROM {of}")[0][0]
+        for of in ("messages WHERE content = 'hi'", "tasks", "live_events", "messages WHERE status = 'done'")
+    )
+    assert begun == (2 if what == "begin" else 1)
+    assert tasks == (1 if what == "tool" and told == "stored" else 0)
+    assert events == (1 if what == "save" or tasks else 0)
+    assert done == begun + (what == "finish")
+
+
+@BOTH
+async def test_a_line_that_is_cut_in_the_middle_is_not_noticed(cuttable: tuple[Line, PostgresEngine]) -> None:
+    """A unit whose connection is lost between two statements is done again, on another connection."""
+    cable, engine = cuttable
+    cut = False
+
+    async def work(sql: Sql) -> None:
+        nonlocal cut
+        await add("a")(sql)
+        if not cut:
+            cut = True
+            cable.cut()
+        await add("b")(sql)
+
+    await engine.write(work)
+    assert await titles(engine) == ["a", "b"]
+    cut = False
+    assert await engine.read(all_rows)
+
+
+@BOTH
+async def test_connections_that_broke_while_idle_are_not_used(cuttable: tuple[Line, PostgresEngine]) -> None:
+    """A tool, which cannot be done again, does not get a connection that was cut while nobody used it."""
+    cable, engine = cuttable
+    await asyncio.gather(*(engine.write(add("x")) for _ in range(CONNECTIONS)))
+    cable.cut()
+    await asyncio.sleep(0.05)
+    await engine.transaction(add("of the tool"))
+    assert "of the tool" in await titles(engine)
+
+
+@BOTH
+async def test_a_line_that_has_gone_silent_is_given_up(cuttable: tuple[Line, PostgresEngine]) -> None:
+    """While nothing comes through, everything ends in words soon after the patience, and then all is as before."""
+    cable, engine = cuttable
+    await engine.write(add("before"))
+    cable.held.clear()
+    begun = time.monotonic()
+    for work in (engine.read, engine.write, engine.transaction):
+        assert "does not answer" in await refusal(work(all_rows))
+    took = time.monotonic() - begun
+    cable.held.set()
+    await engine.write(add("after"))
+    assert await titles(engine) == ["before", "after"]
+    assert took < 3 * (PATIENCE + GRACE) + 3
+
+
+@DIRECT
+async def test_a_line_that_is_silent_for_one_connection_only_is_replaced(database: str) -> None:
+    """A connection that leads nowhere costs the unit that gets it half of its patience, and is not used again."""
+    port = int(database.rsplit(":", 1)[1].split("/")[0])
+    async with line(port) as cable, opened(cable.url(database)) as engine:
+        await engine.write(add("a"))
+        sessions = "SELECT pid FROM pg_stat_activity WHERE application_name = 'todochat'"
+        [(old,)] = look(database, f"{sessions} AND datname = current_database()")
+        os.kill(old, signal.SIGSTOP)
+        try:
+            await engine.write(add("b"))
+        finally:
+            os.kill(old, signal.SIGCONT)
+        assert await titles(engine) == ["a", "b"]
+
+
+# ---- the server is in trouble ----
+
+
+@pytest.mark.parametrize(("sig", "pause"), [(signal.SIGINT, 0.0), (signal.SIGQUIT, 0.0), (signal.SIGINT, 1.0)])
+async def test_a_restart_is_a_pause(fragile: Postgres, fragile_url: str, sig: int, pause: float) -> None:
+    """While the server restarts, or crashes, each unit of work waits, and is there once in the end."""
+    acknowledged: list[str] = []
+    refused: list[str] = []
+    over = asyncio.Event()
+
+    async def writer(engine: PostgresEngine, name: str) -> None:
+        n = 0
+        while not over.is_set():
+            n += 1
+            title = f"{name}-{n}"
+            try:
+                await engine.write(add(title))
+                acknowledged.append(title)
+            except Unavailable:
+                refused.append(title)
+
+    async with opened(fragile_url, patience=10) as engine:
+        writers = [elsewhere(writer(engine, name)) for name in "abcdef"]
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(fragile.restart, sig, pause)
+        await asyncio.gather(*(engine.write(add(f"afterwards-{n}")) for n in range(9)))
+        over.set()
+        await asyncio.gather(*writers)
+        there = await titles(engine)
+    assert sorted(title for title in there if "afterwards" not in title) == sorted(acknowledged)
+    assert len(there) == len(acknowledged) + 9
+    assert refused == []
+
+
+async def test_a_server_that_stays_away_is_said_in_words(fragile: Postgres, fragile_url: str) -> None:
+    """Without a server everything is refused after the patience, and works at once when there is one again."""
+    async with opened(fragile_url, patience=0.5) as engine:
+        await engine.write(add("before"))
+        await asyncio.to_thread(fragile.stop)
+        for work in (engine.read, engine.write, engine.transaction):
+            begun = time.monotonic()
+            assert "does not answer" in await refusal(work(all_rows))
+            assert time.monotonic() - begun < 0.5 + GRACE + 3
+        await asyncio.to_thread(fragile.start)
+        deadline = time.monotonic() + 15  # a pooler needs a moment
+        while True:
+            try:
+                await engine.write(add("after"))
+                break
+            except Unavailable:
+                assert time.monotonic() < deadline
+        assert await titles(engine) == ["before", "after"]
+
+
+async def test_a_frozen_server_holds_nobody(fragile: Postgres, fragile_url: str) -> None:
+    """What is under way when the server freezes, and what comes later, ends in words a moment after the patience."""
+    async with opened(fragile_url, patience=1.0) as engine:
+        await engine.write(add("before"))
+        began, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def tool(sql: Sql) -> None:
+            await add("of the tool")(sql)
+            began.set()
+            await goes_on.wait()
+            await add("of the tool")(sql)
+
+        working = elsewhere(engine.transaction(tool))
+        await began.wait()
+        with fragile.frozen():
+            goes_on.set()
+            begun = time.monotonic()
+            units = [engine.read(all_rows), engine.write(add("x")), engine.transaction(add("y"))]
+            await asyncio.gather(*(refusal(unit) for unit in [*units, working]))
+            took = time.monotonic() - begun
+        assert took < 1.0 + GRACE + 3
+        there: list[str] = []
+        deadline = time.monotonic() + 15
+        while "after" not in there:
+            try:
+                await engine.write(add("after"))
+                there = await titles(engine)
+            except Unavailable:
+                assert time.monotonic() < deadline
+        assert there == ["before", "after"]
+
+
+@DIRECT
+async def test_a_commit_that_was_not_answered_is_asked_for_after_the_patience_too(database: str) -> None:
+    """If the server wakes up a moment after the patience, what it has committed is acknowledged after all."""
+    port = int(database.rsplit(":", 1)[1].split("/")[0])
+    async with line(port) as cable, opened(cable.url(database), patience=1.5) as engine:
+        await engine.write(add("a"))
+        cable.held_at = b"COMMIT"
+        unit = elsewhere(engine.write(add("b")))
+        await asyncio.sleep(1.5 + GRACE + 0.3)
+        cable.held_at = None
+        cable.held.set()
+        await unit
+        assert await titles(engine) == ["a", "b"]
+
+
+@BOTH
+async def test_a_server_that_became_read_only_is_left(engine: PostgresEngine, cluster: Postgres, database: str) -> None:
+    """As after a failover: what leads to a standby is dropped, and tried again on a new connection."""
+    name = database.rsplit("/", 1)[1]
+    await engine.write(add("a"))
+    # A session that was begun now is read-only until its end, as those to a former primary.
+    cluster.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    throw_out = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+    cluster.execute(f"{throw_out} AND datname = '{name}'")
+    unit = elsewhere(engine.write(add("b")))
+    await asyncio.sleep(0.5)
+    assert not unit.done()
+    cluster.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    await unit
+    assert await titles(engine) == ["a", "b"]
+
+
+@DIRECT
+async def test_a_server_that_stays_read_only_is_said_in_words(database: str, cluster: Postgres) -> None:
+    """On a standby everything can be read, and what writes is refused in words."""
+    name = database.rsplit("/", 1)[1]
+    async with opened(database) as engine:
+        await engine.write(add("a"))
+    cluster.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    async with opened(database, patience=0.5) as engine:
+        for work in (engine.write, engine.transaction):
+            assert "cannot be written" in await refusal(work(add("b")))
+        assert await titles(engine) == ["a"]
+
+
+@DIRECT
+async def test_too_many_connections_are_waited_for(database: str, cluster: Postgres) -> None:
+    """A server that takes no more connections is asked again; if it never does, that is said in words."""
+    name = database.rsplit("/", 1)[1]
+    async with opened(database) as engine:
+        await engine.write(add("a"))
+    user = f"few_{name}"
+    cluster.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{PASSWORD}' CONNECTION LIMIT 1 IN ROLE pg_read_all_data")
+    cluster.execute(f"GRANT USAGE ON SCHEMA todochat TO {user}", name)
+    cluster.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA todochat TO {user}", name)
+    try:
+        async with opened(cluster.url(name, user=user), patience=1.0) as engine:
+            await engine.read(all_rows)
+            began, goes_on = asyncio.Event(), asyncio.Event()
+
+            async def tool(sql: Sql) -> None:
+                began.set()
+                await goes_on.wait()
+
+            working = elsewhere(engine.transaction(tool))
+            await began.wait()
+            assert "does not answer" in await refusal(engine.read(all_rows))
+            waiting = elsewhere(titles(engine))
+            goes_on.set()
+            await working
+            assert await waiting == ["a"]
+    finally:
+        cluster.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA todochat FROM {user}", name)
+        cluster.execute(f"REVOKE ALL ON SCHEMA todochat FROM {user}", name)
+        cluster.execute(f"DROP ROLE {user}")
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ("53100", "disk is full"),
+        ("53200", "no room"),
+        ("58030", "disk does not answer"),
+        ("55P03", "busy"),
+        ("57014", "busy"),
+        ("XX001", "has failed"),
+    ],
+)
+async def test_trouble_of_the_server_is_said_in_words(engine: PostgresEngine, state: str, says: str) -> None:
+    """What the server raises when it cannot is a sentence, nothing of it is stored, and the connection goes on."""
+
+    async def work(sql: Sql) -> None:
+        await add("undone")(sql)
+        await sql(f"DO $$ BEGIN RAISE EXCEPTION 'the password of the disk' USING ERRCODE = '{state}'; END $$")
+
+    for unit in (engine.write, engine.transaction):
+        assert says in await refusal(unit(work))
+    assert await titles(engine) == []
+
+
+@BOTH
+async def test_a_lock_of_somebody_else_is_waited_for_within_the_patience(database: str) -> None:
+    """What another program locks is a sentence after the patience."""
+    async with opened(database, patience=0.4) as engine:
+        await engine.write(add("a"))
+        with psycopg.connect(database, prepare_threshold=None) as other:
+            other.execute("LOCK TABLE todochat.tasks")
+            assert "busy" in await refusal(engine.write(add("b")))
+            assert "busy" in await refusal(engine.read(all_rows))
+        await engine.write(add("c"))
+        assert await titles(engine) == ["a", "c"]
+
+
+async def test_nothing_that_users_say_is_in_the_servers_log(fragile: Postgres) -> None:
+    """What is refused by a constraint, or too slow, is logged by the server without the values."""
+    with fragile.database() as name:
+        async with opened(fragile.url(name)) as engine:
+            for _ in range(2):
+                again = TurnRequest("alice", "sesame", title="sesame", key="sesame", digest="d")
+                await Store(engine).begin_turn(again, Limits())
+            duplicate = "INSERT INTO tasks (id, user_id, title, created_at, updated_at) VALUES (1, 'u', ?, '', '')"
+            await engine.write(lambda sql: sql(duplicate, ("sesame",)))
+            with pytest.raises(psycopg.errors.UniqueViolation):
+                await engine.write(lambda sql: sql(duplicate, ("sesame",)))
+    assert "duplicate key" in fragile.log()
+    assert "sesame" not in fragile.log()
+
+
+# ---- opening ----
+
+
+async def test_eight_processes_may_start_at_once_on_an_empty_database(cluster: Postgres) -> None:
+    """The schema is made once, by whoever comes first."""
+    for _ in range(5):
+        with cluster.database() as name:
+            engines = await asyncio.gather(*(PostgresEngine.open(cluster.url(name)) for _ in range(8)))
+            await asyncio.gather(*(engine.write(add("x")) for engine in engines))
+            assert await titles(engines[0]) == ["x"] * 8
+            await asyncio.gather(*(engine.close() for engine in engines))
+
+
+@DIRECT
+async def test_a_newer_schema_is_refused(database: str) -> None:
+    """What a newer program has made is left as it is."""
+    async with opened(database):
+        pass
+    with psycopg.connect(database) as connection:
+        connection.execute("UPDATE todochat.version SET schema = 99")
+    with pytest.raises(StoreError, match="newer version"):
+        await PostgresEngine.open(database)
+    assert look(database, "SELECT schema FROM version") == [(99,)]
+
+
+@DIRECT
+async def test_an_older_schema_is_upgraded_in_steps(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step is done once, in their order, by whichever of several processes comes first."""
+    from todochat.engines import postgres as module
+
+    async with opened(database) as engine:
+        await engine.write(add("a"))
+    monkeypatch.setattr(module, "SCHEMA_VERSION", 3)
+    steps = {1: "ALTER TABLE tasks ADD COLUMN one TEXT", 2: "ALTER TABLE tasks RENAME COLUMN one TO two"}
+    monkeypatch.setattr(module, "UPGRADES", steps)
+    engines = await asyncio.gather(*(PostgresEngine.open(database) for _ in range(4)))
+    assert await titles(engines[0]) == ["a"]
+    await asyncio.gather(*(engine.close() for engine in engines))
+    assert look(database, "SELECT title, two FROM tasks") == [("a", None)]
+    assert look(database, "SELECT schema FROM version") == [(3,)]
+
+
+@DIRECT
+async def test_a_schema_of_somebody_else_is_refused(database: str) -> None:
+    """Tables that are not ours are left alone; an empty schema that an administrator has made is used."""
+    with psycopg.connect(database) as connection:
+        connection.execute("CREATE SCHEMA todochat")
+        connection.execute("CREATE TABLE todochat.users (id INTEGER)")
+    with pytest.raises(StoreError, match="belongs to another program"):
+        await PostgresEngine.open(database)
+    with psycopg.connect(database) as connection:
+        connection.execute("DROP TABLE todochat.users")
+    async with opened(database) as engine:
+        await engine.write(add("a"))
+
+
+async def test_a_database_in_another_encoding_is_refused(cluster: Postgres) -> None:
+    """A database that cannot hold all texts is refused before anybody has said something."""
+    cluster.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        with pytest.raises(StoreError, match="LATIN1"):
+            await PostgresEngine.open(cluster.url("latin"))
+    finally:
+        cluster.execute("DROP DATABASE latin WITH (FORCE)")
+
+
+@DIRECT
+async def test_urls_are_understood_as_people_get_them(database: str, cluster: Postgres) -> None:
+    """The names of drivers, several hosts, and what Neon, Supabase and RDS put behind the question mark."""
+    rest = database.removeprefix("postgresql://")
+    dead = rest.replace("@127.0.0.1:", f"@127.0.0.1:{free_port()},127.0.0.1:")
+    for url in (
+        f"postgres://{rest}",
+        f"postgresql+psycopg://{rest}",
+        f"postgresql://{rest}?sslmode=prefer&channel_binding=prefer",
+        f"postgresql://{rest}?target_session_attrs=read-write&application_name=x&connect_timeout=10",
+        f"postgresql://{dead}?target_session_attrs=read-write",
+        f"postgresql://{rest}?keepalives_idle=10&options=-c%20statement_timeout%3D5000",
+    ):
+        async with opened(url) as engine:
+            await titles(engine)
+
+
+WRONG = [
+    ("{scheme}://todo:{wrong}@127.0.0.1:{port}/{name}", "password authentication failed"),
+    ("{scheme}://nobody:{wrong}@127.0.0.1:{port}/{name}", "password authentication failed"),
+    ("{scheme}://todo:{right}@127.0.0.1:{port}/nowhere", 'database "nowhere" does not exist'),
+    ("{scheme}://todo:{right}@127.0.0.1:{free}/{name}", "[Cc]onnection refused"),
+    ("{scheme}://todo:{right}@nowhere.invalid/{name}", "nowhere.invalid"),
+    ("{scheme}://todo:{right}@127.0.0.1:{port}/{name}?sslmode=require", "SSL"),
+    ("{scheme}://todo:{right}@127.0.0.1:{port}/{name}?sslmode=perhaps", "perhaps"),
+    ("{scheme}://todo:{right}@127.0.0.1:{port}/{name}?pgbouncer=true", "'pgbouncer'"),
+    ("{scheme}://todo:{right}@127.0.0.1:{port}/{name}?sslmode", "parameters"),
+    ("{scheme}://todo:{right}@127.0.0.1:{port}/{name}?connect_timeout=soon", "connect_timeout|soon"),
+    ("{scheme}://todo:{right}@127.0.0.1:{port}/{name}?target_session_attrs=standby", "standby|recovery|read-only"),
+    ("{scheme}://todo:{right}@127.0.0.1:99999/{name}", "port"),
+    ("{scheme}://todo:{right}@127.0.0.1:port/{name}", "must look like"),
+    ("{scheme}://todo:{right}@secret@127.0.0.1:{port}/{name}", "must look like"),
+    ("{scheme}://todo:{right}/secret@127.0.0.1:{port}/{name}", "must look like"),
+    ("{scheme}://todo:{right}%secret@127.0.0.1:{port}/{name}", "must look like"),
+    ("{scheme}://todo:{right} secret@127.0.0.1:{port}/{name}", "must look like"),
+    ("{scheme}://todo:12/{right}@127.0.0.1:{port}/{name}", "must look like"),
+    ("{scheme}://todo:12?a={right}@127.0.0.1/{port}/{name}", "must look like"),
+    ("{scheme}://todo:{right}@127.0.0.1:{port}/{name}#{right}", "must look like"),
+    ("{scheme}://todo:{right}@/{name}?host=/nowhere", "nowhere"),
+]
+
+
+@pytest.mark.parametrize(("url", "says"), WRONG)
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
+async def test_what_is_wrong_is_said_at_once_and_without_the_password(
+    cluster: Postgres, scheme: str, url: str, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong password, host, database or parameter is one sentence, and no password is in it or behind it."""
+    caplog.set_level(logging.INFO)
+    with cluster.database() as name:
+        values = {"scheme": scheme, "right": PASSWORD, "wrong": "mellon", "port": cluster.port, "name": name}
+        begun = time.monotonic()
+        with pytest.raises(StoreError, match=says) as refused:
+            await Store.open(url.format(free=free_port(), **values))
+        assert time.monotonic() - begun < 2.5
+    error: BaseException | None = refused.value
+    assert str(error).count("\n") == 0
+    shown = "".join(traceback.format_exception(error)) + caplog.text
+    while error is not None:
+        shown += repr(error)
+        error = error.__cause__ or error.__context__
+    for secret in (PASSWORD, "mellon", "secret"):
+        assert secret not in shown
+
+
+async def test_a_server_that_does_not_answer_is_said_after_seconds(fragile: Postgres) -> None:
+    """A server that is frozen, or a host that drops what it is sent, is given up after the patience."""
+    with fragile.frozen():
+        begun = time.monotonic()
+        with pytest.raises(StoreError, match="does not answer"):
+            await PostgresEngine.open(fragile.url(), patience=1.0)
+        assert time.monotonic() - begun < 5
+
+
+def test_sqlite_needs_no_driver_of_postgresql(tmp_path: Path) -> None:
+    """On SQLite nothing of psycopg is imported, and without it a URL of PostgreSQL's is one sentence."""
+    code = f"""
+import asyncio, sys
+sys.path.insert(0, {str(ROOT)!r})
+sys.modules["psycopg"] = None
+from todochat.db import Store
+from todochat.engines import StoreError
+asyncio.run(asyncio.run(Store.open({str(tmp_path / "chat.db")!r})).close())
+assert not any(name.startswith("psycopg") for name in sys.modules if name != "psycopg")
+try:
+    asyncio.run(Store.open("postgresql://todo:{PASSWORD}@127.0.0.1/x"))
+except StoreError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "pip install 'todochat[postgres]'" in result.stdout
+    assert PASSWORD not in result.stdout + result.stderr
+
+
+# ---- the store ----
+
+
+async def test_a_turn_on_each_engine(any_store: Store, database: str) -> None:
+    """A turn with a tool, from its beginning to its end, is the same on all engines."""
+    turn = await any_store.begin_turn(TurnRequest("alice", "hi", title="hi", key="k", digest="d"), Limits())
+    answer_id, thread = turn.answer["id"], turn.conversation["id"]
+    assert await any_store.save_progress(lambda: [Progress(answer_id, 0, [TEXT])]) == {answer_id}
+
+    async def tool() -> db.Task:
+        task = await any_store.add_task("alice", "milk")
+        return await any_store.update_task("alice", task["id"], completed=True) or task
+
+    task = await any_store.record_tool(answer_id, tool, lambda task: Progress(answer_id, 1, [TEXT]))
+    assert task["completed"] is True
+    assert await any_store.list_tasks("alice", completed=True) == await any_store.list_tasks("alice") == [task]
+    assert await any_store.list_tasks("alice", completed=False) == []
+    again = await any_store.begin_turn(TurnRequest("alice", "hi", title="hi", key="k", digest="d"), Limits())
+    assert (again.earlier, again.answer["content"]) == (True, "One.One.")
+    with pytest.raises(db.Busy):
+        await any_store.begin_turn(TurnRequest("alice", "x", conversation_id=thread), Limits())
+    await any_store.finish_answer(answer_id, "done", fold([TEXT, TEXT]))
+    assert look(database, "SELECT count(*) FROM live_events") == [(0,)]
+    assert await any_store.give_feedback("alice", thread, {answer_id}, "positive")
+    page = await any_store.page_of_messages("alice", thread, since=None, newest_first=True, limit=1)
+    assert page is not None
+    assert (page[1][0]["content"], page[1][0]["feedback"]) == ("One.One.", "positive")
+    retry = TurnRequest("alice", conversation_id=thread, retry_of=turn.history[-1]["id"])
+    second = await any_store.begin_turn(retry, Limits())
+    await any_store.finish_answer(second.answer["id"], "stopped", fold([]))
+    assert await any_store.page_of_conversations("alice", after=None, newest_first=True, limit=5) != []
+    assert await any_store.delete_conversation("alice", thread)
+    with pytest.raises(db.Conflict):
+        await any_store.begin_turn(TurnRequest("alice", "hi", title="hi", key="k", digest="d"), Limits())
+
+
+@BOTH
+async def test_limits_and_keys_hold_across_processes(database: str) -> None:
+    """Of turns that begin at once on two stores as many are begun as may be, and one for each key."""
+    async with opened(database) as one, opened(database) as two:
+        stores = [Store(one), Store(two)]
+        requests = [TurnRequest("alice", "hi", title="hi") for _ in range(20)]
+        begun = await asyncio.gather(
+            *(stores[n % 2].begin_turn(request, Limits(live_per_user=4)) for n, request in enumerate(requests)),
+            return_exceptions=True,
+        )
+        assert [type(turn) for turn in begun].count(db.Turn) == 4
+        assert [type(turn) for turn in begun].count(db.TooMany) == 16
+        keyed = TurnRequest("bob", "hi", title="hi", key="k", digest="d")
+        turns = await asyncio.gather(*(stores[n % 2].begin_turn(keyed, Limits()) for n in range(20)))
+        assert len({turn.answer["id"] for turn in turns}) == 1
+        assert [turn.earlier for turn in turns].count(False) == 1
+
+
+@BOTH
+async def test_ends_and_deletions_do_not_lock_each_other(database: str) -> None:
+    """Answers that end while their conversations are deleted, and checkpoints are made: no deadlock, and no error."""
+    async with opened(database) as one, opened(database) as two:
+        stores = Store(one), Store(two)
+        before = look(database, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        for _ in range(40):
+            turns = [await stores[0].begin_turn(TurnRequest("a", "hi", title="hi"), Limits()) for _ in range(3)]
+            ids = [turn.answer["id"] for turn in turns]
+            await stores[0].save_progress(lambda ids=ids: [Progress(i, 0, [TEXT]) for i in ids])
+            await asyncio.gather(
+                *(stores[0].finish_answer(i, "done", fold([TEXT])) for i in ids),
+                *(stores[1].delete_conversation("a", turn.conversation["id"]) for turn in turns),
+                *(stores[0].save_progress(lambda ids=ids, n=n: [Progress(i, n, [TEXT]) for i in ids]) for n in (1, 2)),
+            )
+        assert look(database, "SELECT count(*) FROM messages") == [(0,)]
+        assert look(database, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == before
