@@ -726,7 +726,7 @@ def test_the_readmes_page_with_the_component_works(
     make_server: Callable[..., Server], visitor: Visitor, tmp_path: Path
 ) -> None:
     """The README's page, served from another origin that is allowed, reaches this server with the user's token."""
-    [html] = re.findall(r"```html\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    [html] = re.findall(r"```html\n(.*?)```", (ROOT / "docs" / "component.md").read_text(), re.DOTALL)
     assert html.count("\n") == 15
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as pages:
         origin = f"http://localhost:{pages.server_port}"
