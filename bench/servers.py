@@ -75,6 +75,11 @@ class Server:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
+    def written(self) -> int:
+        """Return how many bytes it has caused to be written to disk."""
+        counters = Path(f"/proc/{self.pid}/io").read_text()
+        return int(counters.split("\nwrite_bytes: ")[1].split()[0])
+
     def stop(self) -> None:
         """End it."""
         if self._process.poll() is None:
