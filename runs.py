@@ -155,7 +155,8 @@ class Run(Observer):
         async with self.recording:
             if result["id"] not in self._answered:
                 with self._withheld(result):
-                    await self._store.save_progress(lambda: [self.progress()])
+                    new = self.progress()  # now: what is published while the database is waited for is not among it
+                    await self._store.save_progress(lambda: [new])
 
     @contextmanager
     def _withheld(self, result: ToolResult) -> Iterator[None]:
