@@ -927,7 +927,7 @@ async def test_a_backup_of_a_live_database_is_consistent(make: Callable[..., Ser
 
     def backup(target: Path) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "app.py"), "backup", str(target)]
-        return subprocess.run(command, env=os.environ | server.env, capture_output=True, text=True, timeout=30)
+        return subprocess.run(command, env=os.environ | server.env, capture_output=True, text=True, timeout=120)
 
     async with request(server, "POST", "/chatkit", {"message": "say 100000 10"}) as live:
         await live.take(80)
