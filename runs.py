@@ -156,7 +156,8 @@ class Run(Observer):
             if result["id"] not in self._answered:
                 with self._withheld(result):
                     new = self.progress()  # now: what is published while the database is waited for is not among it
-                    await self._store.save_progress(lambda: [new])
+                    if self.id not in await self._store.save_progress(lambda: [new]):
+                        raise AnswerOver
 
     @contextmanager
     def _withheld(self, result: ToolResult) -> Iterator[None]:
@@ -404,6 +405,8 @@ class Runs:
         if error is None:
             sentence = producer.result()
             return ("failed", sentence) if sentence else ("done", None)
+        if isinstance(error, AnswerOver):  # as a tool has noticed, and the next checkpoint would have
+            return "stopped", ELSEWHERE
         if isinstance(error, Unavailable):
             return "failed", str(error)
         self._log_mistake(run, error)
