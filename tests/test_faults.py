@@ -790,10 +790,15 @@ async def test_a_lock_held_by_another_program_is_said_in_words(make: Callable[..
     async with request(server, "POST", "/chatkit", {"message": 'say 30 20\ncall add_task {"title": "x"}'}) as live:
         await live.take(3)
         with locked(server):
-            for path in ("/health", "/api/tasks", "/api/conversations", f"/api/conversations/{thread}"):
-                assert (await call(server, "GET", path))[0] == 200, "reading waits for nobody"
             begun = time.monotonic()
-            refused = await say(server, "say 1 0", thread)
+            waiting = asyncio.create_task(say(server, "say 1 0", thread))
+            await asyncio.sleep(0.5)  # until some of what is to be written waits for the file
+            read = []
+            for path in ("/health", "/api/tasks", "/api/conversations", f"/api/conversations/{thread}"):
+                read.append((await call(server, "GET", path))[0])
+                assert not waiting.done(), "reading waits for nobody"
+            assert read == [200] * 4
+            refused = await waiting
             assert (refused.status, "retry-after" in refused.headers) == (503, True)
             assert time.monotonic() - begun < 8
             record = await asyncio.wait_for(live.rest(), 15)
