@@ -31,6 +31,8 @@ def client_for(key: str, url: str, idle_timeout: float) -> AsyncOpenAI:
         raise BadModel(
             "The model's base URL must be like http://host:port/path, or with https."
         )  # it may hold a password
+    if "@" in urlsplit(url).netloc:  # the client would send these in place of the key
+        raise BadModel("The model's base URL must hold no user and password: the key has a setting of its own.")
     if not re.fullmatch(r"[\x21-\x7e]+", key):
         raise BadModel("The model's API key has characters in it that no key has. Copy it again.")
     # The client's own timeout, 600 s, is for whole answers; ours is for silence.
