@@ -308,7 +308,7 @@ def recipe() -> str:
 
 
 def test_the_recipe_for_better_auth_works(make_server: Callable[..., Server], tmp_path: Path) -> None:
-    """The documented command makes a PEM of the published keys, with which, and its settings, the tokens are accepted."""
+    """The documented command makes a PEM of the published keys; with it, and the settings, the tokens are accepted."""
     if shutil.which("node") is None:
         missing("node is not installed")
     es = ec.generate_private_key(ec.SECP256R1())
@@ -340,8 +340,7 @@ def test_the_recipe_for_better_auth_works(make_server: Callable[..., Server], tm
         threading.Thread(target=publisher.serve_forever, daemon=True).start()
         base = f"http://127.0.0.1:{publisher.server_port}"
         command, start = (
-            code.replace("http://localhost:3000", base)
-            for code in re.findall(r"```sh\n(.*?)```", recipe(), re.DOTALL)
+            code.replace("http://localhost:3000", base) for code in re.findall(r"```sh\n(.*?)```", recipe(), re.DOTALL)
         )
         subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=30)
         publisher.shutdown()
