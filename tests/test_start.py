@@ -34,7 +34,7 @@ def run(
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,  # for a busy machine: it ends by itself
     )
 
 
