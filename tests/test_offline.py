@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from conftest import Client
 
-import offline
+from todochat.models import offline
 
 
 @pytest.mark.parametrize(
