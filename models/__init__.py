@@ -54,9 +54,8 @@ def choose_model(env: Mapping[str, str], *, idle_timeout: float = 60.0) -> Choic
         if not name:
             raise BadModel("OPENAI_BASE_URL needs OPENAI_MODEL: the name of a model that it serves.")
         api = api or ("responses" if at_openai else "chat")
-        client = client_for(
-            key or "none", url or OPENAI_URL, idle_timeout
-        )  # local servers want no key, the client does
+        # Local servers want no key, the client does.
+        client = client_for(key or "none", url or OPENAI_URL, idle_timeout)
         model = _chat(name, client) if api == "chat" else OpenAIResponsesModel(model=name, openai_client=client)
         return Choice(model, name)
     return Choice(offline.OfflineModel(), offline.NAME)

@@ -27,10 +27,8 @@ def client_for(key: str, url: str, idle_timeout: float) -> AsyncOpenAI:
         usable = bool(re.fullmatch(r"https?://[^/\s][^\s]*", url)) and urlsplit(url).port != 0
     except ValueError:  # of a port that is none
         usable = False
-    if not usable:
-        raise BadModel(
-            "The model's base URL must be like http://host:port/path, or with https."
-        )  # it may hold a password
+    if not usable:  # the URL is not shown, as it may hold a password
+        raise BadModel("The model's base URL must be like http://host:port/path, or with https.")
     if "@" in urlsplit(url).netloc:  # the client would send these in place of the key
         raise BadModel("The model's base URL must hold no user and password: the key has a setting of its own.")
     if not re.fullmatch(r"[\x21-\x7e]+", key):
