@@ -49,7 +49,10 @@ class Engine(ABC):
 
     @abstractmethod
     async def write(self, work: Work[T]) -> T:
-        """Do `work`, which takes no longer than its statements. Its transaction may be shared with others."""
+        """Do `work`, which takes no longer than its statements, in a transaction that may be shared with others.
+
+        If that fails it is rolled back, and `work` is done again from its beginning.
+        """
 
     @abstractmethod
     async def transaction(self, work: Work[T]) -> T:

@@ -472,8 +472,8 @@ async def test_late_disconnect_stops_only_its_own_run(store: Store) -> None:
         return run
 
     async def end(run: Run) -> None:
-        assert run.finished is not None
-        await run.finished
+        assert run.conclusion is not None
+        await run.conclusion
 
     first = await begin(None)
     late = app.stop_when_left(SimpleNamespace(runs=live), first)  # type: ignore[arg-type]

@@ -23,8 +23,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Mount
 
-import app
-import offline
+from todochat import app
+from todochat.models import offline
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
