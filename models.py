@@ -55,7 +55,7 @@ def choose_model(env: Mapping[str, str], *, idle_timeout: float = 60.0) -> Choic
     if name := env.get("MODEL"):
         return Choice(_by_prefix(name), name)
     if key := env.get("GEMINI_API_KEY"):
-        name = env.get("GEMINI_MODEL") or "gemini-2.5-flash"
+        name = env.get("GEMINI_MODEL") or "gemini-flash-latest"
         return Choice(_chat(name, _client(key, env.get("GEMINI_BASE_URL") or GEMINI_URL, idle_timeout)), name)
     key, url = env.get("OPENAI_API_KEY"), env.get("OPENAI_BASE_URL")
     if key or url:

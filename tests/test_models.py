@@ -39,8 +39,8 @@ import models
             "m",
             "http://localhost:1/v1",
         ),
-        ({"GEMINI_API_KEY": "k"}, OpenAIChatCompletionsModel, "gemini-2.5-flash", models.GEMINI_URL),
-        ({"GEMINI_API_KEY": "k", "OPENAI_API_KEY": "k"}, OpenAIChatCompletionsModel, "gemini-2.5-flash", None),
+        ({"GEMINI_API_KEY": "k"}, OpenAIChatCompletionsModel, "gemini-flash-latest", models.GEMINI_URL),
+        ({"GEMINI_API_KEY": "k", "OPENAI_API_KEY": "k"}, OpenAIChatCompletionsModel, "gemini-flash-latest", None),
         (
             {"GEMINI_API_KEY": "k", "GEMINI_MODEL": "g", "GEMINI_BASE_URL": "http://localhost:2/"},
             OpenAIChatCompletionsModel,
