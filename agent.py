@@ -391,7 +391,7 @@ class _Translator:
             self.answered = self._new_paragraph = True
             self._running[call["id"]] = call["name"]
             yield call
-        elif name == "tool_called":
+        elif name == "tool_called" and _is_hosted(item.raw_item):
             # After all of the text that came of it: `raw` has shown it in its place, if the model streams its items.
             yield from self._hosted_call(item.raw_item)
         elif name == "tool_output":
@@ -489,7 +489,19 @@ def _call(item: Any) -> dict[str, Any]:
 
 def _is_hosted(item: Any) -> bool:
     """Return whether this is a call of one of the provider's own tools, which has run over there already."""
-    return str(_field(item, "type")).endswith("_call") and not _field(item, "call_id")
+    kind = str(_field(item, "type"))
+    return kind.endswith("_call") and kind not in _RUN_HERE and not _field(item, "call_id")
+
+
+# Without an id these are no calls at all: the SDK refuses them. (Most of a provider's own have none to be answered by.)
+_RUN_HERE = (
+    "function_call",
+    "custom_tool_call",
+    "computer_call",
+    "shell_call",
+    "local_shell_call",
+    "apply_patch_call",
+)
 
 
 def _field(item: Any, name: str) -> Any:

@@ -2,13 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import RunConfig
+from agents import Model, RunConfig
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
+from openai.types.responses import (
+    Response,
+    ResponseCompletedEvent,
+    ResponseFunctionToolCall,
+    ResponseFunctionWebSearch,
+    ResponseOutputItemDoneEvent,
+)
+from openai.types.responses.response_function_web_search import ActionSearch
 
 import agent
 import db
@@ -194,3 +202,78 @@ def test_the_model_is_told_how_an_answer_ended(status: str) -> None:
     assert status.removesuffix("ed") in str(item)
     [_, item] = agent.model_input([USER, answer("Once upon", status=status)])
     assert str(item["content"]).startswith("Once upon\n\n[")  # type: ignore[typeddict-item]
+
+
+class Careless(Model):
+    """A host's own model that streams its items, and gives them as they are."""
+
+    def __init__(self, *answers: list[Any]) -> None:
+        self._answers = list(answers)
+
+    async def get_response(self, *args: Any, **kwargs: Any) -> Any:
+        """Never called: our turns are streamed."""
+        raise NotImplementedError
+
+    async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """Yield the next answer."""
+        items = self._answers.pop(0)
+        for n, item in enumerate(items):
+            yield ResponseOutputItemDoneEvent.construct(
+                type="response.output_item.done", item=item, output_index=n, sequence_number=n
+            )
+        response = Response.construct(id="r", output=items, usage=None)
+        yield ResponseCompletedEvent.construct(type="response.completed", response=response, sequence_number=99)
+
+
+def careless_turn(tmp_path: Path, *answers: list[Any]) -> tuple[list[agent.Event], list[db.Task]]:
+    """Run one turn with such a model."""
+
+    async def turn() -> tuple[list[agent.Event], list[db.Task]]:
+        store = await db.Store.open(str(tmp_path / "chat.db"))
+        try:
+            context = agent.TurnContext("alice", store, recorded)
+            config = RunConfig(tracing_disabled=True, tool_not_found_behavior="return_error_to_model")
+            todo = agent.todo_agent(Careless(*answers))
+            stream = agent.stream_turn(todo, [USER], context, thread_id=1, run_config=config)
+            return [event async for event in stream], await store.list_tasks("alice")
+        finally:
+            await store.close()
+
+    return asyncio.run(turn())
+
+
+LOCAL = ["function_call", "custom_tool_call", "computer_call", "shell_call", "local_shell_call", "apply_patch_call"]
+
+
+@pytest.mark.parametrize("kind", LOCAL)
+@pytest.mark.parametrize("call_id", ["", None])
+@pytest.mark.parametrize("item_id", ["fc_1", "__fake_id__", None])
+def test_a_call_without_an_id_is_never_shown_as_completed(
+    tmp_path: Path, kind: str, call_id: str | None, item_id: str | None
+) -> None:
+    """A tool that would have to run here did not, so the turn has failed, and nothing says that it was done."""
+    fields: dict[str, Any] = {"name": "add_task", "arguments": '{"title": "eggs"}', "status": "completed"}
+    call = ResponseFunctionToolCall.construct(type=kind, id=item_id, call_id=call_id, **fields)  # type: ignore[arg-type]
+    events, tasks = careless_turn(tmp_path, [call], [assistant_message("Done.")])
+    assert [event["type"] for event in events if isinstance(event, dict)] == ["error"]
+    assert events == [{"type": "error", "message": "The model's answer broke off. Please try again."}]
+    assert tasks == []
+
+
+def test_a_made_up_id_is_as_good_as_any(tmp_path: Path) -> None:
+    """`__fake_id__` is what the SDK writes where it has no id: a call that has it as its own is made."""
+    call = function_call("add_task", {"title": "eggs"}, call_id="__fake_id__")
+    events, tasks = careless_turn(tmp_path, [call], [assistant_message("Done.")])
+    assert [task["title"] for task in tasks] == ["eggs"]
+    assert results(events) == [{"success": True, "task_id": 1, "title": "eggs", "completed": False}]
+
+
+def test_a_call_of_a_providers_own_tool_is_shown_with_its_status(tmp_path: Path) -> None:
+    """It has run over there already, and has no id to be answered by."""
+    search = ResponseFunctionWebSearch(
+        type="web_search_call", id="ws_1", status="completed", action=ActionSearch(type="search", query="eggs")
+    )
+    events, _ = careless_turn(tmp_path, [search, assistant_message("Found.")])
+    assert results(events) == [{"status": "completed"}]
+    [call] = [event for event in events if isinstance(event, dict) and event["type"] == "tool_call"]
+    assert (call["id"], call["name"]) == ("ws_1", "web_search_call")
