@@ -373,7 +373,7 @@ class _Translator:
             self._half, delta = _whole(self._half + data.delta)
             if delta:
                 yield from self._text(delta)
-        elif data.type == "response.reasoning_summary_text.delta":
+        elif data.type == "response.reasoning_summary_text.delta" or data.type == "response.reasoning_text.delta":
             self._half_thought, delta = _whole(self._half_thought + data.delta)
             if delta:
                 yield {"type": "thinking", "content": delta}

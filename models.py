@@ -3,13 +3,14 @@
 Nothing here changes the Agents SDK's defaults: each model gets its own client.
 """
 
+import json
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from agents import (
@@ -20,7 +21,13 @@ from agents import (
     OpenAIResponsesModel,
 )
 from agents.models import get_default_model
-from openai import AsyncOpenAI, AsyncStream, BaseModel, DefaultAsyncHttpxClient, Timeout
+from openai import (
+    AsyncOpenAI,
+    AsyncStream,
+    BaseModel,
+    DefaultAsyncHttpxClient,
+    Timeout,
+)
 from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import (
     ResponseStreamEvent,
@@ -29,6 +36,7 @@ from pydantic import ValidationError
 
 GEMINI_URL = "https://generativelanguage.googleapis.com/v1beta/openai/"
 OPENAI_URL = "https://api.openai.com/v1"
+M = TypeVar("M", bound=BaseModel)
 MAX_WAIT = 5.0  # seconds that a provider may ask for before the client tries again
 
 
@@ -157,13 +165,7 @@ class _WatchfulClient(AsyncOpenAI):
         return answer
 
 
-class _Chunk(ChatCompletionChunk):
-    """How the client is to read one event of a stream of Chat Completions."""
-
-    @classmethod
-    def build(cls, *, response: Any, data: Any) -> BaseModel:
-        """Return the event: called by the client."""
-        return _read(ChatCompletionChunk, data)
+# ---- what servers send, as the client and the Agents SDK can read it ----
 
 
 class _Event:
@@ -177,11 +179,202 @@ class _Event:
     @classmethod
     def build(cls, *, response: Any, data: Any) -> BaseModel:
         """Return the event: called by the client."""
-        kind = cls.kinds.get(data.get("type"), BaseModel) if isinstance(data, dict) else BaseModel
-        return _read(kind, data)
+        kind: type[BaseModel] | None = cls.kinds.get(_string(data.get("type"))) if isinstance(data, dict) else None
+        return _read(BaseModel, data) if kind is None else _read(kind, _cleaned(data))
 
 
-def _read(kind: type[BaseModel], data: Any) -> BaseModel:
+def _cleaned(event: dict[str, Any]) -> dict[str, Any]:
+    """Return an event of the Responses API whose texts are some, and whose function calls have an id each."""
+    if "delta" in event:
+        return event if isinstance(event["delta"], str) else event | {"delta": _in_parts(event["delta"])[0]}
+    if "item" in event:
+        return event | {"item": _item(event["item"])}
+    if isinstance(response := event.get("response"), dict) and isinstance(output := response.get("output"), list):
+        return event | {"response": response | {"output": [_item(item) for item in output]}}
+    return event
+
+
+def _item(item: Any) -> Any:
+    if not isinstance(item, dict) or item.get("type") != "function_call":
+        return item
+    return item | {"call_id": item.get("call_id") or item.get("id"), "arguments": _json(item.get("arguments")) or "{}"}
+
+
+class _EventStream(AsyncStream[_Event]):
+    """A stream of the Responses API."""
+
+
+class _Chunk:
+    """How the client is to read one event of a stream of Chat Completions: not at all, see `_WholeStream`."""
+
+    @classmethod
+    def build(cls, *, response: Any, data: Any) -> Any:
+        """Return the event: called by the client."""
+        return data
+
+
+class _WholeStream(AsyncStream[Any]):
+    """A stream of Chat Completions that is cleaned, and ends with an error when it broke off.
+
+    openai 3.54 ends a stream that is cut as if it were complete, and openai-agents 0.24 checks only OpenAI's own.
+    """
+
+    used: set[str]  # the ids in the request
+    _ended = False  # with a "[DONE]"
+
+    async def _iter_events(self) -> AsyncIterator[Any]:
+        # Not public: should it get another name, an empty `finish_reason` is never the end of a whole answer.
+        async for event in super()._iter_events():
+            self._ended = event.data.startswith("[DONE]")
+            yield event
+
+    async def __aiter__(self) -> AsyncIterator[ChatCompletionChunk]:
+        answer = _Answer(self.used)
+        async for data in super().__aiter__():
+            yield _read(ChatCompletionChunk, answer.cleaned(data))
+        answer.end(self._ended)
+
+
+_TEXTS = ("content", "refusal", "reasoning_content", "reasoning")  # of a delta
+_WHOLE = ("stop", "tool_calls", "function_call")  # what the end of a whole answer is called
+
+
+@dataclass
+class _Call:
+    """A call of a tool, as far as it has come."""
+
+    index: int  # in the cleaned stream
+    id: str  # there, too
+    place: int | None  # the index that the server gives it, perhaps not to it alone
+    ids: set[str] = field(default_factory=set)  # that the server gives it
+    name: str = ""
+    arguments: str = ""
+
+
+class _Answer:
+    """Cleans the events of one answer in Chat Completions: many servers take the protocol loosely.
+
+    openai-agents 0.24 takes it at its word: it puts fragments of tool calls together by their index alone, refuses a
+    call without an id and one whose id is in the conversation already, and takes whatever is in a text's place for one.
+    """
+
+    def __init__(self, used: set[str]) -> None:
+        self._used = used  # the ids that calls have
+        self._calls: list[_Call] = []
+        self._by_id: dict[str, _Call] = {}  # the latest that the server has given it
+        self._by_place: dict[int, _Call] = {}
+        self._reason: Any = None  # why it has ended, if it has
+
+    def cleaned(self, data: Any) -> dict[str, Any]:
+        """Return an event in the shape that it should have had."""
+        if not isinstance(data, dict):
+            raise ModelBehaviorError("An event of the stream is no JSON object.")
+        choices = data.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and choice.get("index") in (0, None):
+                if (reason := choice.get("finish_reason")) is not None:
+                    self._reason = reason or self._reason or ""
+                delta = self._delta(choice.get("delta"))
+                known = reason if reason in _WHOLE else None
+                return data | {"choices": [{"index": 0, "delta": delta, "finish_reason": known}]}
+        return data | {"choices": []}
+
+    def end(self, ended: bool) -> None:
+        """Raise `ModelBehaviorError` if what has come is no whole answer; `ended` says whether there was a "[DONE]"."""
+        if self._reason is None or (self._reason == "" and not ended):
+            raise ModelBehaviorError("The stream ended without a finish_reason.")
+        if self._reason not in (*_WHOLE, ""):
+            raise ModelBehaviorError(f"The stream was ended by the provider: {self._reason}.")
+
+    def _delta(self, delta: Any) -> dict[str, Any]:
+        if not isinstance(delta, dict):
+            return {}
+        clean = {name: value for name, value in delta.items() if name not in _TEXTS or isinstance(value, str)}
+        if isinstance(parts := delta.get("content"), list):
+            clean["content"], thoughts = _in_parts(parts)
+            clean["reasoning_content"] = clean.get("reasoning_content") or thoughts
+        if clean.get("reasoning") == clean.get("reasoning_content"):  # some say it twice, for clients of both kinds
+            clean.pop("reasoning", None)
+        if (calls := delta.get("tool_calls")) is not None:
+            calls = calls if isinstance(calls, list) else []
+            clean["tool_calls"] = [self._fragment(call) for call in calls if isinstance(call, dict)]
+        return clean
+
+    def _fragment(self, fragment: dict[str, Any]) -> dict[str, Any]:
+        function = fragment.get("function")
+        function = function if isinstance(function, dict) else {}
+        name, arguments = _string(function.get("name")), _json(function.get("arguments"))
+        call = self._of(fragment.get("index"), _string(fragment.get("id")), name, arguments)
+        call.name = call.name or name
+        call.arguments += arguments
+        kind = "custom" if fragment.get("type") == "custom" else "function"
+        function = {"name": call.name or None, "arguments": arguments}
+        return fragment | {"index": call.index, "id": call.id, "type": kind, "function": function}
+
+    def _of(self, place: Any, call_id: str, name: str, arguments: str) -> _Call:
+        """Return the call that a fragment belongs to, which may begin with it."""
+        place = place if isinstance(place, int) else None
+        call = self._by_id.get(call_id)
+        if call is None or (place is not None and call.place not in (place, None)):
+            last = self._calls[-1] if self._calls else None
+            call = last if place is None else self._by_place.get(place) or (None if name or call_id else last)
+        if call is None or _begins_another(call, call_id, name, arguments):
+            fresh = call_id if call_id not in self._used else ""
+            call = _Call(len(self._calls), fresh or secrets.token_hex(5)[:9], place)
+            self._used.add(call.id)
+            self._calls.append(call)
+            if place is not None:
+                self._by_place[place] = call
+        if call_id:
+            call.ids.add(call_id)
+            self._by_id[call_id] = call
+        return call
+
+
+def _begins_another(call: _Call, call_id: str, name: str, arguments: str) -> bool:
+    """Return whether a fragment in the place of a call is the first one of the next: servers that count no further."""
+    if not (name and call.name):  # some invent an id for each fragment, but none repeats the name with it
+        return False
+    if call_id and call_id not in call.ids:
+        return True
+    if not call_id and name != call.name:
+        return True
+    # With the same id, or none: one that is whole takes no more arguments.
+    return arguments.lstrip().startswith("{") and call.arguments.rstrip().endswith("}") and _is_json(call.arguments)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _json(arguments: Any) -> str:
+    """Return the text of a call's arguments: some send the object itself, and an empty one before the text comes."""
+    if isinstance(arguments, str):
+        return arguments
+    return json.dumps(arguments, ensure_ascii=False) if arguments else ""
+
+
+def _in_parts(parts: Any) -> tuple[str, str]:
+    """Return the text of a content in parts, and that of the thoughts in it."""
+    texts, thoughts = "", ""
+    for part in parts if isinstance(parts, list) else ():
+        if isinstance(part, dict) and part.get("type") == "thinking":
+            thought = part.get("thinking")
+            thoughts += _in_parts(thought)[0] if isinstance(thought, list) else _string(thought)
+        else:
+            texts += _string(part.get("text") if isinstance(part, dict) else part)
+    return texts, thoughts
+
+
+def _string(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _read(kind: type[M], data: Any) -> M:
     """Return what a server has sent as an object of that kind, whether or not it is all that it should be.
 
     `construct` is the client's own way, which takes anything, in 48 µs; `model_validate`, which does not, takes 4.
@@ -192,38 +385,6 @@ def _read(kind: type[BaseModel], data: Any) -> BaseModel:
         if not isinstance(data, dict):
             raise ModelBehaviorError("An event of the stream is no JSON object.") from None
         return kind.construct(**data)
-
-
-class _EventStream(AsyncStream[_Event]):
-    """A stream of the Responses API."""
-
-
-class _WholeStream(AsyncStream[_Chunk]):
-    """A stream that ends with an error when it broke off, and whose tool calls have each an id of their own.
-
-    openai 3.54 ends a stream that is cut as if it were complete, and openai-agents 0.24 checks only OpenAI's own. Some
-    servers leave the ids empty or begin anew with each answer, and openai-agents 0.24 refuses both.
-    """
-
-    used: set[str]  # the ids in the request
-
-    async def __aiter__(self) -> AsyncIterator[_Chunk]:
-        reason = None
-        ids: dict[int, str] = {}  # by the call's place in this answer
-        async for chunk in super().__aiter__():
-            for choice in (chunk.choices or ())[:1]:
-                reason = choice.finish_reason or reason
-                for call in (choice.delta and choice.delta.tool_calls) or ():
-                    if call.index not in ids:
-                        fresh = call.id if call.id not in self.used else None
-                        ids[call.index] = fresh or secrets.token_hex(5)[:9]
-                        self.used.add(ids[call.index])
-                    call.id = ids[call.index]
-            yield chunk
-        if reason is None:
-            raise ModelBehaviorError("The stream ended without a finish_reason.")
-        if reason in ("length", "content_filter"):
-            raise ModelBehaviorError(f"The stream was ended by the provider: {reason}.")
 
 
 def build_event_types() -> None:

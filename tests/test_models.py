@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,8 +12,8 @@ import httpx
 import pytest
 from agents import OpenAIChatCompletionsModel, OpenAIResponsesModel
 from agents.models import get_default_model
-from conftest import ROOT, Server, npm_package, running
-from provider import SECRET_TEXT, provider
+from conftest import ROOT, Client, Server, npm_package, prepare, running
+from provider import ANSWERS, BARE_CALLS, SECRET_TEXT, TWO_CALLS, provider
 
 import models
 
@@ -132,6 +133,27 @@ def failing() -> Iterator[Any]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def served(failing: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    """Return the server that talks to that provider in an API, shared by the tests of this file."""
+    servers: dict[str, Server] = {}
+
+    def of(api: str) -> Server:
+        if api not in servers:
+            model = {"OPENAI_BASE_URL": failing.url, "OPENAI_API_KEY": "k", "OPENAI_MODEL": "m", "OPENAI_API": api}
+            servers[api] = prepare(tmp_path_factory.mktemp(api), MODEL_IDLE_TIMEOUT=2, **model).start()
+        return servers[api]
+
+    yield of
+    for server in servers.values():
+        server.close()
+
+
+def anybody(server: Server) -> Client:
+    """Return a client for a user who is new."""
+    return server.client(f"user-{uuid.uuid4()}")
+
+
 FAILURES = {
     "401": ("API key", ""),
     "404": ("does not know this model", ""),
@@ -147,21 +169,23 @@ FAILURES = {
     "much-later": ("overloaded", ""),
     "tomorrow": ("overloaded", ""),
     "nothing": ("broke off", ""),
+    "ended-by-the-filter": ("broke off", "half"),
+    "ended-by-an-error": ("broke off", "half"),
+    "ended-by-what": ("broke off", "half"),
+    "ended-by-a-number": ("broke off", "half"),
+    "ended-by-an-object": ("broke off", "half"),
+    "ended-by-nothing-at-all": ("broke off", "half"),
     "silent": ("did not answer within 2 seconds", "half "),
 }
 CASES = [("chat", word) for word in FAILURES] + [("responses", w) for w in ("401", "404", "429", "500", "cut", "html")]
 
 
 @pytest.mark.parametrize(("api", "word"), CASES)
-def test_a_failing_model_ends_the_turn_in_words(
-    make_server: Callable[..., Server], failing: Any, api: str, word: str
-) -> None:
+def test_a_failing_model_ends_the_turn_in_words(served: Callable[[str], Server], api: str, word: str) -> None:
     """However a model fails: one `error` frame with a sentence of ours, `[DONE]`, and what there was is stored."""
     says, partial = FAILURES[word]
-    server = make_server(
-        OPENAI_BASE_URL=failing.url, OPENAI_API_KEY="k", OPENAI_MODEL="m", OPENAI_API=api, MODEL_IDLE_TIMEOUT=2
-    )
-    with server.client() as client:
+    server = served(api)
+    with anybody(server) as client:
         turn = client.say(f"please {word}")
         assert turn.complete
         [error] = turn.of("error")
@@ -176,6 +200,77 @@ def test_a_failing_model_ends_the_turn_in_words(
         if api == "chat":
             assert client.say("please go on", turn.thread).text == "whole \U0001f600"
             assert client.messages(turn.thread)[-1]["status"] == "done"
+
+
+@pytest.mark.parametrize("word", ["ended-by-stop", "ended-by-calls", "ended-by-a-call", "ended-by-nothing"])
+def test_these_are_ends_of_whole_answers(served: Callable[[str], Server], word: str) -> None:
+    """What is no other word for an end that came too soon is the end of an answer that is done."""
+    with anybody(served("chat")) as client:
+        turn = client.say(f"please {word}")
+        assert (turn.text, turn.of("error")) == ("half", [])
+        assert client.messages(turn.thread)[-1]["status"] == "done"
+
+
+@pytest.mark.parametrize("word", TWO_CALLS)
+def test_two_calls_are_two_however_they_are_sent(served: Callable[[str], Server], failing: Any, word: str) -> None:
+    """Whatever a server does with the indexes, ids, names and arguments of its calls, each of the two is made."""
+    with anybody(served("chat")) as client:
+        turn = client.say(f"please {word}")
+        assert (turn.text, turn.of("error")) == ("whole \U0001f600", [])
+        calls, results = turn.of("tool_call"), turn.of("tool_result")
+        assert [(call["name"], call["args"]) for call in calls] == [
+            ("add_task", {"title": "eggs"}),
+            ("add_task", {"title": "bread"}),
+        ]
+        assert [result["result"]["title"] for result in results] == ["eggs", "bread"]
+        assert [call["id"] for call in calls] == [result["id"] for result in results]
+        assert [task["title"] for task in client.tasks()] == ["eggs", "bread"]
+        assert client.say(f"again {word}", turn.thread).of("error") == []
+        assert [task["title"] for task in client.tasks()] == ["eggs", "bread", "eggs", "bread"]
+    [asked] = [message for message in failing.requests[-1]["messages"][-3:] if message.get("tool_calls")]
+    assert [json.loads(call["function"]["arguments"])["title"] for call in asked["tool_calls"]] == ["eggs", "bread"]
+    assert len({call["id"] for call in asked["tool_calls"]}) == 2
+
+
+@pytest.mark.parametrize("word", BARE_CALLS)
+def test_a_call_without_arguments_is_made(served: Callable[[str], Server], failing: Any, word: str) -> None:
+    """A tool that needs no arguments runs without any, and the server gets back a call whose arguments are JSON."""
+    with anybody(served("chat")) as client:
+        turn = client.say(f"please {word}")
+        assert (turn.text, turn.of("error")) == ("whole \U0001f600", [])
+        assert [call["args"] for call in turn.of("tool_call")] == [{}]
+        assert turn.of("tool_result")[0]["result"] == {"success": True, "total": 0, "tasks": []}
+    [call] = failing.requests[-1]["messages"][-2]["tool_calls"]
+    assert call["function"]["arguments"] == "{}"
+
+
+@pytest.mark.parametrize("word", ["arguments-an-object", "call-id-empty", "call-id-null"])
+def test_a_call_over_responses_is_made_however_it_is_sent(
+    served: Callable[[str], Server], failing: Any, word: str
+) -> None:
+    """What some servers leave out of a call, or send as an object, keeps no tool from running."""
+    with anybody(served("responses")) as client:
+        turn = client.say(f"please {word}")
+        assert (turn.text, turn.of("error")) == ("whole", [])
+        assert [result["result"]["title"] for result in turn.of("tool_result")] == ["eggs"]
+        assert [task["title"] for task in client.tasks()] == ["eggs"]
+    call, output = failing.requests[-1]["input"][-2:]
+    assert call["call_id"] == output["call_id"] != ""
+    assert json.loads(call["arguments"]) == {"title": "eggs"}
+
+
+@pytest.mark.parametrize(
+    ("api", "word"), [*(("chat", word) for word in ANSWERS), ("responses", "reasoning"), ("responses", "odd-deltas")]
+)
+def test_thoughts_are_thoughts_and_text_is_text(served: Callable[[str], Server], api: str, word: str) -> None:
+    """A model's reasoning becomes `thinking`, once, in whichever field it comes; other shapes do no harm."""
+    with anybody(served(api)) as client:
+        turn = client.say(f"please {word}")
+        assert (turn.text, turn.of("error")) == ("whole", [])
+        thoughts = "".join(event["content"] for event in turn.of("thinking")[1:])
+        silent = word.startswith("odd") or word == "text-in-parts"
+        assert thoughts == ("" if silent else "I think, therefore")
+        assert client.messages(turn.thread)[-1]["status"] == "done"
 
 
 @pytest.mark.parametrize("word", ["twice", "nameless"])
