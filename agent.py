@@ -598,6 +598,10 @@ def _sentence(error: BaseException) -> str:
             return "The model did not answer in time. Please try again."
         case openai.APIConnectionError() | OSError():
             return "The connection to the model failed. Please try again."
+        case openai.APIStatusError(status_code=status) if 300 <= status < 400:
+            return "The model's provider sent a redirect, which is not followed. The server's owner must check its URL."
+        case openai.APIResponseValidationError():
+            return "The model's answer came compressed, which is not read. The server's owner must check its provider."
         case openai.APIStatusError() | openai.APIError():
             return "The model's provider reported an error. Please try again."
         case ModelBehaviorError() | UnicodeError() | json.JSONDecodeError():

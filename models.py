@@ -22,6 +22,7 @@ from agents import (
 )
 from agents.models import get_default_model
 from openai import (
+    APIResponseValidationError,
     AsyncOpenAI,
     AsyncStream,
     BaseModel,
@@ -101,8 +102,22 @@ def _client(key: str, url: str, idle_timeout: float) -> AsyncOpenAI:
         api_key=key,
         base_url=url,
         timeout=Timeout(idle_timeout, connect=10.0),
-        http_client=DefaultAsyncHttpxClient(event_hooks={"response": [_no_long_wait]}),
+        http_client=DefaultAsyncHttpxClient(
+            # A redirect would take the conversation to whatever host it names.
+            follow_redirects=False,
+            headers={"Accept-Encoding": "identity"},
+            event_hooks={"response": [_no_decompression, _no_long_wait]},
+        ),
     )
+
+
+async def _no_decompression(response: Any) -> None:
+    """Refuse a compressed answer, which nobody has asked for: a few KB of it can become enough to halt everybody."""
+    encodings = response.headers.get("content-encoding", "").replace(",", " ").lower().split()
+    if set(encodings) - {"identity"}:
+        if response.is_success:
+            raise APIResponseValidationError(response=response, body=None, message="The response is compressed.")
+        del response.headers["content-encoding"]  # the status says what is wrong, so the body need not be readable
 
 
 async def _no_long_wait(response: Any) -> None:

@@ -1,5 +1,6 @@
 """A model server that misbehaves on demand: what it does is the last word of the user's last message."""
 
+import gzip
 import json
 import threading
 import time
@@ -128,6 +129,7 @@ ENDS = {
     "ended-by-a-call": "function_call",
     "ended-by-nothing": "",
 }
+NOTHING = gzip.compress(b"\n" * 5_000_000)  # 5 KB
 
 
 class Provider(ThreadingHTTPServer):
@@ -138,6 +140,8 @@ class Provider(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[dict[str, Any]] = []
+        self.encodings: set[str | None] = set()  # that clients say they accept
+        self.elsewhere = ""  # where redirects lead to
         self.hung_up = threading.Event()  # set when a client closed a stream in the middle
 
     @property
@@ -159,13 +163,20 @@ class Handler(BaseHTTPRequestHandler):
         """Misbehave."""
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.requests.append(body)
+        self.server.encodings.add(self.headers["accept-encoding"])
         messages = body.get("messages") or body["input"]
         asked = [m for m in messages if m.get("role") == "user"][-1]["content"]
         self.asked = asked if isinstance(asked, str) else asked[0]["text"]
         self.calls = sum(message.get("role") == "tool" for message in messages)
         self.first = messages[-1].get("role") == "user"  # of the requests of this turn
         word = self.asked.split()[-1]
-        if word.isdigit():
+        if word.startswith("3"):
+            self.answer(int(word), "{}", "application/json", {"Location": f"{self.server.elsewhere}{self.path}"})
+        elif word == "compressed":
+            self.answer(200, NOTHING, "text/event-stream", {"Content-Encoding": "gzip"})
+        elif word.startswith("compressed-"):
+            self.answer(int(word[-3:]), NOTHING, "application/json", {"Content-Encoding": "identity, GZip"})
+        elif word.isdigit():
             self.answer(int(word), json.dumps({"error": {"message": SECRET_TEXT}}), "application/json")
         elif word in LATER:
             self.answer(429, "{}", "application/json", LATER[word])
@@ -176,15 +187,21 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.completions(word)
 
-    def answer(self, status: int, text: str, content_type: str, headers: dict[str, str] | None = None) -> None:
+    def do_GET(self) -> None:
+        """Take note of a redirect that was followed."""
+        self.server.requests.append({})
+        self.answer(404, "{}", "application/json")
+
+    def answer(self, status: int, text: str | bytes, content_type: str, headers: dict[str, str] | None = None) -> None:
         """Send a whole body."""
+        body = text if isinstance(text, bytes) else text.encode()
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(text)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(text.encode())
+        self.wfile.write(body)
 
     def begin(self) -> None:
         """Begin a stream that ends with the connection."""

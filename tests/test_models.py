@@ -1,5 +1,6 @@
 """Which model answers, and models behind real HTTP: a well-behaved one and one that fails."""
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -9,11 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import openai
 import pytest
 from agents import OpenAIChatCompletionsModel, OpenAIResponsesModel
 from agents.models import get_default_model
 from conftest import ROOT, Client, Server, npm_package, prepare, running
-from provider import ANSWERS, BARE_CALLS, SECRET_TEXT, TWO_CALLS, provider
+from provider import ANSWERS, BARE_CALLS, NOTHING, SECRET_TEXT, TWO_CALLS, provider
 
 import models
 
@@ -175,9 +177,14 @@ FAILURES = {
     "ended-by-a-number": ("broke off", "half"),
     "ended-by-an-object": ("broke off", "half"),
     "ended-by-nothing-at-all": ("broke off", "half"),
+    "compressed": ("came compressed", ""),
+    "compressed-401": ("API key", ""),
+    "compressed-500": ("reported an error", ""),
     "silent": ("did not answer within 2 seconds", "half "),
 }
-CASES = [("chat", word) for word in FAILURES] + [("responses", w) for w in ("401", "404", "429", "500", "cut", "html")]
+CASES = [("chat", word) for word in FAILURES] + [
+    ("responses", w) for w in ("401", "404", "429", "500", "cut", "html", "compressed", "compressed-401")
+]
 
 
 @pytest.mark.parametrize(("api", "word"), CASES)
@@ -209,6 +216,42 @@ def test_these_are_ends_of_whole_answers(served: Callable[[str], Server], word: 
         turn = client.say(f"please {word}")
         assert (turn.text, turn.of("error")) == ("half", [])
         assert client.messages(turn.thread)[-1]["status"] == "done"
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_a_redirect_is_not_followed(served: Callable[[str], Server], failing: Any, api: str) -> None:
+    """A provider cannot have the conversation sent to another host: the turn ends with a sentence that says why."""
+    with provider() as elsewhere:
+        failing.elsewhere = f"http://127.0.0.1:{elsewhere.server_port}"
+        with anybody(served(api)) as client:
+            for status in ("301", "302", "303", "307", "308"):
+                turn = client.say(f"please {status}")
+                assert turn.complete
+                assert "redirect" in turn.of("error")[0]["message"]
+                assert client.messages(turn.thread)[-1]["status"] == "failed"
+        assert elsewhere.requests == []
+
+
+def test_nothing_is_decompressed(failing: Any) -> None:
+    """No compression is asked for, and what comes compressed all the same is left as it is."""
+    for api in ("chat", "responses"):
+        choice = models.choose_model({"OPENAI_BASE_URL": failing.url, "OPENAI_MODEL": "m", "OPENAI_API": api})
+        assert choice is not None
+        client: Any = choice.model._client  # type: ignore[attr-defined]
+
+        async def ask(word: str, client: Any = client, api: str = api) -> None:
+            messages: Any = [{"role": "user", "content": word}]
+            async with client:
+                if api == "chat":
+                    await client.chat.completions.create(model="m", messages=messages, stream=True)
+                else:
+                    await client.responses.create(model="m", input=messages, stream=True)
+
+        failing.encodings.clear()
+        with pytest.raises(openai.AuthenticationError) as refused:
+            asyncio.run(ask("compressed-401"))
+        assert refused.value.response.content == NOTHING
+        assert failing.encodings == {"identity"}
 
 
 @pytest.mark.parametrize("word", TWO_CALLS)
