@@ -586,7 +586,7 @@ def create_app(
         all_runs = runs.Runs(ours, db.Unavailable)
         all_tasks = ours if tasks is None else tasks
         endpoint = mcp_tools.endpoint(
-            todo.todo_tools(),
+            todo.todo_tools(strict=False),
             lambda user_id: todo.TurnContext(user_id, all_tasks),
             db.Unavailable,
             max_body=inputs.MAX_BODY,
