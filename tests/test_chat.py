@@ -16,7 +16,7 @@ def test_frames_headers_and_order_are_those_of_the_contract(alice: Client) -> No
     turn = alice.say("add buy milk")
     assert turn.status == 200
     assert turn.headers["content-type"] == "text/event-stream; charset=utf-8"
-    assert turn.headers["cache-control"] == "no-cache"
+    assert turn.headers["cache-control"] == "no-cache, no-transform"
     assert turn.headers["connection"] == "keep-alive"
     assert turn.headers["x-accel-buffering"] == "no"
     thinking, call, result, *text = turn.events
@@ -32,6 +32,21 @@ def test_frames_headers_and_order_are_those_of_the_contract(alice: Client) -> No
     assert {event["type"] for event in text} == {"text"}
     assert turn.frames[-1] == "[DONE]"
     assert turn.frames.count("[DONE]") == 1
+
+
+def test_no_stream_may_be_transformed_on_its_way(carol: Client) -> None:
+    """Each stream, of either dialect and joined, forbids what holds it back: compression, and nginx's buffer."""
+    said = {"content": [{"type": "input_text", "text": "say 40 20"}], "attachments": [], "inference_options": {}}
+    protocol = {"type": "threads.create", "params": {"input": said}}
+    for body in ({"message": "say 40 20"}, protocol):
+        with carol.stream("POST", "/chatkit", json=body) as answer:
+            thread = answer.headers["x-thread-id"]
+            with carol.stream("GET", f"/api/conversations/{thread}/stream") as joined:
+                for stream in (answer, joined):
+                    assert stream.status_code == 200
+                    assert stream.headers["content-type"].startswith("text/event-stream")
+                    assert {"no-cache", "no-transform"} <= set(stream.headers["cache-control"].split(", "))
+                    assert stream.headers["x-accel-buffering"] == "no"
 
 
 def test_every_frame_is_one_ascii_line_and_a_blank_one(server: Server) -> None:
