@@ -168,7 +168,9 @@ async def chatkit(request: Request) -> Response | wire.EventStream:
     body = await inputs.body_of(request)
     if "type" in body:
         return await chatkit_protocol(request, service, user_id, body)
+    inputs.fields(body, "message", "thread_id", "on_disconnect", "timezone")
     message = inputs.text_in(body, "message", inputs.MAX_MESSAGE, too_long=413)
+    inputs.timezone_in(body)
     on_disconnect = body.get("on_disconnect", "continue")
     if on_disconnect not in ("continue", "stop"):
         raise HTTPException(400, 'on_disconnect must be "continue" or "stop".')
@@ -334,7 +336,9 @@ async def get_conversation(request: Request) -> Response:
 async def rename_conversation(request: Request) -> Response:
     """PATCH /api/conversations/{id} {"title": ...}."""
     service, user_id = service_of(request), await user_of(request)
-    title = inputs.title_in(await inputs.body_of(request))
+    body = await inputs.body_of(request)
+    inputs.fields(body, "title")
+    title = inputs.title_in(body)
     return JSONResponse(found(await service.store.rename_conversation(user_id, inputs.id_of(request), title)))
 
 
@@ -362,6 +366,7 @@ async def add_task(request: Request) -> Response:
     """POST /api/tasks {"title": ..., "description": ...}."""
     service, user_id = service_of(request), await user_of(request)
     body = await inputs.body_of(request)
+    inputs.fields(body, "title", "description")
     task = await service.tasks.add_task(user_id, inputs.title_in(body), inputs.description_in(body))
     return JSONResponse(dict(task), status_code=201)
 
@@ -370,6 +375,7 @@ async def update_task(request: Request) -> Response:
     """PATCH /api/tasks/{id} with any of title, description, completed."""
     service, user_id = service_of(request), await user_of(request)
     body = await inputs.body_of(request)
+    inputs.fields(body, "title", "description", "completed")
     changes: dict[str, str | bool | None] = {}
     if "title" in body:
         changes["title"] = inputs.title_in(body)
