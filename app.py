@@ -694,11 +694,18 @@ class Apologising:
 
 
 def bearer(verifier: auth.Verifier) -> Authenticate:
-    """Return the `authenticate` that checks `Authorization: Bearer <token>`."""
+    """Return the `authenticate` that checks `Authorization: Bearer <token>`, and tells the log why one is refused."""
+    refusals = auth.RefusalLog()
 
     async def authenticate(request: Request) -> str | None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        return verifier.user_id(token.strip()) if scheme.lower() == "bearer" else None
+        try:
+            if scheme.lower() != "bearer":
+                raise auth.Refused("missing")
+            return verifier.check(token.strip())
+        except auth.Refused as refused:
+            refusals.note(str(refused))
+            return None
 
     return authenticate
 
