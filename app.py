@@ -566,7 +566,9 @@ def create_app(
     """
     settings = settings or config.Settings.from_env(_relevant(os.environ, store, authenticate))
     if store is not None and not isinstance(store, str | db.Store):
-        raise config.BadSetting(f"store is {store!r}: it must be a URL such as sqlite:///chat.db, or a db.Store.")
+        raise config.BadSetting(
+            f"store is a {type(store).__name__}: it must be a URL such as sqlite:///chat.db, or a db.Store."
+        )
     path = config.store_path(store) if isinstance(store, str) else settings.database
     if unknown := set(parts) - set(PARTS):
         raise config.BadSetting(f"parts has {min(unknown)!r}: there is {', '.join(PARTS)}.")
@@ -718,7 +720,7 @@ def verifier(settings: config.Settings, database: str) -> auth.Verifier:
     except auth.UnfitKey as error:
         name = "JWT_PUBLIC_KEY" if settings.public_key else "BETTER_AUTH_SECRET" if settings.secret else ""
         name = name or f"{database}.secret, which you can delete,"  # the disk was full when it was made
-        raise config.BadSetting(f"{name} cannot be used: {error}") from error
+        raise config.BadSetting(f"{name} cannot be used: {error}") from None
 
 
 def demo_secret(database: str) -> str:
