@@ -101,10 +101,15 @@ def todo_agent(model: Model | None = None) -> Agent[TurnContext]:
     return Agent(name="To-do", instructions=INSTRUCTIONS, model=model, tools=[*todo_tools()])
 
 
-def todo_tools() -> list[FunctionTool]:
-    """Return the five task tools, for an agent that has others too. They need a `TurnContext`."""
+def todo_tools(*, strict: bool = True) -> list[FunctionTool]:
+    """Return the five task tools, for an agent that has others too. They need a `TurnContext`.
+
+    A strict schema is for models: it lists optional parameters as required, which MCP clients take at its word.
+    """
     tools = (add_task, list_tasks, complete_task, update_task, delete_task)
-    return [_recorded(function_tool(tool, failure_error_function=_tell_the_model)) for tool in tools]
+    return [
+        _recorded(function_tool(tool, failure_error_function=_tell_the_model, strict_mode=strict)) for tool in tools
+    ]
 
 
 async def add_task(ctx: RunContextWrapper[TurnContext], title: str, description: str | None = None) -> str:

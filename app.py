@@ -168,7 +168,9 @@ async def chatkit(request: Request) -> Response | wire.EventStream:
     body = await inputs.body_of(request)
     if "type" in body:
         return await chatkit_protocol(request, service, user_id, body)
+    inputs.fields(body, "message", "thread_id", "on_disconnect", "timezone")
     message = inputs.text_in(body, "message", inputs.MAX_MESSAGE, too_long=413)
+    inputs.timezone_in(body)
     on_disconnect = body.get("on_disconnect", "continue")
     if on_disconnect not in ("continue", "stop"):
         raise HTTPException(400, 'on_disconnect must be "continue" or "stop".')
@@ -334,7 +336,9 @@ async def get_conversation(request: Request) -> Response:
 async def rename_conversation(request: Request) -> Response:
     """PATCH /api/conversations/{id} {"title": ...}."""
     service, user_id = service_of(request), await user_of(request)
-    title = inputs.title_in(await inputs.body_of(request))
+    body = await inputs.body_of(request)
+    inputs.fields(body, "title")
+    title = inputs.title_in(body)
     return JSONResponse(found(await service.store.rename_conversation(user_id, inputs.id_of(request), title)))
 
 
@@ -362,6 +366,7 @@ async def add_task(request: Request) -> Response:
     """POST /api/tasks {"title": ..., "description": ...}."""
     service, user_id = service_of(request), await user_of(request)
     body = await inputs.body_of(request)
+    inputs.fields(body, "title", "description")
     task = await service.tasks.add_task(user_id, inputs.title_in(body), inputs.description_in(body))
     return JSONResponse(dict(task), status_code=201)
 
@@ -370,6 +375,7 @@ async def update_task(request: Request) -> Response:
     """PATCH /api/tasks/{id} with any of title, description, completed."""
     service, user_id = service_of(request), await user_of(request)
     body = await inputs.body_of(request)
+    inputs.fields(body, "title", "description", "completed")
     changes: dict[str, str | bool | None] = {}
     if "title" in body:
         changes["title"] = inputs.title_in(body)
@@ -560,7 +566,9 @@ def create_app(
     """
     settings = settings or config.Settings.from_env(_relevant(os.environ, store, authenticate))
     if store is not None and not isinstance(store, str | db.Store):
-        raise config.BadSetting(f"store is {store!r}: it must be a URL such as sqlite:///chat.db, or a db.Store.")
+        raise config.BadSetting(
+            f"store is a {type(store).__name__}: it must be a URL such as sqlite:///chat.db, or a db.Store."
+        )
     path = config.store_path(store) if isinstance(store, str) else settings.database
     if unknown := set(parts) - set(PARTS):
         raise config.BadSetting(f"parts has {min(unknown)!r}: there is {', '.join(PARTS)}.")
@@ -586,7 +594,7 @@ def create_app(
         all_runs = runs.Runs(ours, db.Unavailable)
         all_tasks = ours if tasks is None else tasks
         endpoint = mcp_tools.endpoint(
-            todo.todo_tools(),
+            todo.todo_tools(strict=False),
             lambda user_id: todo.TurnContext(user_id, all_tasks),
             db.Unavailable,
             max_body=inputs.MAX_BODY,
@@ -688,11 +696,18 @@ class Apologising:
 
 
 def bearer(verifier: auth.Verifier) -> Authenticate:
-    """Return the `authenticate` that checks `Authorization: Bearer <token>`."""
+    """Return the `authenticate` that checks `Authorization: Bearer <token>`, and tells the log why one is refused."""
+    refusals = auth.RefusalLog()
 
     async def authenticate(request: Request) -> str | None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        return verifier.user_id(token.strip()) if scheme.lower() == "bearer" else None
+        try:
+            if scheme.lower() != "bearer":
+                raise auth.Refused("missing")
+            return verifier.check(token.strip())
+        except auth.Refused as refused:
+            refusals.note(str(refused))
+            return None
 
     return authenticate
 
@@ -705,7 +720,7 @@ def verifier(settings: config.Settings, database: str) -> auth.Verifier:
     except auth.UnfitKey as error:
         name = "JWT_PUBLIC_KEY" if settings.public_key else "BETTER_AUTH_SECRET" if settings.secret else ""
         name = name or f"{database}.secret, which you can delete,"  # the disk was full when it was made
-        raise config.BadSetting(f"{name} cannot be used: {error}") from error
+        raise config.BadSetting(f"{name} cannot be used: {error}") from None
 
 
 def demo_secret(database: str) -> str:

@@ -6,17 +6,22 @@ by the token itself and accepts odd claims, so its answer is one of several that
 
 import base64
 import json
+import logging
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from jose import jwk, jws
 from jose.exceptions import JOSEError
 
+log = logging.getLogger("todochat")
+
 MAX_TOKEN = 8 * 1024  # characters
 MIN_SECRET = 32  # bytes: a shorter key than the hash can be found by trying (RFC 7518, section 3.2)
+MAX_LINES = 5  # of one reason in the log in one minute
 
 _KINDS = {"HS256": ("oct", None), "RS256": ("RSA", None), "ES256": ("EC", "P-256")}  # RFC 7518
 _SHAPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){2}")
@@ -25,6 +30,10 @@ _USER_ID = re.compile(r"[\x20-\x7e]{1,255}")
 
 class UnfitKey(ValueError):
     """The configured key cannot be used; the text is a sentence for whoever starts the server."""
+
+
+class Refused(Exception):
+    """A token is not accepted; the text is the reason, in one word, and has nothing of the token in it."""
 
 
 class Verifier:
@@ -43,8 +52,8 @@ class Verifier:
             # Built once: given a string, python-jose would guess anew for each token what kind of key it is.
             self._key = jwk.construct(key, algorithm)
             kind = self._key.to_dict()  # it takes an elliptic key for RSA until the key is used
-        except (JOSEError, ValueError, TypeError, AttributeError) as error:
-            raise UnfitKey(f"This is not a key for {algorithm}.") from error
+        except (JOSEError, ValueError, TypeError, AttributeError):
+            raise UnfitKey(f"This is not a key for {algorithm}.") from None  # python-jose's text quotes the key
         if (kind["kty"], kind.get("crv")) != _KINDS[algorithm]:
             raise UnfitKey(f"This is not a key for {algorithm}.")
         self._algorithm = algorithm
@@ -53,36 +62,47 @@ class Verifier:
 
     def user_id(self, token: str) -> str | None:
         """Return the token's `sub` if every check passes, else None. Never raises."""
-        if len(token) > MAX_TOKEN or not _SHAPE.fullmatch(token):
-            return None
         try:
-            if not self._may_be_ours(token):
-                return None
-            claims = json.loads(jws.verify(token, self._key, [self._algorithm]))
-            return self._accept(claims)
-        except (JOSEError, ValueError, TypeError, OverflowError, RecursionError, KeyError, AttributeError):
-            return None  # each of these has come out of python-jose or json for some forged token
+            return self.check(token)
+        except Refused:
+            return None
 
-    def _may_be_ours(self, token: str) -> bool:
+    def check(self, token: str) -> str:
+        """Return the token's `sub` if every check passes. Raises `Refused` and nothing else.
+
+        The claims are judged once the signature is found good, so a reason that is about them is about a real token.
+        """
+        try:
+            _require("malformed", len(token) <= MAX_TOKEN and _SHAPE.fullmatch(token))
+            self._look_at_header(token)
+            try:
+                claims = jws.verify(token, self._key, [self._algorithm])
+            except JOSEError:
+                raise Refused("signature") from None
+            return self._accept(json.loads(claims))
+        except (JOSEError, ValueError, TypeError, OverflowError, RecursionError, KeyError, AttributeError):
+            # Each of these has come out of python-jose or json for some forged token.
+            raise Refused("malformed") from None
+
+    def _look_at_header(self, token: str) -> None:
         segments = token.split(".")
         header = json.loads(_decode(segments[0]))
-        return (
-            all(_encode(_decode(segment)) == segment for segment in segments)  # one spelling for each token
-            and isinstance(header, Mapping)
-            and header.get("alg") == self._algorithm
-            and not {"crit", "b64"} & header.keys()
-        )
+        one_spelling = all(_encode(_decode(segment)) == segment for segment in segments)
+        _require("malformed", one_spelling and isinstance(header, Mapping))
+        _require("algorithm", header.get("alg") == self._algorithm)
+        _require("header", not {"crit", "b64"} & header.keys())
 
-    def _accept(self, claims: Any) -> str | None:
-        if not isinstance(claims, Mapping):
-            return None
+    def _accept(self, claims: Any) -> str:
+        _require("malformed", isinstance(claims, Mapping))
         now, user_id = time.time(), claims.get("sub")
-        in_time = _is_time(claims.get("exp")) and now < claims["exp"]
-        in_time = in_time and all(_is_time(claims[name]) for name in ("nbf", "iat") if name in claims)
-        in_time = in_time and claims.get("nbf", now) <= now
-        from_issuer = self._issuer is None or claims.get("iss") == self._issuer
-        known = isinstance(user_id, str) and _USER_ID.fullmatch(user_id)
-        return user_id if in_time and from_issuer and self._for_us(claims.get("aud")) and known else None
+        _require("time", _is_time(claims.get("exp")))
+        _require("time", all(_is_time(claims[name]) for name in ("nbf", "iat") if name in claims))
+        _require("time", claims.get("nbf", now) <= now)
+        _require("expired", now < claims["exp"])
+        _require("issuer", self._issuer is None or claims.get("iss") == self._issuer)
+        _require("audience", self._for_us(claims.get("aud")))
+        _require("subject", isinstance(user_id, str) and _USER_ID.fullmatch(user_id))
+        return str(user_id)
 
     def _for_us(self, audience: Any) -> bool:
         if audience is None:
@@ -91,12 +111,35 @@ class Verifier:
         return isinstance(named, list) and self._audience is not None and self._audience in named
 
 
+class RefusalLog:
+    """Says in the log why requests get their 401, a few times a minute for each reason, so that nobody can flood it."""
+
+    def __init__(self) -> None:
+        self._minute = 0
+        self._seen: Counter[str] = Counter()
+
+    def note(self, reason: str) -> None:
+        """Log the reason, or only count it."""
+        minute = int(time.monotonic() // 60)
+        if minute != self._minute:
+            self._minute, self._seen = minute, Counter()
+        self._seen[reason] += 1
+        if self._seen[reason] <= MAX_LINES:
+            last = " (no more of these in this minute)" if self._seen[reason] == MAX_LINES else ""
+            log.info("401, token refused: %s%s", reason, last)
+
+
 def sign(user_id: str, secret: str, *, lifetime: float, issuer: str | None = None, audience: str | None = None) -> str:
     """Return an HS256 token for `user_id` that ends `lifetime` seconds from now."""
     claims: dict[str, Any] = {"sub": user_id, "exp": int(time.time() + lifetime)}
     claims |= {"iss": issuer} if issuer else {}
     claims |= {"aud": audience} if audience else {}
     return str(jws.sign(claims, secret, algorithm="HS256"))
+
+
+def _require(reason: str, passed: Any) -> None:
+    if not passed:
+        raise Refused(reason)
 
 
 def _is_time(value: Any) -> bool:

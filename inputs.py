@@ -41,6 +41,12 @@ def _no_number(name: str) -> None:
     raise ValueError(name)
 
 
+def fields(body: Mapping[str, Any], *names: str) -> None:
+    """Answer 400 to a body with other fields: a misspelt one must not pass for none."""
+    if unknown := body.keys() - set(names):
+        raise HTTPException(400, f"{min(unknown)[:50]!a} is not a field here: there is {' and '.join(names)}.")
+
+
 def text_in(body: Mapping[str, Any], name: str, longest: int, *, too_long: int = 400) -> str:
     """Return a required text as it was sent, or answer 400 (`too_long` if it is)."""
     value = body.get(name)
@@ -84,6 +90,15 @@ def thread_in(body: Mapping[str, Any]) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise HTTPException(400, "thread_id must be an integer.")
     return value if 0 < value < 2**63 else 0
+
+
+def timezone_in(body: Mapping[str, Any]) -> str | None:
+    """Return the time zone, None if there is none, or answer 400. Nothing uses it yet."""
+    if "timezone" not in body:
+        return None
+    if not isinstance(body["timezone"], str):
+        raise HTTPException(400, "timezone must be a text: an IANA name such as Europe/Berlin.")
+    return body["timezone"]
 
 
 def key_of(request: Request) -> str | None:

@@ -46,7 +46,11 @@ def endpoint(
     async def list_tools(ctx: Any, params: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(
             tools=[
-                Tool(name=tool.name, description=tool.description, input_schema=tool.params_json_schema)
+                Tool(
+                    name=tool.name,
+                    description=tool.description,
+                    input_schema=tool.params_json_schema | {"additionalProperties": False},
+                )
                 for tool in tools
             ]
         )
@@ -54,7 +58,11 @@ def endpoint(
     async def call_tool(ctx: Any, params: CallToolRequestParams) -> CallToolResult:
         if params.name not in by_name:
             raise MCPError(INVALID_PARAMS, f"There is no tool {params.name[:50]!r}.")
-        arguments = json.dumps(params.arguments or {})
+        given = params.arguments or {}
+        if unknown := given.keys() - by_name[params.name].params_json_schema.get("properties", {}).keys():
+            # Ignored, a misspelt one would be a success that did nothing.
+            return _result({"success": False, "error": f"{params.name} has no argument {min(unknown)[:50]!a}."})
+        arguments = json.dumps(given)
         context = ToolContext(
             context_of(ctx.request.scope[USER]),
             tool_name=params.name,

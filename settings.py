@@ -47,7 +47,7 @@ class Settings:
         if (algorithm == "HS256") == (public_key is not None):
             raise BadSetting("JWT_PUBLIC_KEY and JWT_ALGORITHM=RS256 (or ES256) go together: set both, or neither.")
         return cls(
-            host=_read(env, "HOST", str, cls.host),
+            host=_read(env, "HOST", _host, cls.host),
             port=_read(env, "PORT", _whole(0, 65535), cls.port),
             database=_read(env, "DATABASE_URL", database_path, cls.database),
             secret=_read(env, "BETTER_AUTH_SECRET", str, None),
@@ -79,7 +79,10 @@ def database_path(url: str) -> str:
     found = re.fullmatch(r"sqlite://(?:/(.+))?", url)
     if found is None:
         raise ValueError("it must look like sqlite:///path")
-    return found[1] or ":memory:"
+    path = found[1] or ":memory:"
+    if re.search("[?#]|://", path):  # what other programs take for options would become a part of the file's name
+        raise ValueError("it must look like sqlite:///path, and the path must hold no options: no ?, no # and no ://")
+    return path
 
 
 def store_path(url: str) -> str:
@@ -94,7 +97,9 @@ def _read(env: Mapping[str, str], name: str, parse: Callable[[str], T], default:
     try:
         return parse(text)
     except ValueError as error:
-        shown = "" if "KEY" in name or "SECRET" in name else f" is {text!r}"
+        # A URL may hold a password, wherever it was put by mistake.
+        hidden = re.search("KEY|SECRET|URL|store", name) or re.search("://|@", text)
+        shown = "" if hidden else f" is {text!r}"
         raise BadSetting(f"{name}{shown}: {error}.") from error
 
 
@@ -122,11 +127,17 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
+def _host(text: str) -> str:
+    if re.search("[/@]", text):
+        raise ValueError("it must be a host's name or address, such as 127.0.0.1")
+    return text
+
+
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(origin.strip().rstrip("/") for origin in text.split(",") if origin.strip())
-    for origin in origins:
-        if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
-            raise ValueError(f"{origin!r} is not an origin such as https://example.com")
+    for n, origin in enumerate(origins, 1):
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s@]+", origin):
+            raise ValueError(f"number {n} is not an origin such as https://example.com")
     return origins
 
 

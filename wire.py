@@ -23,7 +23,7 @@ STALL = 60.0  # seconds that a reader may take nothing before it is dropped
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
+    "Cache-Control": "no-cache, no-transform",  # or a compressing proxy would hold the frames back
     "Connection": "keep-alive",
     "X-Accel-Buffering": "no",  # or nginx would keep the frames to itself
 }

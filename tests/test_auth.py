@@ -2,14 +2,19 @@
 
 import base64
 import json
+import re
+import shutil
+import subprocess
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from conftest import SECRET, Server, forge, token
+from conftest import ROOT, SECRET, Server, forge, missing, token
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -207,3 +212,147 @@ def test_a_key_of_the_wrong_kind_is_refused() -> None:
     for key, algorithm in (("x" * 40, "RS256"), (public, "RS256"), (public, "HS256"), ("x" * 40, "ES256")):
         with pytest.raises(auth.UnfitKey):
             auth.Verifier(key, algorithm)
+
+
+# ---- why, for whoever runs the server ----
+
+WHY = {
+    "malformed": ["a word", "two segments", "four segments", "no signature", "padded", "not ASCII", "too long"],
+    "algorithm": ["alg none, signed", "alg HS384", "alg RS256", "alg lower case", "alg missing", "alg list"],
+    "header": ["crit", "crit empty", "b64 false"],
+    "signature": ["another secret", "empty secret", "changed claims", "changed header"],
+    "time": ["no exp", "exp null", "exp text", "exp infinite", "exp NaN", "nbf future", "nbf text", "iat text"],
+    "expired": ["exp past", "exp now", "exp negative"],
+    "audience": ["an audience that nobody configured"],
+    "subject": ["no sub", "sub empty", "sub number", "sub too long", "sub not ASCII"],
+}
+WORDS = {*WHY, "issuer", "missing"}
+
+
+def reason(verifier: auth.Verifier, token: str) -> str:
+    """Return why a token is refused."""
+    with pytest.raises(auth.Refused) as refused:
+        verifier.check(token)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("why", WHY)
+def test_each_refusal_has_its_reason(why: str) -> None:
+    """A refusal says in one word what is wrong."""
+    verifier = auth.Verifier(SECRET)
+    assert {name: reason(verifier, FORGED[name]) for name in WHY[why]} == dict.fromkeys(WHY[why], why)
+
+
+def test_a_refusal_holds_nothing_of_the_token() -> None:
+    """Whatever is forged, the reason is one of a few words, and claims are judged only under a good signature."""
+    verifier = auth.Verifier(SECRET, issuer="https://me", audience="chat")
+    assert {reason(verifier, forged) for forged in FORGED.values()} <= WORDS
+    assert reason(verifier, token(exp=LATER, aud="chat")) == "issuer"
+    assert reason(verifier, token(exp=LATER, iss="https://me")) == "audience"
+    assert reason(verifier, forge({"exp": 1, "aud": "x"}, "b" * 40)) == "signature"
+
+
+def refusals(server: Server) -> list[str]:
+    """Return the reasons in the server's log."""
+    return re.findall(r"INFO todochat: 401, token refused: (\w+)", server.log.read_text())
+
+
+def test_the_log_says_why_and_the_answer_does_not(make_server: Callable[..., Server]) -> None:
+    """Each reason is in the log once its request has got the 401 that all get; the token is not."""
+    server = make_server(JWT_ISSUER="https://me")
+    good = {"iss": "https://me", "exp": LATER}
+    sent = {
+        "missing": "Basic YWxpY2U6c2VjcmV0",
+        "malformed": "Bearer nonsense",
+        "algorithm": f"Bearer {forge(good | {'sub': 'alice'}, algorithm='HS512')}",
+        "header": f"Bearer {signed(HS256 | {'crit': ['exp']}, good)}",
+        "signature": f"Bearer {forge(good | {'sub': 'alice'}, 'b' * 40)}",
+        "time": f"Bearer {token(iss='https://me')}",
+        "expired": f"Bearer {token(**good | {'exp': 1})}",
+        "issuer": f"Bearer {token(**good | {'iss': 'https://somebody-else'})}",
+        "audience": f"Bearer {token(**good, aud='another-service')}",
+        "subject": f"Bearer {token(**good | {'sub': 'x' * 256})}",
+    }
+    assert set(sent) == WORDS
+    for path in ("/api/tasks", "/mcp"):
+        for authorization in sent.values():
+            answer = httpx.post(f"{server.url}{path}", headers={"Authorization": authorization})
+            assert (answer.status_code, answer.json()) == (401, {"detail": "A valid bearer token is needed."})
+    assert refusals(server) == [*sent, *sent]
+    log = server.log.read_text()
+    for authorization in sent.values():
+        assert not any(part in log for part in re.split(r"[ .]", authorization) if len(part) > 6)
+    for claim in ("alice", "somebody-else", "another-service", "xxx"):
+        assert claim not in log
+    documented = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]*) \| [^|]* \|$", readme_tokens(), re.M))))
+    assert documented == WORDS
+
+
+def test_refusals_do_not_flood_the_log(make_server: Callable[..., Server]) -> None:
+    """Of one reason there are a few lines a minute, however many requests; of another they still come."""
+    server = make_server()
+    begun = time.monotonic()
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {token(exp=1)}"}) as client:
+        for _ in range(200):
+            assert client.get("/api/tasks").status_code == 401
+        minutes = 2 + int((time.monotonic() - begun) / 60)
+        assert auth.MAX_LINES <= refusals(server).count("expired") <= auth.MAX_LINES * minutes
+        client.get("/api/tasks", headers={"Authorization": "Bearer x"})
+    assert refusals(server)[-1] == "malformed"
+
+
+def readme_tokens() -> str:
+    """Return the README's section about tokens."""
+    return (ROOT / "README.md").read_text().split("\n## Tokens\n")[1].split("\n## ")[0]
+
+
+def test_the_recipe_for_better_auth_works(make_server: Callable[..., Server], tmp_path: Path) -> None:
+    """The README's command makes a PEM of the published keys, with which, and its settings, the tokens are accepted."""
+    if shutil.which("node") is None:
+        missing("node is not installed")
+    es = ec.generate_private_key(ec.SECP256R1())
+    point = es.public_key().public_numbers()
+    x, y = (b64(number.to_bytes(32, "big")) for number in (point.x, point.y))
+    keys = [  # as better-auth 1.7.25 publishes them, with one from before it was told to use ES256
+        {
+            "alg": "EdDSA",
+            "crv": "Ed25519",
+            "x": "veTRpwZnDHjZ6ZZqQbd19U-CUE1AT-lnRln9tA3ggRo",
+            "kty": "OKP",
+            "kid": "a",
+        },
+        {"alg": "ES256", "crv": "P-256", "kty": "EC", "x": x, "y": y, "kid": "b"},
+    ]
+
+    class Publisher(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"keys": keys}).encode() if self.path == "/api/auth/jwks" else b""
+            self.send_response(200 if body else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Publisher) as publisher:
+        threading.Thread(target=publisher.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{publisher.server_port}"
+        command, start = (
+            code.replace("http://localhost:3000", base)
+            for code in re.findall(r"```sh\n(.*?)```", readme_tokens(), re.DOTALL)
+        )
+        subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=30)
+        publisher.shutdown()
+    settings = dict(re.findall(r"(JWT_\w+)=(\S+)", start))
+    server = make_server(BETTER_AUTH_SECRET="", **settings)
+    private, _ = pem_pair(es)
+    claims = {"iat": NOW, "name": "A", "sub": "G3Ce2GpotuOSrVk70iy7w7KYz1cUZOhW", "exp": NOW + 900}
+    theirs = forge(claims | {"iss": base, "aud": base}, private, "ES256", {"kid": "b"})
+    other = forge(claims | {"iss": base, "aud": "http://localhost:1"}, private, "ES256", {"kid": "b"})
+    answers = [
+        httpx.get(f"{server.url}/api/tasks", headers={"Authorization": f"Bearer {t}"}).status_code
+        for t in (theirs, other)
+    ]
+    assert answers == [200, 401]
+    assert refusals(server) == ["audience"]

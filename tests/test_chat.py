@@ -16,7 +16,7 @@ def test_frames_headers_and_order_are_those_of_the_contract(alice: Client) -> No
     turn = alice.say("add buy milk")
     assert turn.status == 200
     assert turn.headers["content-type"] == "text/event-stream; charset=utf-8"
-    assert turn.headers["cache-control"] == "no-cache"
+    assert turn.headers["cache-control"] == "no-cache, no-transform"
     assert turn.headers["connection"] == "keep-alive"
     assert turn.headers["x-accel-buffering"] == "no"
     thinking, call, result, *text = turn.events
@@ -32,6 +32,48 @@ def test_frames_headers_and_order_are_those_of_the_contract(alice: Client) -> No
     assert {event["type"] for event in text} == {"text"}
     assert turn.frames[-1] == "[DONE]"
     assert turn.frames.count("[DONE]") == 1
+
+
+def test_no_stream_may_be_transformed_on_its_way(carol: Client) -> None:
+    """Each stream, of either dialect and joined, forbids what holds it back: compression, and nginx's buffer."""
+    said = {"content": [{"type": "input_text", "text": "say 40 20"}], "attachments": [], "inference_options": {}}
+    protocol = {"type": "threads.create", "params": {"input": said}}
+    for body in ({"message": "say 40 20"}, protocol):
+        with carol.stream("POST", "/chatkit", json=body) as answer:
+            thread = answer.headers["x-thread-id"]
+            with carol.stream("GET", f"/api/conversations/{thread}/stream") as joined:
+                for stream in (answer, joined):
+                    assert stream.status_code == 200
+                    assert stream.headers["content-type"].startswith("text/event-stream")
+                    assert {"no-cache", "no-transform"} <= set(stream.headers["cache-control"].split(", "))
+                    assert stream.headers["x-accel-buffering"] == "no"
+
+
+@pytest.mark.parametrize("name", ["conversation_id", "threadId", "Message", "", "\ud800", "x" * 1000])
+def test_a_field_that_is_unknown_is_named_and_nothing_begins(alice: Client, name: str) -> None:
+    """A misspelt field is a 400 that names it and those that there are; no conversation begins."""
+    body = json.dumps({"message": "hi", name: 1})
+    answer = alice.post("/chatkit", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert ascii(name[:50]) in answer.json()["detail"]
+    assert "thread_id" in answer.json()["detail"]
+    assert alice.get("/api/conversations").json() == []
+
+
+def test_the_protocol_of_the_component_may_have_more_fields(alice: Client) -> None:
+    """Newer versions of the component may send fields that this server does not know."""
+    said = {"content": [{"type": "input_text", "text": "hi"}], "attachments": [], "inference_options": {}, "new": 1}
+    body = {"type": "threads.create", "params": {"input": said, "new": 1}, "metadata": {"a": 1}, "new": 1}
+    assert alice.post("/chatkit", json=body).status_code == 200
+
+
+def test_a_time_zone_is_taken_as_a_text(alice: Client) -> None:
+    """The field `timezone` is known, and must be a text."""
+    assert alice.say("hi", timezone="Europe/Berlin").complete
+    for wrong in (2, None, ["Europe/Berlin"], {}, True):
+        turn = alice.say("hi", timezone=wrong)
+        assert turn.status == 400
+        assert "timezone" in json.loads(turn.body)["detail"]
 
 
 def test_every_frame_is_one_ascii_line_and_a_blank_one(server: Server) -> None:

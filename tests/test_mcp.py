@@ -154,6 +154,56 @@ def test_an_agent_elsewhere_can_use_it(server: Server) -> None:
         assert [task["title"] for task in client.tasks()] == ["From elsewhere"]
 
 
+def test_each_tool_takes_only_what_it_requires(server: Server) -> None:
+    """The Agents SDK's own MCP client, which holds a call to the listed schema, calls each tool with the least."""
+    least = {"add_task": ["title"], "list_tasks": [], "complete_task": ["task_id"]}
+    least |= {"update_task": ["task_id"], "delete_task": ["task_id"]}
+
+    async def work() -> None:
+        headers = {"Authorization": f"Bearer {token(f'erin-{uuid.uuid4()}')}"}
+        async with MCPServerStreamableHttp({"url": f"{server.url}/mcp", "headers": headers}) as tasks:
+            schemas = {tool.name: tool.input_schema for tool in await tasks.list_tools()}
+            assert {name: schema.get("required", []) for name, schema in schemas.items()} == least
+            values = {"title": "Buy milk", "task_id": 0}
+            for name, required in least.items():
+                answer = await tasks.call_tool(name, {argument: values[argument] for argument in required})
+                result = json.loads(answer.content[0].text)  # type: ignore[union-attr]
+                assert result["success"], (name, result)
+                values["task_id"] = result.get("task_id", values["task_id"])
+
+    drive(work)
+
+
+def test_the_model_keeps_its_strict_schemas() -> None:
+    """What models get stays strict: all parameters required, no others."""
+    import agent
+
+    for tool in agent.todo_tools():
+        schema = tool.params_json_schema
+        assert tool.strict_json_schema
+        assert schema["additionalProperties"] is False
+        assert schema["required"] == list(schema["properties"])
+
+
+@pytest.mark.parametrize("argument", ["completed", "descripton", "\ud800", "x" * 1000])
+def test_an_argument_that_a_tool_does_not_have_is_no_success(server: Server, argument: str) -> None:
+    """A misspelt argument, ignored, would be a success that did nothing: it is an error that names it."""
+    user = f"frank-{uuid.uuid4()}"
+    headers = {"Authorization": f"Bearer {token(user)}", "Accept": "application/json, text/event-stream"}
+    params = {"name": "add_task", "arguments": {"title": "Buy milk", argument: "x"}}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    body = json.dumps(call)
+    answer = httpx.post(f"{server.url}/mcp", content=body, headers=headers | {"Content-Type": "application/json"})
+    if argument == "\ud800":  # half a character is no JSON to the protocol's own reader
+        assert answer.status_code < 500
+    else:
+        result = answer.json()["result"]
+        assert result["isError"]
+        assert argument[:50] in result["structuredContent"]["error"]
+    with server.client(user) as client:
+        assert client.tasks() == []
+
+
 def test_an_unexpected_error_keeps_its_text_to_itself(tmp_path: Path) -> None:
     """What an exception of the tasks says is not sent to the client."""
     from agents import FunctionTool

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ def test_with_a_secret_no_token_is_printed(make_server: Callable[..., Server]) -
         ({"HOST": "no such host", "BETTER_AUTH_SECRET": SECRET}, "Cannot listen"),
         ({"PORT": "http"}, "PORT"),
         ({"PORT": "70000"}, "PORT"),
-        ({"DATABASE_URL": "postgresql://x/y"}, "sqlite:///path"),
+        ({"DATABASE_URL": "postgresql://u:secret@x/y"}, "DATABASE_URL: it must look like sqlite:///path"),
+        ({"DATABASE_URL": "sqlite:///x.db?mode=ro"}, "no options"),
         ({"DATABASE_URL": "sqlite:////nowhere/at/all.db"}, "nowhere"),
         ({"DATABASE_URL": "sqlite:////tmp"}, "is not a file"),
         ({"DATABASE_URL": "sqlite://"}, "no place for a secret"),
@@ -99,6 +101,88 @@ def test_a_bad_setting_is_one_line_and_exit_code_2(tmp_path: Path, settings: dic
     assert line.startswith("todochat: ")
     assert says in line
     assert SECRET not in ended.stderr
+
+
+PASSWORD = "hunter2-hunter2"
+WITH_PASSWORD = [
+    f"postgresql://u:{PASSWORD}@h/db",
+    f"postgresql+psycopg://h/db?user=u&password={PASSWORD}",
+    f"host=h user=u password={PASSWORD}",
+    f"u:{PASSWORD}@h/db",
+    f"sqlite://u:{PASSWORD}@h/db",
+    f"sqlite:///x.db?key={PASSWORD}",
+    f"sqlite:///x.db#{PASSWORD}",
+    f"sqlite:///postgresql://u:{PASSWORD}@h/db",
+]
+
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Return what `run` does, in this process: the exit code and all that was printed."""
+    import app
+
+    monkeypatch.chdir(tmp_path)
+
+    def run_here(*arguments: str, **settings: str) -> tuple[int, str]:
+        for name in SETTINGS:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        code = app.main([*arguments])
+        return code, "".join(capfd.readouterr())
+
+    return run_here
+
+
+@pytest.mark.parametrize("url", WITH_PASSWORD)
+def test_no_password_of_a_database_url_is_shown(command: Command, tmp_path: Path, url: str) -> None:
+    """A database URL that cannot be used is refused without being quoted, and no file is made."""
+    for arguments in (["token", "alice"], ["backup", "copy.db"]):  # the server itself: above, with a limit of time
+        code, printed = command(*arguments, DATABASE_URL=url)
+        assert (code, len(printed.splitlines())) == (2, 1)
+        assert printed.startswith("todochat: DATABASE_URL: it must look like sqlite:///path")
+        assert PASSWORD not in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("store", [*WITH_PASSWORD, WITH_PASSWORD[0].encode(), {"url": WITH_PASSWORD[0]}])
+def test_no_password_of_a_store_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
+    """`create_app(store=...)` does not quote it either, nor does the traceback that a host sees."""
+    import app
+    import settings
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(settings.BadSetting, match="store") as refused:
+        app.create_app(store=store, settings=settings.Settings())
+    lines = traceback.TracebackException.from_exception(refused.value).format_exception_only()
+    cause = refused.value.__cause__
+    assert PASSWORD not in "".join(lines) + str(cause)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SETTINGS if not name.startswith(("MODEL", "OPENAI", "GEMINI")) or "TIMEOUT" in name]
+)
+def test_no_password_of_a_url_in_a_wrong_place_is_shown(command: Command, tmp_path: Path, name: str) -> None:
+    """A URL with a password that was put into another setting is not quoted either."""
+    for value in (WITH_PASSWORD[0], f"https://u:{PASSWORD}@h"):
+        code, printed = command("token", "alice", **{"DATABASE_URL": f"sqlite:///{tmp_path}/chat.db", name: value})
+        assert PASSWORD not in printed
+        accepted = name in ("BETTER_AUTH_SECRET", "JWT_ISSUER", "JWT_AUDIENCE")  # which can be any text
+        assert code == 2 or accepted
+
+
+@pytest.mark.parametrize("url", ["sqlite:///x.db?mode=ro", "sqlite:///x.db#a", "sqlite:///file:x.db?mode=ro&uri=true"])
+def test_options_in_a_database_url_make_no_file_of_that_name(command: Command, tmp_path: Path, url: str) -> None:
+    """What looks like an option is refused in a sentence, and no file is made."""
+    for arguments in (["token", "alice"], ["backup", "copy.db"]):  # the server itself: above, with a limit of time
+        code, printed = command(*arguments, DATABASE_URL=url)
+        assert (code, len(printed.splitlines())) == (2, 1)
+        assert "no options" in printed
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_port_that_is_taken_is_one_line(make_server: Callable[..., Server], tmp_path: Path) -> None:
