@@ -530,7 +530,7 @@ def test_markdown_is_shown_as_models_write_it(server: Server, visitor: Visitor) 
         MARKDOWN,
     )
     assert html[0] == html[1], "streamed and whole text look alike"
-    html[0] = html[0].replace(' dir="auto"', "")
+    html[0] = re.sub(' dir="(ltr|rtl|auto)"', "", html[0])
     assert "<h3>Title</h3>" in html[0]
     assert "<em>line</em> with <strong>bold</strong>, <code>code</code>" in html[0]
     link = '<a href="https://example.com/a_b" target="_blank" rel="noopener noreferrer">a link</a>'
@@ -539,6 +539,9 @@ def test_markdown_is_shown_as_models_write_it(server: Server, visitor: Visitor) 
     assert '<ol start="1"><li>first</li><li>second</li></ol>' in html[0]
     assert '<code>x = "&lt;b&gt;"</code>' in html[0]
     assert "<blockquote><p>quoted</p></blockquote>" in html[0]
+
+
+DEEP = "".join("  " * n + f"- {20 + n}" for n in range(20))
 
 
 @pytest.mark.parametrize(
@@ -553,16 +556,24 @@ def test_markdown_is_shown_as_models_write_it(server: Server, visitor: Visitor) 
         ('[a](https://x.example "title") <https://y.example>', "a https://y.example"),
         ("| Task | Due |\n|---|---|\n| milk | *now* |", "Task|Due|milk|now"),
         (">" * 3000 + " deep", ">" * 2980 + " deep"),
+        ("\n".join("  " * n + f"- {n}" for n in range(40)), "|".join(map(str, range(20))) + "|" + DEEP),
+        ("## C#", "C#"),
+        ("# C# and F#\n## closed ##\n### x # y ###  \n#### \\##\n# ##", "C# and F#|closed|x # y|##|"),
+        ("- a\n  ```\n  b\n\n\n  c\n  ```\n\n  d\n\n- e", "a|b\n\n\nc|d|e"),
+        ("> ```\n> a\n> ```\n> - b\n>   - c\n\n~~~\nopen\n```\n", "a|b|c|open\n```\n"),
+        ("a\n\u05d0\n| a |\n| b |\n- 1\n\n  \u05d0", "a\u05d0|a|b|1|\u05d0"),
     ],
 )
 def test_markdown_of_the_trickier_kinds(server: Server, visitor: Visitor, source: str, shown: str) -> None:
     """Nothing is lost and nothing shows its marks, however the pieces stand in one another; depth breaks nothing."""
     script = """async (text) => {
         const { render } = await import(new URL("static/markdown.js", document.baseURI));
-        const element = document.createElement("div");
+        const [element, streamed] = [document.createElement("div"), document.createElement("div")];
         render(element, text);
+        for (let n = 1; n <= text.length; n += 1) render(streamed, text.slice(0, n));
+        if (streamed.innerHTML !== element.innerHTML) return `streamed: ${streamed.innerHTML}`;
         const walker = document.createTreeWalker(element, NodeFilter.SHOW_ELEMENT);
-        const blocks = ["P", "LI", "PRE", "TD", "TH"];
+        const blocks = ["P", "LI", "PRE", "TD", "TH", "H3", "H4", "H5", "H6"];
         const own = (node) => [...node.childNodes].filter((n) => !n.tagName || !/^(P|UL|OL|PRE)$/.test(n.tagName));
         const parts = [];
         while (walker.nextNode()) {
@@ -572,6 +583,66 @@ def test_markdown_of_the_trickier_kinds(server: Server, visitor: Visitor, source
         return parts.join("|");
     }"""
     assert visitor.visit(server).evaluate(script, source) == shown
+
+
+GROWING = {  # what a text begins with, and the lines that it goes on with
+    "paragraph": ("", "ab\n"),
+    "numbers": ("", "12\n"),
+    "paragraphs": ("", "ab\n\n"),
+    "list": ("", "- ab\n"),
+    "numbered list": ("", "1. ab\n"),
+    "nested list": ("- a\n", "  - ab\n"),
+    "long item": ("- a\n\n", "  ab\n"),
+    "blank lines in a list": ("- a\n", "\n"),
+    "table": ("| a |\n|---|\n", "| ab |\n"),
+    "quotation": ("", "> ab\n"),
+    "list in a quotation": ("", "> - ab\n"),
+    "code": ("```\n", "ab\n"),
+    "code in an item": ("- a\n  ```\n", "  ab\n\n"),
+    "headings": ("", "# ab\n"),
+}
+
+
+@pytest.mark.parametrize("pieces", [False, True], ids=["whole", "in pieces"])
+def test_a_long_text_is_rendered_in_linear_time(server: Server, visitor: Visitor, pieces: bool) -> None:
+    """Eight times the lines cost about eight times the work, whatever they are lines of, and however they come."""
+    page = visitor.visit(server)
+    browser = page.context.new_cdp_session(page)
+    browser.send("Performance.enable", {"timeDomain": "threadTicks"})  # the page's own work: not what others do
+
+    def spent() -> float:
+        metrics = browser.send("Performance.getMetrics")["metrics"]
+        return float(next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration"))
+
+    def work(kind: str, lines: int) -> float:
+        """Return the seconds of one rendering."""
+        before = spent()
+        done = page.evaluate(
+            """async ([begin, line, lines, pieces]) => {
+                const { render } = await import(new URL("static/markdown.js", document.baseURI));
+                const element = document.body.appendChild(document.createElement("div"));
+                let text = begin;
+                const end = performance.now() + 30_000;
+                for (let n = 0; n < lines && performance.now() < end; n += 1) {
+                    if (pieces) render(element, text + line[0]);
+                    text += line;
+                    if (pieces) render(element, text);
+                }
+                render(element, text);
+                element.remove();
+                return performance.now() < end;
+            }""",
+            [*GROWING[kind], lines, pieces],
+        )
+        assert done, f"{kind}: not even in half a minute"
+        return spent() - before
+
+    times: dict[str, float] = {}
+    for kind in GROWING:
+        work(kind, 500)  # the first time is slower
+        few, many = (min(work(kind, lines) for _ in range(3)) for lines in (500, 4000))
+        times[kind] = many / few
+    assert {kind: round(ratio) for kind, ratio in times.items() if ratio > 24} == {}
 
 
 def test_a_narrow_screen_has_drawers(server: Server, narrow: Visitor) -> None:
