@@ -258,14 +258,26 @@ function* eventsOf(message) {
   if (rest) yield { type: "text", content: rest };
 }
 
-let atEnd = true; // of the conversation is where the reader is
+let atEnd = true; // whether the page stays at the end of the conversation, as the reader wants it
+let place = { top: 0, end: 0 }; // where it was scrolled to when we last looked, and where its end was
+
+/** Look where the reader has gone: who goes up leaves the end at once, who comes down to it stays there again. */
+function look() {
+  const [top, end] = [scroller.scrollTop, scroller.scrollHeight - scroller.clientHeight];
+  if (top < place.top && end >= place.end) atEnd = false; // what has become shorter goes up by itself
+  else if (end - top <= 2 && (top > place.top || end <= 2)) atEnd = scroller.clientHeight > 0 || atEnd;
+  place = { top, end };
+}
 
 function toEnd() {
   scroller.scrollTop = scroller.scrollHeight;
+  look();
+  atEnd = true;
 }
 
 /** Change the conversation; stay at its end if the reader is there, and nowhere else. */
 function keepPlace(change) {
+  look();
   change();
   if (atEnd) toEnd();
 }
@@ -737,8 +749,8 @@ function listen() {
   document.onvisibilitychange = () => document.hidden || refresh();
   window.onhashchange = () => location.reload(); // a link with a token, or to another conversation, was opened here
   window.matchMedia("(max-width: 60rem)").onchange = closePanels;
-  scroller.onscroll = () => (atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 40);
-  new ResizeObserver(() => atEnd && toEnd()).observe(scroller);
+  scroller.onscroll = look;
+  new ResizeObserver(() => keepPlace(() => null)).observe(scroller);
 }
 
 async function showModel() {

@@ -8,17 +8,17 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
-from conftest import ROOT, Client, Server, missing, npm_package, token
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from conftest import ROOT, Client, Server, missing, npm_package, prepare, token
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Mount
@@ -712,19 +712,202 @@ def test_a_screen_reader_hears_an_answer_once(paced: Server, visitor: Visitor) -
     assert [text.strip() for text in page.evaluate("window.heard")] == [words(20)]
 
 
-def test_the_page_stays_where_the_reader_is(paced: Server, visitor: Visitor) -> None:
-    """While an answer streams the page follows its end, unless the reader has scrolled away from it."""
-    page = visitor.visit(paced)
-    say(page, "say 2000 3")
-    scroller = page.locator("#scroller")
-    until(page, "document.querySelector('#scroller').scrollHeight > 1400")
-    bottom = "e => e.scrollHeight - e.scrollTop - e.clientHeight"
-    assert scroller.evaluate(bottom) < 60
-    scroller.evaluate("e => { e.scrollTop = 0; }")
-    height = scroller.evaluate("e => e.scrollHeight")
-    until(page, f"document.querySelector('#scroller').scrollHeight > {height} + 100")
-    assert scroller.evaluate("e => e.scrollTop") == 0
+class Tap(ThreadingHTTPServer):
+    """A model server whose one answer flows, a line every few milliseconds, while the test lets it."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Spout)
+        self.open = threading.Event()
+
+
+class Spout(BaseHTTPRequestHandler):
+    """One answer."""
+
+    server: Tap
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+    def do_POST(self) -> None:
+        """Stream until the reader hangs up, or has far more than any test asks for."""
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        with suppress(OSError):
+            for n in range(20_000):
+                self.server.open.wait(30)
+                choice = {"index": 0, "delta": {"role": "assistant", "content": f"line {n}\n"}, "finish_reason": None}
+                chunk = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
+                self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+                time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def tap() -> Iterator[Tap]:
+    """A model server that flows and pauses."""
+    with Tap() as tap:
+        thread = threading.Thread(target=tap.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        yield tap
+        tap.open.set()
+        tap.shutdown()
+        thread.join(5)
+
+
+@pytest.fixture(scope="module")
+def flowing(tap: Tap, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose model is `tap`."""
+    url = f"http://127.0.0.1:{tap.server_port}/v1"
+    server = prepare(tmp_path_factory.mktemp("flowing"), OPENAI_BASE_URL=url, OPENAI_MODEL="m").start()
+    yield server
+    server.close()
+
+
+TOP, GAP = "scroller.scrollTop", "scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop"
+
+
+class Reader:
+    """A hand on the conversation: real wheel, keys and fingers, each at its slowest."""
+
+    def __init__(self, page: Page, tap: Tap, hand: str) -> None:
+        self.page, self.tap = page, tap
+        self.move = {"wheel": self.wheel, "keys": self.keys, "finger": self.finger}[hand]
+        self.browser = page.context.new_cdp_session(page)
+
+    def wheel(self, way: int) -> None:
+        """Turn the wheel by 4 px."""
+        self.page.mouse.move(500, 300)
+        self.page.mouse.wheel(0, 4 * way)
+
+    def keys(self, way: int) -> None:
+        """Press an arrow key."""
+        self.page.focus("#scroller")
+        self.page.keyboard.press("ArrowDown" if way > 0 else "ArrowUp")
+
+    def finger(self, way: int) -> None:
+        """Drag by a finger, one pixel at a time."""
+        for n in range(40):
+            points = [{"x": 500, "y": 300 - n * way}]
+            kind = "touchMove" if n else "touchStart"
+            self.browser.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+            self.frame()
+        self.browser.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    def frame(self) -> None:
+        """Let the page draw."""
+        self.page.evaluate("new Promise(requestAnimationFrame)")
+
+    def measure(self, what: str) -> float:
+        """Return one of `top`, `end`, and `gap`, in pixels."""
+        script = {"top": TOP, "gap": GAP, "end": "scroller.scrollHeight - scroller.clientHeight"}[what]
+        return float(self.page.evaluate(script))
+
+    def grow(self, pixels: int = 400) -> None:
+        """Let the answer grow; it flows on."""
+        self.tap.open.set()
+        wanted = self.measure("end") + pixels
+        until(self.page, f"scroller.scrollHeight - scroller.clientHeight > {wanted}", 20)
+
+    def rest(self) -> None:
+        """Let the answer pause, until nothing moves any more."""
+        self.tap.open.clear()
+        before = (-1.0, -1.0)
+        deadline = time.monotonic() + 20
+        while (now := (self.measure("top"), self.measure("end"))) != before:
+            assert time.monotonic() < deadline
+            before = now
+            self.page.wait_for_timeout(200)
+
+
+@pytest.fixture(params=["wheel", "keys", "finger"])
+def reader(flowing: Server, tap: Tap, browser: Browser, request: pytest.FixtureRequest) -> Iterator[Reader]:
+    """A reader of an answer that is longer than the page, and flows."""
+    visitor = Visitor(browser, has_touch=request.param == "finger")
+    page = visitor.visit(flowing)
+    reader = Reader(page, tap, request.param)
+    tap.open.clear()
+    say(page, "go on")
+    reader.grow(600)
+    yield reader
+    tap.open.set()
+    page.click("#stop")
+    idle(page)
+    visitor.context.close()
+    assert visitor.complaints == []
+
+
+def test_who_goes_up_leaves_the_end_and_who_comes_down_follows(reader: Reader) -> None:
+    """However slowly: going up leaves the end at once, and down at the end again the page stays there."""
+    assert reader.measure("gap") <= 2
+    reader.move(-1)
+    reader.grow()
+    assert reader.measure("gap") >= 400
+    for _ in range(3):  # up is up, also while the answer flows
+        before = reader.measure("top")
+        reader.move(-1)
+        until(reader.page, f"{TOP} < {before}")
+    reader.rest()
+    reader.page.mouse.move(500, 300)
+    reader.page.mouse.wheel(0, reader.measure("gap") - 20)
+    until(reader.page, f"{GAP} < 30")
+    reader.grow(200)
+    assert reader.measure("gap") >= 200, "close to the end is not at the end"
+    reader.rest()
+    reader.page.mouse.wheel(0, reader.measure("gap") - 10)
+    until(reader.page, f"{GAP} < 20")
+    while reader.measure("gap") > 2:
+        before = reader.measure("top")
+        reader.move(1)
+        until(reader.page, f"{TOP} > {before}")
+    reader.grow()
+    assert reader.measure("gap") <= 2
+
+
+@pytest.mark.parametrize("reader", ["wheel"], indirect=True)
+def test_a_sent_message_is_shown_wherever_the_reader_was(reader: Reader) -> None:
+    """Who has gone up and sends a message sees it, and then its answer."""
+    page = reader.page
+    reader.move(-1)
     page.keyboard.press("Escape")
+    idle(page)
+    page.mouse.wheel(0, -300)
+    until(page, f"{GAP} > 250")
+    reader.rest()
+    say(page, "and on")
+    until(page, f"{GAP} <= 2")
+    reader.grow()
+    assert reader.measure("gap") <= 2
+
+
+def test_a_short_or_hidden_conversation_is_followed(flowing: Server, tap: Tap, visitor: Visitor) -> None:
+    """Scrolling where there is nothing to scroll is no wish to leave the end, nor is hiding the page."""
+    page = visitor.visit(flowing)
+    reader = Reader(page, tap, "wheel")
+    tap.open.clear()
+    say(page, "go on")
+    for way in (-1, 1, -1):
+        reader.move(way)
+        reader.frame()
+    reader.grow(600)
+    assert reader.measure("gap") <= 2
+    main, length = "document.querySelector('main')", "document.querySelector('.answer').textContent.length"
+    for gone_up in (False, True):
+        if gone_up:
+            reader.move(-1)
+            until(page, f"{GAP} > 2")
+        page.evaluate(f"{main}.hidden = true")
+        before = page.evaluate(length)
+        until(page, f"{length} > {before} + 300")
+        page.evaluate(f"{main}.hidden = false")
+        reader.frame()
+        reader.frame()
+        assert (reader.measure("gap") > 2) == gone_up
+    reader.grow()
+    assert reader.measure("gap") >= 400
+    page.click("#stop")
     idle(page)
 
 
