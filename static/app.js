@@ -92,6 +92,15 @@ function button(label, onclick, properties = {}) {
   return make("button", { type: "button", onclick, ...properties }, label);
 }
 
+/** Make a drawing of lines, 16 by 16. */
+function icon(lines) {
+  const [svg, path] = ["svg", "path"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
+  svg.setAttribute("viewBox", "0 0 16 16");
+  path.setAttribute("d", lines);
+  svg.append(path);
+  return svg;
+}
+
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Say something beside the text field, with a way to try again if there is one. */
@@ -566,9 +575,10 @@ function conversationItem({ id, title }) {
 /** The buttons that rename and delete what an item shows. */
 function actions(item, title, rename, remove) {
   const [first, second] = [
-    button("Rename", () => edit(item, title, rename), { className: "quiet", ariaLabel: `Rename ${title}` }),
-    button("Delete", remove, { className: "quiet", ariaLabel: `Delete ${title}` }),
+    button(icon("M10.5 2.5l3 3-8 8h-3v-3z"), () => edit(item, title, rename), { ariaLabel: `Rename ${title}` }),
+    button(icon("M2.5 4h11M6 4V2h4v2M4 4l.7 10h6.6L12 4"), remove, { ariaLabel: `Delete ${title}` }),
   ];
+  [first.title, second.title] = ["Rename", "Delete"];
   [first.dataset.place, second.dataset.place] = ["rename", "delete"];
   return make("span", { className: "actions" }, first, second);
 }

@@ -664,6 +664,118 @@ def test_a_narrow_screen_has_drawers(server: Server, narrow: Visitor) -> None:
     expect(page.locator("#conversations")).to_be_hidden()
 
 
+LONG = "a conversation with a title longer than a row"
+
+
+def prepare_rows(server: Server, visitor: Visitor) -> Page:
+    """Return a page with two conversations, the older one with a long title, and two tasks, one of them long."""
+    with server.client(visitor.user) as client:
+        for message in (LONG, "hello"):
+            client.say(message)
+        for title in ("milk", LONG):
+            client.post("/api/tasks", json={"title": title}).raise_for_status()
+    page = visitor.visit(server)
+    expect(page.locator("#conversation-list .name")).to_have_text(["hello", LONG])
+    expect(page.locator("#task-list li")).to_have_count(2)
+    return page
+
+
+def check_buttons(row: Locator, text: str, smallest: int) -> None:
+    """The buttons of a row stand beside its text and past its middle, in one row, and are this large at least."""
+    boxes = row.evaluate(
+        """(row, text) => [row, text, "[data-place=rename]", "[data-place=delete]"].map((of) => {
+            const box = (of === row ? row : row.querySelector(of)).getBoundingClientRect();
+            return [box.left, box.right, box.width, box.height];
+        })""",
+        text,
+    )
+    whole, words, *buttons = boxes  # at one instant: a drawer may be moving
+    for left, right, width, height in buttons:
+        assert left >= max(words[1], (whole[0] + whole[1]) / 2)
+        assert right <= whole[1]
+        assert min(width, height) >= smallest
+
+
+def test_a_click_in_a_row_is_for_the_row(server: Server, browser: Browser) -> None:
+    """Wherever a row is clicked but on its buttons, the conversation opens and the task is ticked: none is renamed."""
+    visitor = Visitor(browser, viewport={"width": 1440, "height": 700})
+    page = prepare_rows(server, visitor)
+
+    def click(row: Locator, text: str, where: float) -> None:
+        """Click in the middle of a row's height; `where` is 0 where its text begins, and 1 where it ends."""
+        row.hover()
+        check_buttons(row, text, 24)
+        expect(row.locator(".actions")).to_have_css("opacity", "1")
+        box, words = row.bounding_box(), row.locator(text).bounding_box()
+        assert box is not None
+        assert words is not None
+        page.mouse.move(words["x"] + 2 + (words["width"] - 4) * where, box["y"] + box["height"] / 2, steps=3)
+        page.mouse.down()
+        page.mouse.up()
+
+    for n, where in enumerate((0, 0.25, 0.5, 0.75, 1)):
+        page.click("#new")
+        expect(page.locator(".question")).to_have_count(0)
+        click(page.locator("#conversation-list li").last, ".name", where)
+        expect(page.locator(".question")).to_have_text(LONG)
+        click(page.locator("#task-list li").last, "label span", where)
+        expect(page.locator("#task-list li.completed")).to_have_count((n + 1) % 2)
+        expect(page.locator(".edit, .confirm")).to_have_count(0)
+    visitor.context.close()
+    assert visitor.complaints == []
+
+
+def test_a_finger_finds_rows_and_their_buttons(server: Server, browser: Browser) -> None:
+    """On a telephone a tap in the middle of a row is for the row, and its buttons are seen, and 44 px large."""
+    phone = {
+        "viewport": {"width": 360, "height": 740},
+        "has_touch": True,
+        "is_mobile": True,
+        "reduced_motion": "reduce",
+    }
+    visitor = Visitor(browser, **phone)
+    page = prepare_rows(server, visitor)
+    page.tap("[data-open=tasks]")
+    row = page.locator("#task-list li").last
+    check_buttons(row, "label span", 44)
+    row.tap()
+    expect(page.locator("#task-list li.completed")).to_have_text(LONG)
+    row = page.locator("#task-list li").first
+    row.locator("[data-place=rename]").tap()
+    page.locator("#task-list .edit input").fill("oat milk")
+    page.locator("#task-list .edit button").tap()
+    expect(row).to_have_text("oat milk")
+    page.locator("[data-close]").last.tap()
+    page.tap("[data-open=conversations]")
+    row = page.locator("#conversation-list li").last
+    check_buttons(row, ".name", 44)
+    expect(row.locator(".actions")).to_have_css("opacity", "1")
+    small = page.evaluate(
+        """() => [...document.querySelectorAll("button, summary")].filter((e) => e.checkVisibility())
+            .filter((e) => Math.min(e.offsetWidth, e.offsetHeight) < 44).map((e) => e.outerHTML)"""
+    )
+    assert small == []
+    row.tap()
+    expect(page.locator(".question")).to_have_text(LONG)
+    visitor.context.close()
+    assert visitor.complaints == []
+
+
+def test_the_buttons_of_a_row_are_reached_by_the_keyboard(server: Server, visitor: Visitor) -> None:
+    """Tab goes from a conversation to its buttons, which show then; what they open gives the focus back."""
+    page = prepare_rows(server, visitor)
+    row = page.locator("#conversation-list li").first
+    row.locator(".name").focus()
+    for place, opened in (("rename", ".edit"), ("delete", ".confirm")):
+        page.keyboard.press("Tab")
+        expect(row.locator(f"[data-place={place}]")).to_be_focused()
+        expect(row.locator(".actions")).to_have_css("opacity", "1")
+        page.keyboard.press("Enter")
+        expect(row.locator(opened)).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(row.locator(f"[data-place={place}]")).to_be_focused()
+
+
 def test_everything_is_reached_by_the_keyboard(server: Server, visitor: Visitor) -> None:
     """Without a mouse one can write, send, tick a task, rename it and come back; focus is where one expects it."""
     page = visitor.visit(server)
