@@ -734,19 +734,30 @@ async function signIn() {
   return token || !(await json("GET", "openapi.json")).security.length;
 }
 
+/**
+ * Do nothing at a key that is the input method's, which makes words of several keys: its Enter takes a word, its Esc
+ * drops one. Safari sends that Enter when the composition is over already, and only 229 tells it from another one.
+ */
+function leaveToInputMethod(event) {
+  if (!event.isComposing && event.keyCode !== 229) return;
+  event.stopPropagation();
+  if (event.key === "Enter") event.preventDefault(); // or it submits the field's form, or makes a new line
+}
+
 function listen() {
   $("composer").onsubmit = (event) => {
     event.preventDefault();
     if (following) say(LIVE);
     else send(text.value);
   };
+  document.addEventListener("keydown", leaveToInputMethod, true);
   text.onkeydown = (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (event.key !== "Enter" || event.shiftKey) return;
     event.preventDefault();
     $("composer").requestSubmit();
   };
   document.onkeydown = (event) => {
-    if (event.key !== "Escape" || event.isComposing) return;
+    if (event.key !== "Escape") return;
     if (document.body.dataset.panel) closePanels();
     else stop();
   };

@@ -776,6 +776,66 @@ def test_the_buttons_of_a_row_are_reached_by_the_keyboard(server: Server, visito
         expect(row.locator(f"[data-place={place}]")).to_be_focused()
 
 
+def press(page: Page, key: str, code: int) -> None:
+    """Press Enter or Esc with the code that a browser gives it: 229 is what Safari does for an input method's."""
+    browser = page.context.new_cdp_session(page)
+    event = {"key": key, "code": key, "windowsVirtualKeyCode": code, "nativeVirtualKeyCode": code}
+    text = {"text": "\r", "unmodifiedText": "\r"} if key == "Enter" else {}
+    browser.send("Input.dispatchKeyEvent", {"type": "keyDown", **event, **text})
+    browser.send("Input.dispatchKeyEvent", {"type": "keyUp", **event})
+
+
+def compose(page: Page, word: str) -> None:
+    """Write a word with an input method, and take it as Safari does: the composition ends, and then comes Enter."""
+    browser = page.context.new_cdp_session(page)
+    end = {"selectionStart": len(word), "selectionEnd": len(word)}
+    browser.send("Input.imeSetComposition", {"text": word, **end})
+    press(page, "Enter", 229)  # as other browsers do: within the composition
+    browser.send("Input.insertText", {"text": word})
+    press(page, "Enter", 229)
+
+
+def test_enter_that_takes_a_word_of_an_input_method_does_nothing_else(server: Server, visitor: Visitor) -> None:
+    """Neither a message is sent, nor a task added or renamed, nor a conversation renamed: that does the next Enter."""
+    page = visitor.visit(server)
+    changes: list[str] = []
+    page.on("request", lambda r: None if r.method == "GET" else changes.append(r.method))
+    compose(page, "\u8cb7\u3046")
+    expect(page.locator("#text")).to_have_value("\u8cb7\u3046")
+    assert changes == []
+    press(page, "Enter", 13)
+    expect(page.locator(".question")).to_have_text("\u8cb7\u3046")
+    idle(page)
+    page.focus("#task-title")
+    compose(page, "\u725b\u4e73")
+    expect(page.locator("#task-title")).to_have_value("\u725b\u4e73")
+    assert changes == ["POST"]
+    press(page, "Enter", 13)
+    expect(page.locator("#task-list li")).to_have_text("\u725b\u4e73")
+    for name in ("#task-list", "#conversation-list"):
+        changes.clear()
+        page.focus(f"{name} [data-place=rename]")
+        press(page, "Enter", 13)
+        compose(page, "\u65b0")
+        press(page, "Escape", 229)  # drops a word that is being written, and not the field
+        expect(page.locator(f"{name} .edit input")).to_have_value("\u65b0")
+        assert changes == []
+        press(page, "Enter", 13)
+        expect(page.locator(f"{name} li")).to_have_text("\u65b0")
+        assert changes == ["PATCH"]
+
+
+def test_esc_that_drops_a_word_of_an_input_method_stops_no_answer(paced: Server, visitor: Visitor) -> None:
+    """Esc is the input method's while that has a word; the next one stops the answer."""
+    page = visitor.visit(paced)
+    say(page, "say 400 20")
+    expect(page.locator(".answer .text")).to_contain_text("w5 ")
+    press(page, "Escape", 229)
+    expect(page.locator(".answer .text")).to_contain_text("w60 ")
+    press(page, "Escape", 27)
+    expect(page.locator(".mark")).to_contain_text("You stopped this answer.")
+
+
 def test_everything_is_reached_by_the_keyboard(server: Server, visitor: Visitor) -> None:
     """Without a mouse one can write, send, tick a task, rename it and come back; focus is where one expects it."""
     page = visitor.visit(server)
