@@ -33,10 +33,10 @@ from openai.types.responses import (
     ResponseReasoningSummaryTextDeltaEvent,
     ResponseTextDeltaEvent,
 )
-from todochat.db import Store
-from todochat.settings import Settings
 
 from todochat import agent, serve
+from todochat.db import Store
+from todochat.settings import Settings
 
 
 class PacedModel(Model):
