@@ -57,11 +57,11 @@ class Tasks(Protocol):
     async def delete_task(self, user_id: str, task_id: int) -> Mapping[str, Any] | None: ...
 
 
-Record = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+RunTool = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
-async def just_do(call_id: str, work: Callable[[], Awaitable[Any]]) -> Any:
-    """Do a tool's work for somebody who keeps no record of it."""
+async def just_run(call_id: str, work: Callable[[], Awaitable[Any]]) -> Any:
+    """Do a tool's work where no answer is stored."""
     return await work()
 
 
@@ -69,13 +69,13 @@ async def just_do(call_id: str, work: Callable[[], Awaitable[Any]]) -> Any:
 class TurnContext:
     """What reaches the tools of one turn, and never the prompt.
 
-    `record(call_id, work)` does a tool's work and stores its result in the answer, both or neither. Until the work ends
-    nobody else can write to the store (the tasks that the work begins can), so it must not wait for others who want to.
+    `run_tool(call_id, work)` does a tool's work and stores its result in the answer, both or neither. Until the work
+    has ended nobody else can write to the store, so the work must not wait for others who want to.
     """
 
     user_id: str
     tasks: Tasks
-    record: Record = just_do
+    run_tool: RunTool = just_run
 
 
 # ---- the agent and its tools ----
@@ -92,9 +92,7 @@ def todo_tools(*, strict: bool = True) -> list[FunctionTool]:
     A strict schema is for models: it lists optional parameters as required, which MCP clients take at its word.
     """
     tools = (add_task, list_tasks, complete_task, update_task, delete_task)
-    return [
-        _recorded(function_tool(tool, failure_error_function=_tell_the_model, strict_mode=strict)) for tool in tools
-    ]
+    return [_stored(function_tool(tool, failure_error_function=_tell_the_model, strict_mode=strict)) for tool in tools]
 
 
 async def add_task(ctx: RunContextWrapper[TurnContext], title: str, description: str | None = None) -> str:
@@ -180,19 +178,19 @@ def _unfit(title: str, description: str | None) -> str | None:
 
 
 def _tell_the_model(ctx: RunContextWrapper[Any], error: Exception) -> str:
-    """Let the model mend its own mistakes (arguments that do not fit); anything else ends the turn."""
+    """Return what the model is told of its own mistake, arguments that do not fit; any other error ends the turn."""
     # OverflowError: an id of more than 64 bits; UnicodeError: half a surrogate pair.
     if not isinstance(error, ModelBehaviorError | OverflowError | UnicodeError):
         raise error
     return json.dumps({"success": False, "error": "These arguments do not fit the tool."})
 
 
-def _recorded(tool: FunctionTool) -> FunctionTool:
+def _stored(tool: FunctionTool) -> FunctionTool:
     """Have the result of a tool stored together with its effect."""
     invoke = tool.on_invoke_tool
 
     async def on_invoke_tool(ctx: ToolContext[Any], arguments: str) -> Any:
-        return await ctx.context.record(ctx.tool_call_id, lambda: invoke(ctx, arguments))
+        return await ctx.context.run_tool(ctx.tool_call_id, lambda: invoke(ctx, arguments))
 
     return dataclasses.replace(tool, on_invoke_tool=on_invoke_tool)
 
@@ -262,7 +260,7 @@ class TurnOptions:
 
 
 class Observer:
-    """Who is told what happens in a turn beside its events. Tools of an agent that is itself a tool are not told of."""
+    """Is told what happens in a turn beside its events, but not what an agent that is itself a tool does inside."""
 
     def tool_began(self, call_id: str) -> None:
         """A function tool begins."""
@@ -376,11 +374,11 @@ class _Translator:
         """Yield what an event of the model's becomes."""
         # By type: the arguments of a tool call come as events with a `delta` too.
         if data.type == "response.output_text.delta" or data.type == "response.refusal.delta":
-            self._half, delta = _complete(self._half + data.delta)
+            self._half, delta = _without_half(self._half + data.delta)
             if delta:
                 yield from self._text(delta)
         elif data.type == "response.reasoning_summary_text.delta" or data.type == "response.reasoning_text.delta":
-            self._half_thought, delta = _complete(self._half_thought + data.delta)
+            self._half_thought, delta = _without_half(self._half_thought + data.delta)
             if delta:
                 yield {"type": "thinking", "content": delta}
         elif data.type == "response.reasoning_summary_part.added" and data.summary_index > 0:
@@ -439,7 +437,7 @@ class _Translator:
             yield {"type": "tool_result", "id": call["id"], "name": call["name"], "result": as_json(output)}
 
 
-def _complete(text: str) -> tuple[str, str]:
+def _without_half(text: str) -> tuple[str, str]:
     """Split off a trailing half of a surrogate pair, which some providers send in two deltas; mend the rest.
 
     Returns what to hold back until the next delta, and text that can be stored as UTF-8.

@@ -60,13 +60,13 @@ class Service:
     settings: Settings
     mcp: StreamableHTTPSessionManager
 
-    async def events(self, run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
-        """Return the events of a turn, as the agent makes them."""
+    async def start_turn(self, run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        """Start a turn; return what yields its events, as the agent makes them."""
         agent = self.agent if isinstance(self.agent, Agent) else await _awaited(self.agent(run.user_id))
         if not isinstance(agent, Agent):
             raise TypeError("The agent function must return an agents.Agent.")
-        record = run.record if self.tasks is self.store else run.record_elsewhere
-        context = await _awaited(self.context(TurnContext(run.user_id, self.tasks, record)))
+        run_tool = run.run_tool_atomically if self.tasks is self.store else run.run_tool_then_store
+        context = await _awaited(self.context(TurnContext(run.user_id, self.tasks, run_tool)))
         agent = copy(agent)  # openai-agents 0.24 compares an agent's tools with those in each run that it is in
         return stream_turn(agent, turn.history, context, self.options, run, conversation_id=run.conversation_id)
 
@@ -118,18 +118,12 @@ async def post_chatkit(request: Request) -> Response | EventStream:
     body = await inputs.body_of(request)
     if "type" in body:
         return await chatkit_protocol(request, service, user_id, body)
-    inputs.fields(body, "message", "thread_id", "on_disconnect", "timezone")
-    message = inputs.text_in(body, "message", inputs.MAX_MESSAGE, too_long=413)
-    inputs.timezone_in(body)
-    on_disconnect = body.get("on_disconnect", "continue")
-    if on_disconnect not in ("continue", "stop"):
-        raise HTTPException(400, 'on_disconnect must be "continue" or "stop".')
-    thread = inputs.thread_in(body)
-    said = body | {"thread_id": thread, "on_disconnect": on_disconnect}  # however it was spelt
-    asked = TurnRequest(user_id, message, inputs.conversation_title(message), conversation_id=thread)
-    turn, run = await begin(request, service, asked, said)
+    asked = simple.request_in(body)
+    title = inputs.conversation_title(asked.message)
+    turn_request = TurnRequest(user_id, asked.message, title, conversation_id=asked.thread_id)
+    turn, run = await begin(request, service, turn_request, asked._asdict())
     frames = simple.frames(turn.conversation["id"], batches(turn, run))
-    stop = stop_when_left(service, run) if on_disconnect == "stop" else None
+    stop = stop_when_left(service, run) if asked.on_disconnect == "stop" else None
     return EventStream(frames, names_of(turn.conversation["id"], turn.answer["id"]), stop)
 
 
@@ -159,12 +153,12 @@ async def begin(
     """Store a turn and start its run, once for each idempotency key."""
     asked = replace(asked, key=inputs.key_of(request), digest=inputs.digest_of(body))
     try:
-        return await service.runs.begin(asked, service.events)
+        return await service.runs.begin(asked, service.start_turn)
     except Busy:
         # Who has just stopped the last answer, by closing the connection, cannot know when that is done.
         if asked.conversation_id is None or not await service.runs.wait_for_stop(asked.conversation_id):
             raise
-        return await service.runs.begin(asked, service.events)
+        return await service.runs.begin(asked, service.start_turn)
 
 
 def batches(turn: Turn, run: Run | None) -> AsyncGenerator[list[Event], None]:
@@ -184,11 +178,11 @@ def stop_when_left(service: Service, run: Run | None) -> Callable[[], Awaitable[
     """
     if run is None:
         return None
-    run.readers_that_stop += 1
+    run.stop_readers += 1
 
     async def leave() -> None:
-        run.readers_that_stop -= 1
-        if not run.readers_that_stop and service.runs.get(run.conversation_id) is run:  # and not one begun since
+        run.stop_readers -= 1
+        if not run.stop_readers and service.runs.live(run.conversation_id) is run:  # and not one begun since
             await service.runs.stop(run.conversation_id, "stopped")
 
     return leave
@@ -201,7 +195,7 @@ async def join(request: Request) -> Response | EventStream:
         raise HTTPException(405, "Use GET.", {"Allow": "GET"})
     inputs.only(request, "after")
     conversation_id, after = inputs.id_of(request), inputs.count_in(request, "after", 0)
-    run = service.runs.get(conversation_id)
+    run = service.runs.live(conversation_id)
     if run is None or run.user_id != user_id:
         found(await service.store.has_conversation(user_id, conversation_id))
         return Response(status_code=204)
@@ -215,7 +209,7 @@ async def stop(request: Request) -> Response:
     service, user_id = await signed_in(request)
     conversation_id = inputs.id_of(request)
     found(await service.store.has_conversation(user_id, conversation_id))
-    run = service.runs.get(conversation_id)
+    run = service.runs.live(conversation_id)
     if run is None or not await service.runs.stop(conversation_id, "stopped"):
         raise HTTPException(409, "Nothing is being answered in this conversation.")
     message = found(await service.store.get_message(user_id, run.id))
@@ -463,14 +457,16 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         opened = store if isinstance(store, Store) else await Store.open(path)
-        service = app.state.service = service_on(opened)
-        log.info("answers come from %s", service.model.description)
         try:
-            async with service.mcp.run():
-                yield
+            service = app.state.service = service_on(opened)
+            log.info("answers come from %s", service.model.description)
+            try:
+                async with service.mcp.run():
+                    yield
+            finally:
+                await service.runs.close()
+                del app.state.service
         finally:
-            await service.runs.close()
-            del app.state.service
             if opened is not store:
                 await opened.close()
 

@@ -290,14 +290,14 @@ class Store:
             now = _now()
             conversation = await _conversation_for(sql, request, now)
             await _admit(sql, request.user_id, conversation["id"], limits)
-            if request.retry_of is None:
-                await _insert_message(sql, conversation["id"], "user", request.message, "done", now)
-            else:
+            if request.retry_of is not None:
                 await sql(
                     "DELETE FROM messages WHERE conversation_id = ? AND id > ?", (conversation["id"], request.retry_of)
                 )
-            history = await _messages(sql, conversation["id"], last=limits.history)
-            answer = await _insert_message(sql, conversation["id"], "assistant", "", "streaming", now)
+            is_new = conversation["created_at"] == now
+            history = [] if is_new else await _messages(sql, conversation["id"], last=limits.history)
+            *question, answer = await _insert_messages(sql, conversation["id"], request, now)
+            history = [*history, *question][-limits.history :]
             if request.key is not None:
                 await sql(
                     """
@@ -390,7 +390,7 @@ class Store:
         return _task(rows[0]) if rows else None
 
 
-# ---- parts of units of work ----
+# ---- what several units of work do ----
 
 
 async def _find(sql: Sql, user_id: str, conversation_id: int) -> Conversation | None:
@@ -409,7 +409,7 @@ async def _messages(sql: Sql, conversation_id: int, last: int = 2**31 - 1) -> li
 
 
 async def _message(sql: Sql, row: Row) -> Message:
-    """Return the message in a row; what there is of a live answer is not there, but in its events."""
+    """Return the message in a row; that of a live answer is empty, and what there is of it is in its events."""
     message = cast(Message, dict(row))
     message["tool_calls"], message["reasoning"] = json.loads(row["tool_calls"]), json.loads(row["reasoning"])
     if message["status"] == "streaming" and (events := await _events(sql, message["id"])):
@@ -423,7 +423,7 @@ async def _events(sql: Sql, answer_id: int) -> list[Event]:
 
 
 async def _append(sql: Sql, *progress: Progress) -> None:
-    # Twice from the same number on: the second time it is more, as the list only grows.
+    # Twice from the same number on: then there is more the second time, as what is stored is never taken back.
     if progress:
         await sql(
             f"""
@@ -444,7 +444,7 @@ async def _finish(sql: Sql, answer_id: int, status: Status, body: Body) -> None:
         (_now(), answer_id),
     ):
         return
-    # Then the events, so that what takes their place is written where they were.
+    # Then the events, so that the message is written to the pages of the file that they leave free.
     await sql("DELETE FROM live_events WHERE answer_id = ?", (answer_id,))
     await sql(
         """
@@ -472,10 +472,12 @@ async def _interrupt(sql: Sql) -> None:
 
 async def _conversation_for(sql: Sql, request: TurnRequest, now: str) -> Conversation:
     """Return the conversation of a turn that begins, marked as used; make it if it is a new one."""
-    rows = await sql(
-        f"UPDATE conversations SET updated_at = ? WHERE id = ? AND user_id = ? RETURNING {CONVERSATION}",
-        (now, request.conversation_id, request.user_id),
-    )
+    rows: Sequence[Row] = []
+    if request.conversation_id is not None:
+        rows = await sql(
+            f"UPDATE conversations SET updated_at = ? WHERE id = ? AND user_id = ? RETURNING {CONVERSATION}",
+            (now, request.conversation_id, request.user_id),
+        )
     if request.retry_of is not None:
         asked = "SELECT 1 FROM messages WHERE id = ? AND conversation_id = ? AND role = 'user'"
         rows = rows if await sql(asked, (request.retry_of, request.conversation_id)) else []
@@ -510,15 +512,18 @@ async def _admit(sql: Sql, user_id: str, conversation_id: int, limits: Limits) -
         raise TooMany("The server is busy with other answers. Please try again in a moment.", of_user=False)
 
 
-async def _insert_message(sql: Sql, conversation_id: int, role: str, content: str, status: Status, now: str) -> Message:
-    [row] = await sql(
+async def _insert_messages(sql: Sql, conversation_id: int, request: TurnRequest, now: str) -> list[Message]:
+    """Insert what the user says, if it is new, and the empty answer; return them in this order."""
+    new = [] if request.retry_of is not None else [("user", request.message, "done")]
+    new.append(("assistant", "", "streaming"))
+    rows = await sql(
         f"""
-        INSERT INTO messages (conversation_id, role, content, status, created_at) VALUES (?, ?, ?, ?, ?)
-        RETURNING {MESSAGE}
+        INSERT INTO messages (conversation_id, role, content, status, created_at)
+        VALUES {", ".join(["(?, ?, ?, ?, ?)"] * len(new))} RETURNING {MESSAGE}
         """,
-        (conversation_id, role, content, status, now),
+        [value for role, content, status in new for value in (conversation_id, role, content, status, now)],
     )
-    return await _message(sql, row)
+    return [await _message(sql, row) for row in sorted(rows, key=lambda row: int(row["id"]))]
 
 
 async def _earlier(sql: Sql, request: TurnRequest) -> Turn | None:

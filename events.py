@@ -3,12 +3,12 @@
 An answer in the making is a list of events that only grows. Readers follow that list by index, and the database keeps
 it as it is while the answer lives (`dump`, `load`). When the answer ends, `fold` makes the row of it that stays;
 `unfold` turns such a row into events again, for whoever reads it later. How a client sees an event is the business of
-the dialects: each event is one frame of the simple dialect, so the number of a frame is its index here.
+the dialects: each event is one frame of the simple dialect, so the number of a live answer's frame is its index here.
 """
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, assert_never
 
 Status = Literal["streaming", "done", "stopped", "failed", "interrupted"]
 
@@ -16,7 +16,7 @@ Status = Literal["streaming", "done", "stopped", "failed", "interrupted"]
 
 
 class Started(TypedDict):
-    """The answer has begun: always the first event, and the only one that no model has a part in."""
+    """The answer has begun: always the first event."""
 
     type: Literal["started"]
 
@@ -124,6 +124,8 @@ def fold(events: Iterable[Event]) -> Body:
             calls[event["id"]]["result"] = event["result"]
         elif event["type"] == "error":
             error = event["message"]
+        elif event["type"] != "started" and event["type"] != "tool_result":
+            assert_never(event)  # so that mypy finds this place when there is a new event
     reasoning: list[Thought] = [
         {"text": "".join(pieces), "at": at, "calls": so_many} for (at, so_many), pieces in thoughts.items()
     ]
@@ -131,12 +133,13 @@ def fold(events: Iterable[Event]) -> Body:
 
 
 def unfold(body: Body) -> list[Event]:
-    """Return the events that `fold` makes this of: those that were streamed, but for how the text was cut.
+    """Return events that fold to this: those that were streamed, but the text in longer pieces.
 
-    A tool's result follows its call at once, also where several tools ran at the same time.
+    A tool's result comes directly after its call, also where several tools ran at the same time.
     """
     content, written = body["content"], 0
     events: list[Event] = [{"type": "started"}]
+    # In the order of the text; at the same place reasoning before the call that it led to.
     places: list[tuple[int, int, int, list[Event]]] = [
         (thought["at"], thought["calls"], 0, [{"type": "thinking", "content": thought["text"]}])
         for thought in body["reasoning"]

@@ -2,8 +2,10 @@
 
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse, RedirectResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from todochat.settings import Settings
 
@@ -18,7 +20,14 @@ def middleware(settings: Settings, prefix: str) -> list[Middleware]:
         expose_headers=["X-Thread-Id", "X-Message-Id", "Retry-After"],
         allow_credentials="*" not in settings.cors_origins,
     )
-    return [Middleware(Prefixed, prefix=prefix), cors, Middleware(ErrorResponder)]
+    # Starlette has its own of the last one, but before these: without the CORS headers, which the answer to a mistake
+    # needs too, or for a page elsewhere it would look like a dead network.
+    return [Middleware(Prefixed, prefix=prefix), cors, Middleware(ServerErrorMiddleware, handler=went_wrong)]
+
+
+async def went_wrong(request: Request, error: Exception) -> Response:
+    """Answer an unexpected exception with a plain 500; it is raised again for the server's log."""
+    return JSONResponse({"detail": "Something went wrong on the server."}, 500)
 
 
 class Prefixed:
@@ -37,28 +46,3 @@ class Prefixed:
             stripped = not path.startswith(f"{self._prefix}/")  # by the proxy, but nested routes count on it
             scope = {**scope, "root_path": self._prefix, "path": self._prefix + path if stripped else path}
         await self._app(scope, receive, send)
-
-
-class ErrorResponder:
-    """Answer an unexpected exception with a plain 500, then raise it again for the server's log.
-
-    Starlette does that too, but without the CORS headers: for a page elsewhere it would look like a dead network.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_and_note)
-        except Exception:
-            if scope["type"] == "http" and not has_begun:
-                await JSONResponse({"detail": "Something went wrong on the server."}, 500)(scope, receive, send)
-            raise

@@ -1,23 +1,30 @@
 """A `Run` is one answer in the making: an asyncio task that belongs to the app, to which responses subscribe.
 
-So nothing that matters lives in a response. A page that goes away does not end the answer, several readers can follow
-the same one, and each run ends in exactly one state that is in the database before any reader hears of it.
+So nothing that matters lives in a response: a page that goes away does not end the answer, and several readers can
+follow the same one. The life of an answer:
+
+1. `Runs.begin` stores the user's message and an empty answer that is `streaming`, and starts a run for it.
+2. The run's producer appends the events that the agent makes (agent.py); readers follow the list by index.
+3. Every 0.2 s one checkpoint stores what is new in all runs. A tool's result is stored before it is shown.
+4. The producer ends: because the answer is whole, or failed, or because `Run.stop` cancels it.
+5. `_conclude` waits for tools that are still at work, and stores the end: the events, folded into one message.
+6. Then the readers see the end. If the database does not answer, they are told that the end is not saved yet, and it is
+   stored when that is possible again. If the process dies before, the next start ends the answer as `interrupted`.
 """
 
 import asyncio
 import logging
-import re
 import time
-import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import ExitStack, aclosing, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from todochat.agent import Observer
 from todochat.db import AnswerOver, Limits, Progress, Store, Turn, TurnRequest
 from todochat.engines import T, Unavailable
 from todochat.events import Body, Event, ToolCall, ToolResult, fold
+from todochat.logs import TurnLog, log_mistake
 from todochat.tool_output import as_json
 
 Ending = Literal["done", "stopped", "failed", "interrupted"]
@@ -26,10 +33,12 @@ log = logging.getLogger("todochat")
 
 CHECKPOINT_EVERY = 0.2  # seconds: half a second is promised, and the machine may be busy or its disk slow
 FINISHING = 5.0  # seconds that a tool in the middle of its work is given when its run has ended; our store needs 3
+LOOK_AGAIN = 0.05  # seconds
 CLOSING = 2.0  # seconds that the ends of all answers are given at the shutdown
+BURST = 0.01  # seconds: what comes faster goes to a reader together
 MAX_BATCH = 500  # events in one write: what a reader that has fallen behind costs in memory
 
-INTERRUPTED = "The server is shutting down, so this answer ends here. Please ask again in a moment."
+SHUT_DOWN = "The server is shutting down, so this answer ends here. Please ask again in a moment."
 DELETED = "This conversation has been deleted."
 ELSEWHERE = "This conversation was changed by another program, so this answer ends here."
 BROKEN = "Something went wrong while answering. Please try again."
@@ -56,15 +65,14 @@ class Run(Observer):
         self.events: list[Event] = []
         self.saved = 0  # how many of them the database has
         self.ended = False
-        self.began = time.monotonic()
-        self.first_text: float | None = None
-        self.tokens: tuple[int, int] | None = None  # input, output; None while unknown
+        self.log = TurnLog(user_id, conversation_id)
         self.producer: asyncio.Task[str | None] | None = None  # returns why the turn failed, if it did
-        self.finished: asyncio.Task[None] | None = None
-        self.tools: set[asyncio.Task[object]] = set()  # what tools do that must come to its end
+        self.conclusion: asyncio.Task[None] | None = None  # waits for the producer, and stores the end
+        self.tool_tasks: set[asyncio.Task[object]] = set()  # what is not cancelled with the producer
         self.stopped_as: tuple[Ending, str | None] | None = None
-        self.readers_that_stop = 0  # how many readers there are without the last of whom it is stopped
-        self.recording = asyncio.Lock()  # held while the result of a tool is being stored
+        self.given_up = False  # whether the tools that are still at work are waited for no longer
+        self.stop_readers = 0  # when the last reader of this kind leaves, the run is stopped
+        self.storing_result = asyncio.Lock()
         self._store = store
         self._news = asyncio.Event()
         self._in_doubt: int | None = None  # the number of an event that is not committed yet
@@ -75,55 +83,74 @@ class Run(Observer):
 
     def publish(self, event: Event) -> None:
         """Append an event, and wake the readers."""
-        if event["type"] == "text" and self.first_text is None:
-            self.first_text = time.monotonic()
+        self.log.note(event)
         self.events.append(event)
         self._news.set()
+
+    @property
+    def visible(self) -> int:
+        """How many events readers may see: those before the one that is not committed yet."""
+        return len(self.events) if self._in_doubt is None else self._in_doubt
 
     async def follow(self, after: int = 0) -> AsyncGenerator[list[Event], None]:
         """Yield the events from number `after` on, all that there are at once.
 
         Ends when the run has ended and everything was yielded. A slow reader costs its place in the list, no more.
         """
+        clock = asyncio.get_running_loop().time
+        yielded = 0.0
         while True:
-            there = len(self.events) if self._in_doubt is None else self._in_doubt
-            if after < there:
-                batch = self.events[after : min(there, after + MAX_BATCH)]
+            if after < self.visible:
+                batch = self.events[after : min(self.visible, after + MAX_BATCH)]
                 after += len(batch)
+                yielded = clock()
                 yield batch
             elif self.ended:
                 return
             else:
                 self._news.clear()
                 await self._news.wait()
+                if (left := yielded + BURST - clock()) > 0:  # a write for each event of a burst would cost most of all
+                    await asyncio.sleep(left)
 
     # ---- what is stored ----
 
-    def progress(self) -> Progress:
-        """Return what the database does not have yet."""
+    def unsaved(self) -> Progress:
+        """Return the events that the database does not have yet."""
         return Progress(self.id, self.saved, self.events[self.saved :])
 
-    async def record(self, call_id: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Do a tool's `work` on our store, and store its result in the answer: both, or neither.
+    async def run_tool_atomically(self, call_id: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do a tool's `work` on our store, and store its result in the answer: both, or neither."""
 
-        Once begun it is finished, even if the run is stopped in the middle.
-        """
-        if call_id not in self._own:
-            return await work()
-        return await self._finish_tool(self._record(await self._call(call_id), work))
+        async def both(call: ToolCall) -> T:
+            async with self._one_result():
+                if self.stopped_as is not None:  # while this waited for another tool
+                    raise AnswerOver
+                output = await self._store.record_tool(
+                    self.id, work, lambda output: self._append_in_doubt(_result(call, output))
+                )
+                self._answered.add(call_id)
+                return output
 
-    async def record_elsewhere(self, call_id: str, work: Callable[[], Awaitable[T]]) -> T:
+        return await self._run_tool(call_id, work, both)
+
+    async def run_tool_then_store(self, call_id: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do a tool's `work` on another store than ours, and then store its result: no transaction can hold both."""
-        if call_id not in self._own:
-            return await work()
-        call = await self._call(call_id)
 
-        async def both() -> T:
+        async def both(call: ToolCall) -> T:
             output = await work()
-            await self._keep_result(_result(call, output))
+            await self._store_result(_result(call, output))
             return output
 
-        return await self._finish_tool(both())
+        return await self._run_tool(call_id, work, both)
+
+    async def _run_tool(
+        self, call_id: str, work: Callable[[], Awaitable[T]], both: Callable[[ToolCall], Coroutine[object, object, T]]
+    ) -> T:
+        """Do the work and store its result; once begun it is finished, even if the run is stopped in the middle."""
+        if call_id not in self._own:
+            return await work()
+        return await self._finish_tool(both(await self._wait_for_call(call_id)))
 
     def tool_began(self, call_id: str) -> None:
         """See `Observer`."""
@@ -132,48 +159,49 @@ class Run(Observer):
     async def tool_ended(self, result: ToolResult) -> None:
         """See `Observer`; for a result that has been stored already this does nothing."""
         if result["id"] not in self._answered:
-            await self._call(result["id"])
-            await self._finish_tool(self._keep_result(result))
+            await self._wait_for_call(result["id"])
+            await self._finish_tool(self._store_result(result))
 
     def tokens_used(self, input_tokens: int, output_tokens: int) -> None:
         """See `Observer`."""
-        self.tokens = input_tokens, output_tokens
+        self.log.tokens = input_tokens, output_tokens
 
-    async def _record(self, call: ToolCall, work: Callable[[], Awaitable[T]]) -> T:
-        async with self.recording:
-            if self.stopped_as is not None:  # while it waited for another tool
-                raise AnswerOver
-            with ExitStack() as until_committed:
-
-                def progress(output: T) -> Progress:
-                    until_committed.enter_context(self._withheld(_result(call, output)))
-                    return self.progress()
-
-                return await self._store.record_tool(self.id, work, progress)
-
-    async def _keep_result(self, result: ToolResult) -> None:
-        async with self.recording:
+    async def _store_result(self, result: ToolResult) -> None:
+        async with self._one_result():
             if result["id"] not in self._answered:
-                with self._withheld(result):
-                    await self._store.save_progress(lambda: [self.progress()])
+                new = self._append_in_doubt(result)
+                if self.id not in await self._store.save_progress(lambda: [new]):
+                    raise AnswerOver
+                self._answered.add(result["id"])
 
-    @contextmanager
-    def _withheld(self, result: ToolResult) -> Iterator[None]:
-        """Append a result that readers see, as all that comes behind it, only when the block has stored it."""
+    @asynccontextmanager
+    async def _one_result(self) -> AsyncIterator[None]:
+        """Store one result at a time; checkpoints leave this run out meanwhile.
+
+        The block appends the result with `_append_in_doubt` and stores it. If it fails, the result is taken back.
+        """
+        async with self.storing_result:
+            try:
+                yield
+                if self._in_doubt is not None:
+                    self.saved = self._in_doubt + 1
+            except BaseException:
+                if self._in_doubt is not None:
+                    del self.events[self._in_doubt]
+                raise
+            finally:
+                self._in_doubt = None
+                self._news.set()
+
+    def _append_in_doubt(self, result: ToolResult) -> Progress:
+        """Append a result that readers do not see yet, nor what comes behind it; return what is to be stored."""
+        if self.given_up:
+            raise AnswerOver
         self._in_doubt = len(self.events)
         self.events.append(result)
-        try:
-            yield
-            self.saved = self._in_doubt + 1
-            self._answered.add(result["id"])
-        except BaseException:
-            del self.events[self._in_doubt]
-            raise
-        finally:
-            self._in_doubt = None
-            self._news.set()
+        return self.unsaved()
 
-    async def _call(self, call_id: str) -> ToolCall:
+    async def _wait_for_call(self, call_id: str) -> ToolCall:
         """Return the event of a call; wait for it, as the SDK runs ahead of its events."""
         async for batch in self.follow():
             for event in batch:
@@ -184,12 +212,12 @@ class Run(Observer):
     async def _finish_tool(self, work: Coroutine[object, object, T]) -> T:
         """Await what must come to its end even if the run is stopped in the middle."""
         task = asyncio.create_task(work)
-        self.tools.add(task)
+        self.tool_tasks.add(task)
         task.add_done_callback(self._tool_finished)
         return await asyncio.shield(task)
 
     def _tool_finished(self, tool: asyncio.Task[T]) -> None:
-        self.tools.discard(tool)
+        self.tool_tasks.discard(tool)
         if not tool.cancelled():
             tool.exception()  # if nobody waits for it any more, asyncio would complain that nobody has looked
 
@@ -201,6 +229,14 @@ class Run(Observer):
             self.stopped_as = ending, sentence
             self.producer.cancel()
 
+    async def finish_tools(self) -> None:
+        """Wait for the tools that are still at work, and cancel those that do not come to an end."""
+        if self.tool_tasks:
+            _, hanging = await asyncio.wait(self.tool_tasks, timeout=FINISHING)
+            self.given_up = True  # a unit of work goes on when its caller is cancelled: it must not commit any more
+            for tool in hanging:
+                tool.cancel()
+
     def end(self, sentence: str | None) -> None:
         """Say why the answer did not end well, if it did not, and let the readers go."""
         if self.ended:
@@ -209,18 +245,6 @@ class Run(Observer):
             self.publish({"type": "error", "message": sentence})
         self.ended = True
         self._news.set()
-
-    def summary(self, ending: Ending, model: str) -> str:
-        """Return the line for the log. It holds nothing that anybody said."""
-        now = time.monotonic()
-        tools = [re.sub(r"[^\w.-]", "?", e["name"][:64]) for e in self.events if e["type"] == "tool_call"]
-        first = "-" if self.first_text is None else f"{1000 * (self.first_text - self.began):.0f}"
-        return (
-            f"turn user={self.user_id!r} conversation={self.conversation_id} model={model} "
-            f"tokens={'{}+{}'.format(*self.tokens) if self.tokens and any(self.tokens) else '-'} "
-            f"tools={','.join(tools) or '-'} "
-            f"first_text_ms={first} total_ms={1000 * (now - self.began):.0f} state={ending}"
-        )
 
 
 def _result(call: ToolCall, output: object) -> ToolResult:
@@ -249,13 +273,13 @@ class Runs:
         self._limits = limits
         self._model = model
         self._live: dict[int, Run] = {}  # by conversation; a run stays until its final state is stored
-        self._unsettled: dict[int, _End] = {}  # by conversation: ends that could not be stored yet
+        self._deferred: dict[int, _End] = {}  # by conversation: ends that could not be stored yet
         self._beginnings: set[asyncio.Task[tuple[Turn, Run | None]]] = set()
-        self._keeper: asyncio.Task[None] | None = None
+        self._checkpoints: asyncio.Task[None] | None = None
         self._close_by: float | None = None  # when the shutdown stops waiting
 
-    def get(self, conversation_id: int) -> Run | None:
-        """Return the conversation's live run."""
+    def live(self, conversation_id: int) -> Run | None:
+        """Return the run of the conversation's live answer."""
         run = self._live.get(conversation_id)
         return None if run is None or run.ended else run
 
@@ -274,7 +298,7 @@ class Runs:
 
     async def _begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Run | None]:
         while True:
-            await self.settle()
+            await self.store_deferred_ends()
             turn = await self._store.begin_turn(request, self._limits)
             if not turn.earlier:
                 return turn, self._start(turn, request.user_id, produce)
@@ -284,6 +308,7 @@ class Runs:
             if turn.answer["status"] != "streaming":
                 return turn, None
             # The answer ended between our look at the database and our look at the runs, or is just about to begin.
+            await asyncio.sleep(LOOK_AGAIN)
 
     def _start(self, turn: Turn, user_id: str, produce: Produce) -> Run:
         run = Run(self._store, turn.answer["id"], turn.conversation["id"], user_id)
@@ -292,20 +317,20 @@ class Runs:
             other.stop("stopped", ELSEWHERE)  # another program has ended it in the file
         self._live[run.conversation_id] = run
         run.producer = asyncio.create_task(self._produce(run, turn, produce))
-        run.finished = asyncio.create_task(self._conduct(run))
+        run.conclusion = asyncio.create_task(self._conclude(run))
         if self._close_by is not None:  # it had to wait for the database
-            run.stop("interrupted", INTERRUPTED)
-        if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.create_task(self._keep())
+            run.stop("interrupted", SHUT_DOWN)
+        if self._checkpoints is None or self._checkpoints.done():
+            self._checkpoints = asyncio.create_task(self._checkpoint_always())
         return run
 
     async def stop(self, conversation_id: int, ending: Ending, sentence: str | None = None) -> bool:
         """End the conversation's live run and wait until that is stored; False if there is none."""
-        run = self.get(conversation_id)
-        if run is None or run.finished is None:
+        run = self.live(conversation_id)
+        if run is None or run.conclusion is None:
             return False
         run.stop(ending, sentence)
-        await asyncio.wait((run.finished,))
+        await asyncio.wait((run.conclusion,))
         return True
 
     async def end_deleted(self, conversation_id: int) -> None:
@@ -315,8 +340,8 @@ class Runs:
     async def wait_for_stop(self, conversation_id: int) -> bool:
         """Wait, for 5 s at most, if a run is being stopped; return whether the conversation is free of a live one."""
         run = self._live.get(conversation_id)
-        if run is not None and run.finished is not None and run.stopped_as is not None:
-            await asyncio.wait((run.finished,), timeout=FINISHING)
+        if run is not None and run.conclusion is not None and run.stopped_as is not None:
+            await asyncio.wait((run.conclusion,), timeout=FINISHING)
         return run is None or run.ended
 
     async def close(self) -> None:
@@ -325,21 +350,24 @@ class Runs:
         if self._beginnings:
             await asyncio.wait(self._beginnings, timeout=self._time_to_close())
         for run in self._live.values():
-            run.stop("interrupted", INTERRUPTED)
-        if finishing := [run.finished for run in self._live.values() if run.finished is not None]:
+            run.stop("interrupted", SHUT_DOWN)
+        if finishing := [run.conclusion for run in self._live.values() if run.conclusion is not None]:
             await asyncio.wait(finishing, timeout=self._time_to_close())
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(self._time_to_close()):
+                await self.store_deferred_ends()
         for run in self._live.values():  # the database hangs: the next start marks what is not stored
             run.end(UNSAVED)
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait((self._keeper,))
+        if self._checkpoints is not None:
+            self._checkpoints.cancel()
+            await asyncio.wait((self._checkpoints,))
 
     def _time_to_close(self) -> float:
         return max(0.0, (self._close_by or 0.0) - time.monotonic())
 
-    async def settle(self) -> None:
+    async def store_deferred_ends(self) -> None:
         """Store the ends of answers that could not be stored when they came. Raises `Unavailable`."""
-        for end in list(self._unsettled.values()):
+        for end in list(self._deferred.values()):
             await self._store_end(end)
 
     # ---- the tasks ----
@@ -356,72 +384,74 @@ class Runs:
                     run.publish(event)
         return None
 
-    async def _conduct(self, run: Run) -> None:
+    async def _conclude(self, run: Run) -> None:
         assert run.producer is not None
         await asyncio.wait((run.producer,))
-        if run.tools:
-            _, hanging = await asyncio.wait(run.tools, timeout=FINISHING)
-            for tool in hanging:  # a host's database that does not answer
-                tool.cancel()
-        ending, sentence = self._outcome(run, run.producer)
-        body = fold(run.events)
+        await run.finish_tools()
+        ending, sentence = await self._outcome(run, run.producer)
+        end = _End(run.id, run.conversation_id, ending, {**fold(run.events[: run.visible]), "error": sentence})
         try:
-            if not await self._store_or_keep(_End(run.id, run.conversation_id, ending, {**body, "error": sentence})):
-                sentence = UNSAVED
-        except Exception as error:  # a run must end in a state, and no reader must wait for ever
-            self._log_mistake(run, error)
-            ending, sentence = "failed", BROKEN
-            empty = fold([{"type": "error", "message": sentence}])
-            await self._store_or_keep(_End(run.id, run.conversation_id, ending, empty))
+            end = await self._store_end(end)
+            sentence = end.body["error"]
+        except Unavailable as error:
+            log.error("conversation %d: the end of an answer is not stored yet: %s", run.conversation_id, error)
+            self._deferred[run.conversation_id] = end
+            sentence = UNSAVED
         finally:
-            log.info(run.summary(ending, self._model))
+            run.log.write(self._model, end.ending)
             run.end(sentence)
 
-    async def _store_or_keep(self, end: _End) -> bool:
-        """Store the end of an answer, or keep it until that can be done; return whether it is stored."""
+    async def _store_end(self, end: _End) -> _End:
+        """Store the end of an answer; return what is stored: a failure, if the answer cannot be stored as it is."""
         try:
-            await self._store_end(end)
-            return True
-        except Unavailable as error:
-            log.error("conversation %d: the end of an answer is not stored yet: %s", end.conversation_id, error)
-            self._unsettled[end.conversation_id] = end
-            return False
-
-    async def _store_end(self, end: _End) -> None:
-        await self._store.finish_answer(end.answer_id, end.ending, end.body)
-        self._unsettled.pop(end.conversation_id, None)
+            await self._store.finish_answer(end.answer_id, end.ending, end.body)
+        except Unavailable:
+            raise
+        except Exception as error:  # a run must end in a state, and no reader must wait for ever
+            log_mistake(f"conversation {end.conversation_id}", error)
+            end = replace(end, ending="failed", body=fold([{"type": "error", "message": BROKEN}]))
+            await self._store.finish_answer(end.answer_id, end.ending, end.body)
+        self._deferred.pop(end.conversation_id, None)
         run = self._live.get(end.conversation_id)
         if run is not None and run.id == end.answer_id:
             del self._live[end.conversation_id]
+        return end
 
-    def _outcome(self, run: Run, producer: "asyncio.Task[str | None]") -> tuple[Ending, str | None]:
-        if producer.cancelled():  # or, if nobody asked for it, a tool of the host's has cancelled itself
-            return run.stopped_as or (
-                ("interrupted", INTERRUPTED) if self._close_by is not None else ("failed", BROKEN)
-            )
+    async def _outcome(self, run: Run, producer: "asyncio.Task[str | None]") -> tuple[Ending, str | None]:
+        """Return how a run has ended, and the sentence for the user if that is not well."""
+        if run.stopped_as is not None:
+            return run.stopped_as
+        if producer.cancelled():  # nobody asked for it: the process ends, or a tool of the host's has cancelled itself
+            return ("interrupted", SHUT_DOWN) if self._close_by is not None else ("failed", BROKEN)
         error = producer.exception()  # whatever it is, the run must end in a state
         if error is None:
             sentence = producer.result()
             return ("failed", sentence) if sentence else ("done", None)
+        if isinstance(error, AnswerOver):  # as a tool has noticed, and the next checkpoint would have
+            return "stopped", await self._why_over(run)
         if isinstance(error, Unavailable):
             return "failed", str(error)
-        self._log_mistake(run, error)
+        log_mistake(f"conversation {run.conversation_id}", error)
         return "failed", BROKEN
 
-    def _log_mistake(self, run: Run, error: BaseException) -> None:
-        log.error("conversation %d: %s at %s", run.conversation_id, type(error).__name__, _place(error))
+    async def _why_over(self, run: Run) -> str:
+        """Say why somebody else has ended an answer in the database."""
+        with suppress(Unavailable):
+            if not await self._store.has_conversation(run.user_id, run.conversation_id):
+                return DELETED
+        return ELSEWHERE
 
-    async def _keep(self) -> None:
+    async def _checkpoint_always(self) -> None:
         """Store, while there are live answers, all that is new in them, in one transaction."""
         while self._live:
             await asyncio.sleep(CHECKPOINT_EVERY)
             try:
-                await self.settle()
+                await self.store_deferred_ends()
                 await self._checkpoint()
             except Unavailable as error:
                 log.warning("checkpoint: %s", error)
             except Exception as error:  # the other answers must be saved all the same, the next time
-                log.error("checkpoint: %s at %s", type(error).__name__, _place(error))
+                log_mistake("checkpoint", error)
 
     async def _checkpoint(self) -> None:
         changed = [run for run in self._live.values() if run.saved < len(run.events) and not run.ended]
@@ -429,19 +459,14 @@ class Runs:
             return
         new: dict[Run, Progress] = {}
 
-        def progress() -> list[Progress]:
-            # Where the result of a tool is being stored, that stores all the rest too.
-            new.update((run, run.progress()) for run in changed if not run.recording.locked())
+        def unsaved() -> list[Progress]:
+            # A run whose tool's result is just being stored is left out: its other events are stored with that.
+            new.update((run, run.unsaved()) for run in changed if not run.storing_result.locked())
             return list(new.values())
 
-        live = await self._store.save_progress(progress)
+        live = await self._store.save_progress(unsaved)
         for run, saved in new.items():
             run.saved = max(run.saved, saved.first + len(saved.events))
         for run in changed:
             if run.id not in live:
-                run.stop("stopped", ELSEWHERE)
-
-
-def _place(error: BaseException) -> str:
-    """Return where an error happened, but not what it says: its text may quote what somebody wrote."""
-    return " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)[-4:]))
+                run.stop("stopped", await self._why_over(run))

@@ -2,12 +2,11 @@
 
 import json
 import reprlib
-from collections.abc import Iterable
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
-MAX_DEPTH = 100  # of lists in lists: what json.loads takes here may be too deep for whoever writes it elsewhere
+MAX_DEPTH = 100  # of lists in lists: what can be read here may be too deep for whoever writes it elsewhere
 
 
 def as_json(output: object) -> Any:
@@ -15,14 +14,13 @@ def as_json(output: object) -> Any:
     if isinstance(output, str):
         return _structured(output)
     try:
-        value = json.loads(to_json(output, fallback=str, inf_nan_mode="null"))  # dataclasses, models, times, sets
+        value = _parsed(to_json(output, fallback=str, inf_nan_mode="null"))  # dataclasses, models, times, sets
     except (ValueError, RecursionError):  # it holds itself, is too deep, or has bytes that are no text
         return mended(reprlib.repr(output))
     match value:
         case {"type": "text", "text": str(text)}:  # how the tools of MCP servers answer
             return _structured(text)
-        case _:
-            return mended(reprlib.repr(output)) if _is_deep(value) else value
+    return value
 
 
 def _structured(text: str) -> Any:
@@ -30,28 +28,23 @@ def _structured(text: str) -> Any:
     if not text.lstrip().startswith(("{", "[")):
         return mended(text)
     try:
-        value = json.loads(text)
-        # Python reads NaN, 1e400 and half a surrogate pair, and no browser reads what it then writes.
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-        return mended(text) if _is_deep(value) else value
-    except (ValueError, RecursionError):
+        return _parsed(text.encode())
+    except ValueError:
         return mended(text)
 
 
-def _is_deep(value: Any) -> bool:
-    level, depth = [value], 0
-    while level and depth < MAX_DEPTH:
-        level, depth = [child for thing in level for child in _children(thing)], depth + 1
-    return bool(level)
+def _parsed(text: bytes) -> Any:
+    """Return the data in JSON. Raises `ValueError` for what other programs might not be able to read or write."""
+    value = from_json(text, allow_inf_nan=False)  # it refuses half a surrogate pair, too, and 200 lists in each other
+    json.dumps(value, allow_nan=False)  # as 1e400 has become infinite
+    if _depth(value) > MAX_DEPTH:
+        raise ValueError("it is too deep")
+    return value
 
 
-def _children(value: Any) -> Iterable[Any]:
-    match value:
-        case list():
-            return value
-        case dict():
-            return value.values()
-    return ()
+def _depth(value: Any) -> int:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, children), default=0)
 
 
 def mended(text: str) -> str:

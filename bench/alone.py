@@ -1,4 +1,4 @@
-"""Measures of ours alone: what grows with what is stored, and what readers cost who stop reading."""
+"""Measures of ours alone: what grows with what is stored, readers that stop reading, and what is written to disk."""
 
 import asyncio
 import socket
@@ -10,12 +10,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from client import drive, fetch, request
+from client import check, drive, fetch, request
 from report import Limit, Row
 from script import Script
 from servers import Dialect, Server
 
-import db
+from todochat.db import Store
 
 USER = "bench"
 WHEN = "2026-01-01T00:00:00.000000Z"
@@ -55,7 +55,7 @@ async def growth(folder: Path, ours: Dialect, rounds: int) -> list[Row]:
 
 async def _server(folder: Path, size: int) -> Server:
     path = folder / f"{size}.db"
-    store = await db.Store.open(str(path))
+    store = await Store.open(str(path))
     await store.close()
     with closing(sqlite3.connect(path)) as database, database:
         lengths = [*LENGTHS, *[2] * (size - len(LENGTHS))]
@@ -163,3 +163,19 @@ async def _quiet(server: Server) -> None:
     while time.monotonic() < deadline and server.cpu() - used > 0.05:
         used = server.cpu()
         await asyncio.sleep(0.5)
+
+
+async def disk(folder: Path, ours: Dialect) -> list[Row]:
+    """Measure what one long answer writes to disk, its end included, for each byte of its text."""
+    row = Row("written to disk", "bytes per byte of text", [Limit("an answer", 10)])
+    server = await Server("server_ours.py", folder).ready()
+    script = Script(62_500, pace=0.02, burst=100)  # a delta is the moment of its making: 16 characters
+    try:
+        before = server.written()
+        stream = await fetch(server.port, request("/chatkit", ours.body(script.message), ours.token))
+        check(stream, script)
+        text = 62_500 * len(f"{time.monotonic_ns()} ")
+        row.add("an answer", (server.written() - before) / text)
+    finally:
+        server.stop()
+    return [row]

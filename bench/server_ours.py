@@ -9,15 +9,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from scripted import ScriptedModel
 
-import app
-import settings
+from todochat.serve import serve
+from todochat.settings import Settings
 
 
 def main() -> None:
     """Serve with the settings of the environment."""
-    chosen = settings.Settings.from_env(os.environ)
     options = {} if "OPENAI_BASE_URL" in os.environ else {"model": ScriptedModel()}
-    asyncio.run(app.serve(chosen, **options))
+    asyncio.run(serve(Settings.from_env(os.environ), **options))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class Server:
         self.port = free_port()
         database = database or folder / f"{self.port}.db"
         env = {name: value for name, value in os.environ.items() if name not in QUIET}
-        if script == "server_ours.py":
+        if Path(script).name == "server_ours.py":
             env |= {"PORT": str(self.port), "DATABASE_URL": f"sqlite:///{database}"}
             env |= {"BETTER_AUTH_SECRET": SECRET, "MAX_LIVE": "10000", "MAX_LIVE_PER_USER": "10000"}
             env |= {"LOG_LEVEL": "WARNING"}
@@ -45,7 +45,7 @@ class Server:
 
     async def ready(self) -> "Server":
         """Wait until it answers; a server that does not speak HTTP to strangers is ready when it listens."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 if (await fetch(self.port, request("/health"))).pieces:
@@ -74,6 +74,11 @@ class Server:
         """Return the most resident memory that it has had, in bytes."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+    def written(self) -> int:
+        """Return how many bytes it has caused to be written to disk."""
+        counters = Path(f"/proc/{self.pid}/io").read_text()
+        return int(counters.split("\nwrite_bytes: ")[1].split()[0])
 
     def stop(self) -> None:
         """End it."""

@@ -87,9 +87,9 @@ class Engine(ABC):
         return await _whole(self._joined(work) or self._read(work))
 
     async def write(self, work: Work[T]) -> T:
-        """Do `work`, which takes no longer than its statements.
+        """Do `work`, which takes no longer than its statements, in a transaction that may be shared with others.
 
-        Its transaction may be shared with others. If the database loses it, it is done again from the beginning.
+        If that fails it is rolled back, and `work` may be done again from its beginning.
         """
         return await _whole(self._joined(work) or self._write(work))
 

@@ -13,7 +13,6 @@ import itertools
 import logging
 import re
 import secrets
-import selectors
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -53,8 +52,8 @@ TROUBLE = {
     "25006": READ_ONLY,
     "53100": "The database's disk is full. Please try again later.",
     "53": "The database has no room for this at the moment. Please try again later.",
-    "55P03": BUSY,  # a lock that was not to be had within the patience
-    "57014": BUSY,  # a statement that took longer than that
+    "55P03": BUSY,  # a lock was not to be had
+    "57014": BUSY,  # a statement, or the wait for a lock, took longer than the patience
     "58": "The database's disk does not answer. Please try again later.",
     "XX": "The database has failed. Its owner will find the reason in its log.",
 }
@@ -93,15 +92,14 @@ class _Connection:
 
     async def begin(self, kind: _Kind, deadline: float) -> None:
         """Begin a transaction that is to be over at `deadline` (of `time.monotonic`), in one trip."""
-        # One that has been idle for long may lead nowhere without anybody having said so: leave time for another one.
         left = max(0.1, deadline - time.monotonic())
+        # One that has been idle for long may lead nowhere without anybody having said so: leave time for another one.
         self._until = deadline + GRACE if self.unit == 0 else deadline - left / 2
         self.unit += 1
-        wait = int(1000 * left)
-        idle = 1000 * TOOL_IDLES if kind.tool else 2 * wait
+        wait = int(1000 * (self._patience if kind.tool else left))
         statements = [
             f"{kind.begin}; SET LOCAL search_path = todochat, pg_temp; SET LOCAL statement_timeout = {wait}",
-            f"SET LOCAL lock_timeout = {wait}; SET LOCAL idle_in_transaction_session_timeout = {idle}",
+            f"SET LOCAL idle_in_transaction_session_timeout = {1000 * TOOL_IDLES if kind.tool else 2 * wait}",
         ]
         if kind.marked:
             statements.append(
@@ -133,15 +131,8 @@ class _Connection:
                 await self.sql("ROLLBACK")
         return not self.driver.closed and self.driver.pgconn.transaction_status == TransactionStatus.IDLE
 
-    def is_silent(self) -> bool:
-        """Whether there is nothing to read, which on an idle connection could only be its end."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.driver.fileno(), selectors.EVENT_READ)
-            return not selector.select(0)
-
     async def _execute(self, statement: bytes, values: Sequence[Value]) -> psycopg.AsyncCursor[dict[str, Any]]:
-        now = time.monotonic()
-        left = (now + self._patience + GRACE if self._until is None else self._until) - now
+        left = self._patience + GRACE if self._until is None else self._until - time.monotonic()
         # Cancelling would ask the server, which does not answer, and wait for that.
         timer = asyncio.get_running_loop().call_later(left, self._cut)
         try:
@@ -318,8 +309,6 @@ class PostgresEngine(Engine):
     async def _connection(self, deadline: float) -> AsyncIterator[_Connection]:
         """Have a connection for this task alone."""
         async with self._place(self._places, deadline):
-            while self._idle and not self._idle[-1].is_silent():
-                await self._close_idle()
             connection = self._idle.pop() if self._idle else await self._try_to_connect(deadline)
             try:
                 yield connection
@@ -373,15 +362,11 @@ _HOST = r"(?:[\w.-]+|\[[\da-fA-F:.]+\]|%2[fF][\w.%/-]*)?(?::\d*)?"
 _URL = re.compile(
     rf"postgres(?:ql)?(?:\+psycopg)?://(?:[^/@\s]*@)?{_HOST}(?:,{_HOST})*(?:/[^/?#@\s]*)?(?:\?([^@#\s]*))?", re.ASCII
 )
-OURS = {
-    "client_encoding": "UTF8",
-    "fallback_application_name": "todochat",
-    # A server that is gone without a word is noticed.
-    "keepalives_idle": "30",
-    "keepalives_interval": "5",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "8000",
-}
+# A server that is gone without a word is noticed.
+OURS = (
+    "client_encoding=UTF8 fallback_application_name=todochat "
+    "keepalives_idle=30 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=8000"
+)
 
 
 def _parameters(url: str) -> dict[str, Any]:
@@ -402,7 +387,7 @@ def _parameters(url: str) -> dict[str, Any]:
     if parameters is None:  # not raised from the driver's error, which may quote any part of the URL
         raise StoreError("DATABASE_URL has parameters that PostgreSQL does not understand.")
     several = "," in str(parameters.get("host", ""))  # one that is silent must leave time for the others
-    return OURS | parameters | ({"connect_timeout": "2"} if several else {})
+    return conninfo_to_dict(OURS) | parameters | ({"connect_timeout": "2"} if several else {})
 
 
 # ---- the schema ----

@@ -150,32 +150,39 @@ class SqliteEngine(Engine):
         return result
 
     async def _write_together(self, units: Sequence[_Unit], patience: float) -> None:
+        """Do all units in one transaction, or, if one of them fails, each in its own."""
         for unit in units:
             unit.begun = True
         try:
-            with _in_words():
-                await self._begin(patience)
-                if len(units) == 1:
-                    units[0].result = await units[0].work(self._execute)
-                else:
-                    for unit in units:
-                        await self._attempt(unit)
-                await self._writer.execute_fetchall("COMMIT")
-        except Exception as error:  # goes to each of those whose work is undone by it
-            for unit in units:
-                unit.error = unit.error or error
+            if len(units) == 1 or not await self._try_together(units, patience):
+                for unit in units:
+                    await self._do(unit, patience)
         finally:
-            await self._roll_back(self._writer)
             for unit in units:
                 unit.over.set()
 
-    async def _attempt(self, unit: _Unit) -> None:
+    async def _try_together(self, units: Sequence[_Unit], patience: float) -> bool:
         try:
-            unit.result = await self._apart(None, unit.work)
-        except Exception as error:  # this one's alone, unless all is lost
-            if not self._writer.in_transaction:
-                raise
+            await self._begin(patience)
+            for unit in units:
+                unit.result = await unit.work(self._execute)
+            await self._writer.execute_fetchall("COMMIT")
+            return True
+        except Exception:  # of one of them, which is told when it fails again, by itself
+            return False
+        finally:
+            await self._roll_back(self._writer)
+
+    async def _do(self, unit: _Unit, patience: float) -> None:
+        try:
+            with _in_words():
+                await self._begin(patience)
+                unit.result = await unit.work(self._execute)
+                await self._writer.execute_fetchall("COMMIT")
+        except Exception as error:  # goes to whoever waits for it
             unit.error = error
+        finally:
+            await self._roll_back(self._writer)
 
     async def _transaction(self, work: Work[T]) -> T:
         async with self._alone(self._writing) as patience_left:
@@ -186,8 +193,8 @@ class SqliteEngine(Engine):
             finally:
                 await self._roll_back(self._writer)
 
-    async def _apart(self, transaction: Transaction | None, work: Work[T]) -> T:
-        """See `Engine._apart`; the same goes for the units that share a transaction."""
+    async def _apart(self, transaction: Transaction, work: Work[T]) -> T:
+        """See `Engine._apart`."""
         with _in_words():
             await self._writer.execute_fetchall("SAVEPOINT work")
             try:
@@ -218,9 +225,8 @@ class SqliteEngine(Engine):
             lock.release()
 
     async def _begin(self, patience: float) -> None:
-        await self._writer.execute_fetchall(f"PRAGMA busy_timeout = {int(1000 * patience)}")
         # IMMEDIATE: a transaction that reads first and writes later could fail with BUSY whatever the timeout.
-        await self._writer.execute_fetchall("BEGIN IMMEDIATE")
+        await self._writer.executescript(f"PRAGMA busy_timeout = {int(1000 * patience)}; BEGIN IMMEDIATE")
 
     async def _roll_back(self, connection: aiosqlite.Connection) -> None:
         if connection.in_transaction:  # a full disk has rolled back already

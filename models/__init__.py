@@ -41,7 +41,7 @@ def choose_model(env: Mapping[str, str], *, idle_timeout: float = 60.0) -> Choic
     """
     env = {name: value.strip() for name, value in env.items()}
     if (api := env.get("OPENAI_API")) not in (None, "", "responses", "chat"):
-        raise BadModel(f'OPENAI_API is {api!r}: it must be "responses" or "chat".')
+        raise BadModel('OPENAI_API must be "responses" or "chat".')
     if name := env.get("MODEL"):
         return Choice(_by_prefix(name), name)
     if key := env.get("GEMINI_API_KEY"):
@@ -54,9 +54,8 @@ def choose_model(env: Mapping[str, str], *, idle_timeout: float = 60.0) -> Choic
         if not name:
             raise BadModel("OPENAI_BASE_URL needs OPENAI_MODEL: the name of a model that it serves.")
         api = api or ("responses" if at_openai else "chat")
-        client = client_for(
-            key or "none", url or OPENAI_URL, idle_timeout
-        )  # local servers want no key, the client does
+        # Local servers want no key, the client does.
+        client = client_for(key or "none", url or OPENAI_URL, idle_timeout)
         model = _chat(name, client) if api == "chat" else OpenAIResponsesModel(model=name, openai_client=client)
         return Choice(model, name)
     return Choice(offline.OfflineModel(), offline.NAME)
@@ -64,11 +63,11 @@ def choose_model(env: Mapping[str, str], *, idle_timeout: float = 60.0) -> Choic
 
 def _by_prefix(name: str) -> Model:
     if not re.fullmatch(r"litellm/[^/]+/.+", name):
-        raise BadModel(f"MODEL is {name!r}: it must look like litellm/<provider>/<model>.")
+        raise BadModel("MODEL must look like litellm/<provider>/<model>.")
     try:
         return MultiProvider().get_model(name)
     except ImportError as error:
-        raise BadModel(f"MODEL is {name!r}, which needs LiteLLM: pip install 'openai-agents[litellm]'.") from error
+        raise BadModel("MODEL needs LiteLLM: pip install 'openai-agents[litellm]'.") from error
 
 
 def _chat(name: str, client: AsyncOpenAI) -> Model:

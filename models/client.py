@@ -4,8 +4,6 @@ It follows no redirects, reads nothing compressed, waits for no server for long,
 """
 
 import re
-from collections.abc import Callable
-from functools import cached_property
 from math import inf
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,14 +25,14 @@ def client_for(key: str, url: str, idle_timeout: float) -> AsyncOpenAI:
         usable = bool(re.fullmatch(r"https?://[^/\s][^\s]*", url)) and urlsplit(url).port != 0
     except ValueError:  # of a port that is none
         usable = False
-    if not usable:
-        raise BadModel(
-            "The model's base URL must be like http://host:port/path, or with https."
-        )  # it may hold a password
+    if not usable:  # the URL is not shown, as it may hold a password
+        raise BadModel("The model's base URL must be like http://host:port/path, or with https.")
+    if "@" in urlsplit(url).netloc:  # the client would send these in place of the key
+        raise BadModel("The model's base URL must hold no user and password: the key has a setting of its own.")
     if not re.fullmatch(r"[\x21-\x7e]+", key):
         raise BadModel("The model's API key has characters in it that no key has. Copy it again.")
     # The client's own timeout, 600 s, is for whole answers; ours is for silence.
-    return _Client(
+    client = _Client(
         api_key=key,
         base_url=url,
         timeout=Timeout(idle_timeout, connect=10.0),
@@ -45,6 +43,9 @@ def client_for(key: str, url: str, idle_timeout: float) -> AsyncOpenAI:
             event_hooks={"response": [_no_decompression, _no_long_wait]},
         ),
     )
+    _send_as_it_is(client.chat.completions, ("messages", "tools"))
+    _send_as_it_is(client.responses, ("input", "tools"))
+    return client
 
 
 async def _no_decompression(response: Any) -> None:
@@ -68,38 +69,25 @@ async def _no_long_wait(response: Any) -> None:
             response.headers["x-should-retry"] = "false"  # which the client obeys, whoever says it
 
 
-def _as_they_are(create: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
-    """Have the long parts of a request sent as they are, which is what the client does with an `extra_body`.
+def _send_as_it_is(resource: Any, names: tuple[str, ...]) -> None:
+    """Have the long parts of requests sent as they are, which is what the client does with an `extra_body`.
 
     openai 3.54 would compare each message with each of the types that a message can have, to find fields with another
     name on the wire. There are none, and for the last 50 messages that takes 12 ms (24 in the Responses API), in which
     no other stream gets anything.
     """
+    create = resource.create
 
     async def create_as_it_is(**request: Any) -> Any:
         given = {name: request[name] for name in names if isinstance(request.get(name), list)}
         body = given | dict(request.get("extra_body") or {})
         return await create(**request | {name: [] for name in given} | {"extra_body": body})
 
-    return create_as_it_is
+    resource.create = create_as_it_is
 
 
 class _Client(AsyncOpenAI):
-    """A client that is quick with long requests and with streams, and expects less of servers: see streams.py."""
-
-    @cached_property
-    def chat(self) -> Any:
-        """The resources of Chat Completions."""
-        chat: Any = super().chat
-        chat.completions.create = _as_they_are(chat.completions.create, ("messages", "tools"))
-        return chat
-
-    @cached_property
-    def responses(self) -> Any:
-        """The resources of the Responses API."""
-        responses: Any = super().responses
-        responses.create = _as_they_are(responses.create, ("input", "tools"))
-        return responses
+    """A client that reads streams as streams.py has it."""
 
     async def post(self, path: str, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("stream"):

@@ -3,18 +3,8 @@
 import json
 import re
 
+import agents
 import openai
-from agents import (
-    InputGuardrailTripwireTriggered,
-    MaxTurnsExceeded,
-    ModelBehaviorError,
-    ModelRefusalError,
-    ModelTimeoutError,
-    OutputGuardrailTripwireTriggered,
-    ToolInputGuardrailTripwireTriggered,
-    ToolOutputGuardrailTripwireTriggered,
-    ToolTimeoutError,
-)
 
 
 def name_of(error: BaseException | None) -> str:
@@ -31,13 +21,13 @@ def name_of(error: BaseException | None) -> str:
 def sentence_for(error: BaseException) -> str:
     """Say in words for the user what went wrong; never in the error's own, which may hold the provider's text."""
     match error:
-        case MaxTurnsExceeded():
+        case agents.MaxTurnsExceeded():
             return "The assistant took too many steps without coming to an end. Please try a simpler request."
         case (
-            InputGuardrailTripwireTriggered()
-            | OutputGuardrailTripwireTriggered()
-            | ToolInputGuardrailTripwireTriggered()
-            | ToolOutputGuardrailTripwireTriggered()
+            agents.InputGuardrailTripwireTriggered()
+            | agents.OutputGuardrailTripwireTriggered()
+            | agents.ToolInputGuardrailTripwireTriggered()
+            | agents.ToolOutputGuardrailTripwireTriggered()
         ):
             return "The assistant's rules do not allow this."
         case openai.AuthenticationError() | openai.PermissionDeniedError():
@@ -46,11 +36,11 @@ def sentence_for(error: BaseException) -> str:
             return "The model is overloaded or its quota is used up. Please try again in a minute."
         case openai.NotFoundError():
             return "The model's provider does not know this model. The server's owner must check its name."
-        case ToolTimeoutError():
+        case agents.ToolTimeoutError():
             return "A tool did not answer in time. Please try again."
-        case ModelRefusalError():
+        case agents.ModelRefusalError():
             return "The model declined to answer this."
-        case openai.APITimeoutError() | ModelTimeoutError():
+        case openai.APITimeoutError() | agents.ModelTimeoutError():
             return "The model did not answer in time. Please try again."
         case openai.APIConnectionError() | OSError():
             return "The connection to the model failed. Please try again."
@@ -60,7 +50,7 @@ def sentence_for(error: BaseException) -> str:
             return "The model's answer came compressed, which is not read. The server's owner must check its provider."
         case openai.APIStatusError() | openai.APIError():
             return "The model's provider reported an error. Please try again."
-        case ModelBehaviorError() | UnicodeError() | json.JSONDecodeError():
+        case agents.ModelBehaviorError() | UnicodeError() | json.JSONDecodeError():
             return "The model's answer broke off. Please try again."
         case _:
             return "Something went wrong while answering. Please try again."

@@ -3,9 +3,14 @@
 It is a real `agents.Model`: it reads the conversation, calls the tools through the Runner like any other model, and
 then says what their results were. It recognises the ordinary ways of asking for the five tools in English, and answers
 anything else with what it can do. Where it is not sure which task is meant, it asks and changes nothing.
+
+It shares the event loop with everybody, so each step must be linear in the message: patterns see single white space
+only, and have one way to match a text; what is more than linear (the table, the tasks against the names) gets LONGEST
+characters and MOST names at most.
 """
 
 import asyncio
+import functools
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Collection
@@ -33,6 +38,10 @@ HELP = (
     "For a conversation, set OPENAI_API_KEY, GEMINI_API_KEY or OPENAI_BASE_URL and start me again."
 )
 
+MOST = 25  # tasks that one message adds or changes
+LONGEST = 500  # characters of a wish that is no list of new tasks: a renaming with two titles of 200, and some words
+TOO_LONG = f'I read at most {LONGEST} characters; only a list of tasks after the word "add" may be longer.'
+
 Task = dict[str, Any]
 Call = tuple[str, dict[str, Any]]  # a tool's name and its arguments
 
@@ -42,9 +51,13 @@ _DONE, _OPEN = "(?:done|completed?|finished)", "(?:not done|open|pending|undone|
 _TASK = "(?:tasks?|to-?dos?|items?)"
 _TASKS = f"(?:{_TASK}|list)"
 _SET = "(?:mark|set|check|tick|change|update|move)"
+_ADD = (
+    r"(?:add|create|put|note|remember|remind me|don't let me forget|new|todo|to-do|reminder)(?: down)?:?\s"
+    r"(?P<titles>.+)"
+)
 # What is said, then what is wanted: the first pattern that fits the whole message counts.
 _WISHES = [
-    (rf"{_SET} (?P<which>.+?) (?:as |to |back to )*{_OPEN}", "reopen"),
+    (rf"{_SET} (?P<which>.+?) (?:as |to |back to ){{0,2}}{_OPEN}", "reopen"),
     (r"(?:reopen|re-open|uncheck|untick|undo) (?P<which>.+)", "reopen"),
     (rf"{_SET} (?P<which>.+?) (?:as |to )?(?:{_DONE}|off)", "complete"),
     (r"(?:rename|change|edit|update|reword) (?P<which>.+?(?: to | into | as |: ?).+)", "rename"),
@@ -54,8 +67,7 @@ _WISHES = [
     (r"(?:show|list|display|view|see|read|give me|tell me|get|let me see|any|how many|what|what's|whats|which|do i|"
      rf"{_TASKS}|my)\b(?P<status>.*\b(?:{_TASKS}|open|pending|{_DONE}|left|all|everything|have)\b.*)", "list"),
     (rf"(?P<status>(?:(?:list|show|my|all|open|pending|completed|done) ?)*{_TASKS}?)", "list"),
-    (r"(?:add|create|put|note|remember|remind me|don't let me forget|new|todo|to-do|reminder)(?: down)?:?\s+"
-     r"(?P<titles>.+)", "add"),
+    (_ADD, "add"),
     (rf"make (?=(?:an? |the |another |some |\d+ )?(?:new )?(?:{_TASK}|notes?|reminders?)\b)(?P<titles>.+)", "add"),
     (r"i (?:(?:need|have|ought) to|must|should) (?!know|ask|say|see|talk|be\b)(?P<titles>.+)", "add"),
     (rf"(?P<which>.+?) (?:(?:is|are|was) (?:now )?)?{_DONE}", "complete"),
@@ -63,16 +75,17 @@ _WISHES = [
 _POLITENESS = (
     r"(?:(?:please|hey|hi|hello|ok|okay|now|then|and|also|(?:can|could|would|will) you|"
     r"(?:i'd like|i would like|i want|i need)(?: you)? to(?= (?:add|create|see|show|list|view|get|delete|remove|clear|"
-    r"complete|finish|mark|rename|change|update|check|tick|reopen)\b))[,!]?\s+)+"
+    r"complete|finish|mark|rename|change|update|check|tick|reopen)\b))[,!]?\s)+"
 )
 _NOISE = (  # before the titles of new tasks
-    r"(?:(?:to|on|in) (?:my|the) (?:to-?do |task )?list:?\s*|to |"
+    r"(?:(?:to|on|in) (?:my|the) (?:to-?do |task )?list:?\s?|to |"
     rf"(?:(?:an?|the|my|another|these|some|following|new|\d+|two|three|four) )*(?:{_TASK}|notes?|reminders?)"
-    r"(?: called| named)?(?::\s*|\s+)(?:to )?)*"
+    r"(?: called| named)?(?::\s?|\s)(?:to )?)*"
 )
 _OF_LIST = rf" (?:to|on|onto|in|from|off|of) (?:my|the) (?:to-?do |task )?{_TASKS}"
-_BETWEEN = r"\s*(?:,(?!\d{3}\b)\s*(?:and |then )?|[;\n&]\s*|\s(?:and|then)\s)\s*"
-_BULLET = r"(?:[-*•]|\d{1,3}[.)])\s+"
+_BETWEEN = r"\s?(?:,(?!\d{3}\b)\s?(?:(?:and|then)\s)?|[;\n&]\s?|\s(?:and|then)\s)"
+_BULLET = r"(?:[-*•]|\d{1,3}[.)])\s"
+_IS_TITLE = re.compile(rf"(?!(?:a |the )?{_TASK}$)\W*\w", re.I)
 _GROUP = (
     rf"(?:all|every|everything|(?:all )?(?:the |my )?(?P<status>{_DONE}|{_OPEN}))(?: of)?(?: (?:my|the))?"
     rf"(?: (?:{_TASKS}|ones|them))*"
@@ -86,26 +99,30 @@ _QUOTES = str.maketrans("\u201c\u201d\u201e\u2018\u2019", '"""\'\'')  # as telep
 
 def understand(message: str) -> tuple[str, dict[str, str]]:
     """Return what is wanted, "help" if that is not clear, and the words that say of what."""
-    asks = message.rstrip().endswith("?")
-    said = re.sub(r"[\s.!?]+$", "", message.translate(_QUOTES).strip())
-    said = re.sub(f"^{_POLITENESS}|,? please$", "", said, flags=re.I)
-    if 0 < len(said) <= 2000:  # nobody asks at greater length, and regular expressions are slow on it
-        for pattern, wish in _WISHES:
-            if found := re.fullmatch(pattern, said, re.I | re.S):
-                words = {name: (text or "").strip() for name, text in found.groupdict().items()}
-                if asks and pattern == _WISHES[-1][0]:  # "milk done?"
-                    return "list", {"status": ""}
-                return ("help", {}) if wish == "add" and not titles_in(words["titles"]) else (wish, words)
+    said = _tidy(message)
+    asks = said.endswith("?")
+    said = re.sub(f"^{_POLITENESS}|,? please$", "", said.rstrip(" \n.!?"), flags=re.I)
+    for pattern, wish in _WISHES if 0 < len(said) <= LONGEST else [(_ADD, "add")]:
+        if found := re.fullmatch(pattern.replace(" ", r"\s"), said, re.I | re.S):
+            if asks and pattern == _WISHES[-1][0]:  # "milk done?"
+                return "list", {"status": ""}
+            return wish, {name: (text or "").strip() for name, text in found.groupdict().items()}
     return "help", {}
+
+
+def _tidy(text: str) -> str:
+    """Make all white space single: two ways to match a run of it, or two places to begin, are quadratic."""
+    lines = (" ".join(line.split()) for line in text.translate(_QUOTES).splitlines())
+    return "\n".join(filter(None, lines))
 
 
 def titles_in(words: str) -> list[str]:
     """Return the titles of the tasks that are to be added."""
-    words = re.sub(f"^{_NOISE}", "", re.sub(f"{_OF_LIST}$", "", words, flags=re.I), flags=re.I)
-    if re.fullmatch(rf'"[^"]+"(?:{_BETWEEN}"[^"]+")*', words):
+    words = re.sub(f"^{_NOISE}".replace(" ", r"\s"), "", re.sub(f"{_OF_LIST}$", "", words, flags=re.I), flags=re.I)
+    if re.fullmatch(rf'"[^"]+"(?:{_BETWEEN}"[^"]+")*+', words):
         return re.findall(r'"([^"]+)"', words)
-    parts = [re.sub(f"^{_BULLET}", "", part.strip()).strip(" .\"'") for part in re.split(_BETWEEN, words)]
-    return [part for part in parts if re.search(r"\w", part) and not re.fullmatch(f"(?:a |the )?{_TASK}", part, re.I)]
+    parts = re.split(f"(?:^|{_BETWEEN})(?:{_BULLET})?", words)
+    return [title for part in parts if _IS_TITLE.match(title := part.strip(" .\"'"))]
 
 
 def status_in(words: str) -> str:
@@ -140,14 +157,22 @@ def tasks_meant(words: str, tasks: list[Task], known: Collection[int] = (), *, a
     if name in _ORDINALS or re.fullmatch(r"[1-9]\d?(?:st|nd|rd|th)", name):
         place = _ORDINALS.index(name) if name in _ORDINALS else int(name[:-2]) - 1
         return in_order[place : place + 1] if all_here else []
-    said = set(re.findall(r"\w+", name)) - _NO_NAMES
-    tests: list[Callable[[str], bool]] = [
-        lambda title: title == name,
-        lambda title: bool(said and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", title)),
-        lambda title: bool(said) and said <= set(re.findall(r"\w+", title)),
+    row, said = _words(name)
+    said -= _NO_NAMES
+    tests: list[Callable[[str, frozenset[str]], bool]] = [
+        lambda title, words: title == row,
+        lambda title, words: bool(said) and row in title,
+        lambda title, words: bool(said) and said <= words,
     ]
-    found = ([task for task in tasks if test(task["title"].lower())] for test in tests)
+    found = ([task for task in tasks if test(*_words(task["title"]))] for test in tests)
     return next((tasks for tasks in found if tasks), [])
+
+
+@functools.lru_cache(maxsize=200)  # a list of tasks is looked through for each name in a message
+def _words(text: str) -> tuple[str, frozenset[str]]:
+    """Return a text with its words marked, so that what is found in it are whole words, and the set of its words."""
+    words = re.split(r"(\w+)", _tidy(text).lower())
+    return "\0".join(words), frozenset(words[1::2])
 
 
 def _name_in(words: str) -> str:
@@ -164,20 +189,25 @@ def think(input: str | list[TResponseInputItem]) -> str | list[Call]:
     """Return what to say, or which tools to call, from the conversation so far."""
     items: list[Any] = [{"role": "user", "content": input}] if isinstance(input, str) else list(input)
     asked = max(n for n, item in enumerate(items) if item.get("role") == "user")
-    wish, words = understand(str(items[asked]["content"]))
+    message = str(items[asked]["content"])
+    wish, words = understand(message)
     outputs = [_json(item["output"]) for item in items[asked + 1 :] if item.get("type") == "function_call_output"]
-    if wish == "help":
-        answer: str | list[Call] = HELP
-    elif not outputs and wish == "add":
-        answer = [("add_task", {"title": title}) for title in titles_in(words["titles"])]
+    if wish == "add":
+        answer: str | list[Call] = [("add_task", {"title": title}) for title in titles_in(words["titles"])[: MOST + 1]]
+    elif wish == "help":
+        answer = []
     elif not outputs:
         answer = [("list_tasks", {"status": status_in(words["status"]) if wish == "list" else "all"})]
     elif wish == "list":
         answer = _listing(outputs[0])
-    elif wish != "add" and len(outputs) == 1:
-        answer = _choose(wish, words["which"], outputs[0], _shown(items[:asked]))
     else:
-        answer = " ".join(_report(wish, output) for output in outputs[wish != "add" :])
+        answer = _choose(wish, words["which"], outputs.pop(0), _shown(items[:asked]))
+    if not answer:
+        answer = HELP if len(message) <= LONGEST else f"{TOO_LONG} {HELP}"
+    elif not isinstance(answer, str):
+        answer = (
+            " ".join(_report(wish, output) for output in outputs) + _left(answer[MOST:]) if outputs else answer[:MOST]
+        )
     first_answer = not any(item.get("role") == "assistant" for item in items)
     return f"{WHO} {answer}" if isinstance(answer, str) and first_answer else answer
 
@@ -192,23 +222,28 @@ def _choose(wish: str, words: str, listed: dict[str, Any], known: set[int]) -> s
     calls: list[Call] = []
     for part in [words] if as_one else re.split(_BETWEEN, words):
         found = tasks_meant(part, tasks, known, all_here=all_here)
+        is_group = bool(re.fullmatch(_GROUP, part, re.I))
+        if is_group and wish in ("complete", "reopen"):  # said again, "everything" is what was left of it
+            found = [task for task in found if task["completed"] != (wish == "complete")]
         if not found:
             return f"I find no task for: {part}. {_listing(listed)}"
-        if len(found) > 1 and (wish == "rename" or not re.fullmatch(_GROUP, part, re.I)):
+        if len(found) > 1 and (wish == "rename" or not is_group):
             return f"Which one? Say its number. {_listing({'tasks': found})}"
         calls += [_call_for(wish, task["id"], title) for task in found]
+        if len(calls) > MOST:
+            break
     return calls
 
 
 def _split(words: str, tasks: list[Task], known: set[int]) -> tuple[str, str]:
     """Split what is said of a renaming into the task and its new title; a "to" may be a part of both."""
-    if quoted := re.fullmatch(r'(.*?"[^"]+"|[^"]+?)(?: to| into| as|:) "([^"]+)"', words, re.I | re.S):
+    if quoted := re.fullmatch(r'(.*?"[^"]+"|[^"]+?)(?:\s(?:to|into|as)|:)\s"([^"]+)"', words, re.I | re.S):
         return quoted[1], quoted[2]
-    places = [place.span() for place in re.finditer(r" (?:to|into|as) |: ?", words, re.I)]
+    places = [place.span() for place in re.finditer(r"\s(?:to|into|as)\s|:\s?", words, re.I)]
     splits = [(words[:start], words[end:].strip("\"' ")) for start, end in places]
     titles = {task["title"].lower() for task in tasks}
     splits.sort(key=lambda split: split[0].lower() not in titles)
-    return next((split for split in splits if len(tasks_meant(split[0], tasks, known)) == 1), splits[0])
+    return next((split for split in splits[:MOST] if len(tasks_meant(split[0], tasks, known)) == 1), splits[0])
 
 
 def _call_for(wish: str, task_id: int, title: str) -> Call:
@@ -219,10 +254,18 @@ def _call_for(wish: str, task_id: int, title: str) -> Call:
     return "complete_task", {"task_id": task_id, "completed": wish == "complete"}
 
 
+def _left(calls: list[Call]) -> str:
+    if not calls:
+        return ""
+    arguments = calls[0][1]
+    name = f'"{arguments["title"][:100]}"' if "title" in arguments else f"#{arguments['task_id']}"
+    return f" I take at most {MOST} tasks at once: from {name} on nothing is done. Please say the rest again."
+
+
 def _shown(items: list[Any]) -> set[int]:
     """Return the ids of tasks that tools have named in a conversation."""
     outputs = "".join(str(item.get("output")) for item in items if item.get("type") == "function_call_output")
-    return {int(found) for found in re.findall(r'"(?:task_)?id": ?(\d+)', outputs)}
+    return {int(found) for found in re.findall(r'id": ?(\d{1,18})\b', outputs)}
 
 
 def _listing(output: dict[str, Any]) -> str:

@@ -236,7 +236,5 @@ def _read(kind: type[M], data: Any) -> M:
 
 def build_event_types() -> None:
     """Build the types that the offline model does not use: `openai` would do it in the first user's turn."""
-    from openai.resources import chat, responses  # noqa: F401  (0.1 s)
-
     for event in (*_Event.kinds.values(), ChatCompletionChunk):
         event.model_rebuild()

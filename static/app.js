@@ -92,6 +92,15 @@ function button(label, onclick, properties = {}) {
   return make("button", { type: "button", onclick, ...properties }, label);
 }
 
+/** Make a drawing of lines, 16 by 16. */
+function icon(lines) {
+  const [svg, path] = ["svg", "path"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
+  svg.setAttribute("viewBox", "0 0 16 16");
+  path.setAttribute("d", lines);
+  svg.append(path);
+  return svg;
+}
+
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Say something beside the text field, with a way to try again if there is one. */
@@ -258,14 +267,26 @@ function* eventsOf(message) {
   if (rest) yield { type: "text", content: rest };
 }
 
-let atEnd = true; // of the conversation is where the reader is
+let atEnd = true; // whether the page stays at the end of the conversation, as the reader wants it
+let place = { top: 0, end: 0 }; // where it was scrolled to when we last looked, and where its end was
+
+/** Look where the reader has gone: who goes up leaves the end at once, who comes down to it stays there again. */
+function look() {
+  const [top, end] = [scroller.scrollTop, scroller.scrollHeight - scroller.clientHeight];
+  if (top < place.top && end >= place.end) atEnd = false; // what has become shorter goes up by itself
+  else if (end - top <= 2 && (top > place.top || end <= 2)) atEnd = scroller.clientHeight > 0 || atEnd;
+  place = { top, end };
+}
 
 function toEnd() {
   scroller.scrollTop = scroller.scrollHeight;
+  look();
+  atEnd = true;
 }
 
 /** Change the conversation; stay at its end if the reader is there, and nowhere else. */
 function keepPlace(change) {
+  look();
   change();
   if (atEnd) toEnd();
 }
@@ -554,9 +575,10 @@ function conversationItem({ id, title }) {
 /** The buttons that rename and delete what an item shows. */
 function actions(item, title, rename, remove) {
   const [first, second] = [
-    button("Rename", () => edit(item, title, rename), { className: "quiet", ariaLabel: `Rename ${title}` }),
-    button("Delete", remove, { className: "quiet", ariaLabel: `Delete ${title}` }),
+    button(icon("M10.5 2.5l3 3-8 8h-3v-3z"), () => edit(item, title, rename), { ariaLabel: `Rename ${title}` }),
+    button(icon("M2.5 4h11M6 4V2h4v2M4 4l.7 10h6.6L12 4"), remove, { ariaLabel: `Delete ${title}` }),
   ];
+  [first.title, second.title] = ["Rename", "Delete"];
   [first.dataset.place, second.dataset.place] = ["rename", "delete"];
   return make("span", { className: "actions" }, first, second);
 }
@@ -712,19 +734,30 @@ async function signIn() {
   return token || !(await json("GET", "openapi.json")).security.length;
 }
 
+/**
+ * Do nothing at a key that is the input method's, which makes words of several keys: its Enter takes a word, its Esc
+ * drops one. Safari sends that Enter when the composition is over already, and only 229 tells it from another one.
+ */
+function leaveToInputMethod(event) {
+  if (!event.isComposing && event.keyCode !== 229) return;
+  event.stopPropagation();
+  if (event.key === "Enter") event.preventDefault(); // or it submits the field's form, or makes a new line
+}
+
 function listen() {
   $("composer").onsubmit = (event) => {
     event.preventDefault();
     if (following) say(LIVE);
     else send(text.value);
   };
+  document.addEventListener("keydown", leaveToInputMethod, true);
   text.onkeydown = (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (event.key !== "Enter" || event.shiftKey) return;
     event.preventDefault();
     $("composer").requestSubmit();
   };
   document.onkeydown = (event) => {
-    if (event.key !== "Escape" || event.isComposing) return;
+    if (event.key !== "Escape") return;
     if (document.body.dataset.panel) closePanels();
     else stop();
   };
@@ -737,8 +770,8 @@ function listen() {
   document.onvisibilitychange = () => document.hidden || refresh();
   window.onhashchange = () => location.reload(); // a link with a token, or to another conversation, was opened here
   window.matchMedia("(max-width: 60rem)").onchange = closePanels;
-  scroller.onscroll = () => (atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 40);
-  new ResizeObserver(() => atEnd && toEnd()).observe(scroller);
+  scroller.onscroll = look;
+  new ResizeObserver(() => keepPlace(() => null)).observe(scroller);
 }
 
 async function showModel() {

@@ -1,7 +1,9 @@
 // Markdown of the kind models write, as DOM nodes: nothing that a model or a user wrote is ever parsed as HTML.
 
-const FENCE = /^ {0,3}(`{3,}(?!.*`)|~{3,})/;
-const DEEPEST = 20; // quotations in quotations
+const FENCE = /^ {0,3}(`{3,}(?!`|.*`)|~{3,})/;
+const ITEM = /^\s*([-*+]|\d{1,9}[.)]) /;
+const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}\p{Script=Adlam}]/u;
+const DEEPEST = 20; // quotations and lists in one another
 const INLINE = new RegExp(
   [
     "\\\\(?<escaped>[\\\\`*_{}\\[\\]()#+.!|>~-])",
@@ -15,144 +17,207 @@ const INLINE = new RegExp(
   ].join("|"),
 );
 
+const written = new WeakMap(); // by element: what it shows, and how that goes on
+let journal = null; // how to take back what the line that is still being written changes
+
 /**
- * Show a text in an element. Called again with a longer text it replaces only the blocks that have changed, so that an
- * answer can be rendered while it streams.
+ * Show a text in an element. Called again with a longer text it goes on from the last line, so that an answer can be
+ * rendered while it streams: each line is parsed once when it is complete, whatever it is a part of.
  *
- * @param {HTMLElement & {sources?: string[]}} element
+ * @param {HTMLElement} element
  * @param {string} text
- * @param {number} depth in how many quotations and lists it stands
  */
-export function render(element, text, depth = 0) {
-  const blocks = split(text);
-  const sources = element.sources ?? [];
-  let same = 0;
-  while (same < blocks.length && blocks[same] === sources[same]) same += 1;
-  while (element.childNodes.length > same) element.lastChild.remove();
-  element.append(...blocks.slice(same).map((source) => block(source, depth)));
-  element.sources = blocks;
+export function render(element, text) {
+  let shown = written.get(element);
+  if (!shown || text.slice(0, shown.text.length) !== shown.text) {
+    element.replaceChildren();
+    written.set(element, (shown = { end: 0, undo: [], write: writer(element, 0) }));
+  }
+  for (const takeBack of shown.undo.reverse()) takeBack();
+  const lines = text.slice(shown.end).split("\n");
+  const last = lines.pop();
+  lines.forEach(shown.write);
+  journal = [];
+  shown.write(last); // more of it may come, and make something else of it
+  Object.assign(shown, { text, end: text.length - last.length, undo: journal });
+  journal = null;
 }
 
-/** Split a text into blocks: code, lists, headings, quotations, paragraphs. */
-function split(text) {
-  const blocks = [];
-  let fence = null; // what ends the code block that is open
-  let open = false; // whether the next line may go on with the last block
-  for (const line of text.split("\n")) {
-    const blank = !line.trim();
-    if (fence) {
-      blocks[blocks.length - 1] += `\n${line}`;
-      if (line.trim().startsWith(fence) && !line.trim().replaceAll(fence[0], "")) [fence, open] = [null, false];
-      continue;
+/** Change an object, so that it can be taken back. */
+function put(object, changes) {
+  const before = Object.fromEntries(Object.keys(changes).map((name) => [name, object[name]]));
+  journal?.push(() => Object.assign(object, before));
+  Object.assign(object, changes);
+}
+
+/** Append to an element, so that it can be taken back. */
+function add(element, ...nodes) {
+  const last = element.lastChild;
+  journal?.push(() => {
+    while (element.lastChild !== last) element.lastChild.remove();
+  });
+  element.append(...nodes);
+}
+
+/**
+ * Return a function that takes a text line by line and shows it as blocks: code, lists, headings, quotations,
+ * paragraphs.
+ */
+function writer(element, depth) {
+  const at = {
+    block: null, // the last one
+    open: false, // whether the next line may go on with it
+    fence: null, // what ends it, if it is code
+  };
+  return (line) => {
+    const words = line.trim();
+    if (at.fence) {
+      if (words.startsWith(at.fence) && !words.replaceAll(at.fence[0], "")) put(at, { fence: null, open: false });
+      else at.block.add(line);
+      return;
     }
-    if (open && kind(blocks.at(-1)) === "list" && (blank || /^\s{2,}/.test(line))) {
-      blocks[blocks.length - 1] += `\n${line}`; // whatever it is, it is a part of an item
-      continue;
+    if (at.open && at.block.type === "list" && (!words || /^\s{2,}/.test(line))) {
+      at.block.add(line); // whatever it is, it is a part of an item
+      return;
     }
-    fence = line.match(FENCE)?.[1] ?? null;
-    if (open && !fence && !blank && continues(blocks.at(-1), line)) blocks[blocks.length - 1] += `\n${line}`;
-    else if (!blank) blocks.push(line);
-    // A list may have blank lines between its items; a heading is one line.
-    open = blank ? open && kind(blocks.at(-1)) === "list" : kind(line) !== "heading";
-  }
-  return blocks;
+    let type = kind(line);
+    if (depth >= DEEPEST && ["list", "quote"].includes(type)) type = "paragraph";
+    if (at.open && words && continues(at.block, line, type)) at.block.add(line);
+    else if (words) put(at, { block: { type, ordered: ordered(line), add: BLOCKS[type](element, line, depth) } });
+    const fence = type === "code" ? line.match(FENCE)[1] : null;
+    put(at, { fence, open: words !== "" && type !== "heading" }); // a heading is one line
+  };
 }
 
 function kind(line) {
-  if (FENCE.test(line.split("\n")[0])) return "code";
+  if (FENCE.test(line)) return "code";
   if (/^#{1,6} /.test(line)) return "heading";
-  if (/^ {0,3}((\* *){3,}|(- *){3,}|(_ *){3,})$/.test(line.split("\n")[0])) return "rule";
-  if (/^\s*([-*+]|\d{1,9}[.)]) /.test(line)) return "list";
+  if (/^ {0,3}((\* *){3,}|(- *){3,}|(_ *){3,})$/.test(line)) return "rule";
+  if (ITEM.test(line)) return "list";
   if (/^> ?/.test(line)) return "quote";
-  if (/^\s*\|.*\|\s*$/.test(line.split("\n")[0])) return "table";
+  if (/^\s*\|.*\|\s*$/.test(line)) return "table";
   return "paragraph";
 }
 
-function continues(block, line) {
-  const [before, now] = [kind(block), kind(line)];
-  if (before === "list") return now === "list" ? ordered(block) === ordered(line) || /^\s{2,}/.test(line) : /^\s/.test(line);
-  return before === now && now !== "rule";
+function continues(block, line, type) {
+  if (type === "code") return false;
+  if (block.type !== "list") return block.type === type && type !== "rule";
+  return type === "list" ? block.ordered === ordered(line) || /^\s{2,}/.test(line) : /^\s/.test(line);
 }
 
 function ordered(line) {
   return /^\s*\d/.test(line);
 }
 
-function block(source, depth) {
-  const type = kind(source);
-  if (type === "code") return code(source);
-  if (type === "heading") {
-    const marks = source.match(/^#+/)[0];
-    return make(`h${Math.min(marks.length + 2, 6)}`, source.slice(marks.length).replace(/#+\s*$/, "").trim());
-  }
-  if (type === "rule") return document.createElement("hr");
-  if (type === "list") return list(source.trimEnd().split("\n"), depth);
-  if (type === "table") return table(source.split("\n"));
-  if (type === "quote" && depth < DEEPEST) {
-    const quote = document.createElement("blockquote");
-    render(quote, source.replace(/^> ?/gm, ""), depth + 1);
-    return quote;
-  }
-  return make("p", source);
-}
+// Each begins a block with its first line, and returns what takes its other lines.
+const BLOCKS = { code, heading, rule, list, quote, table, paragraph };
 
-function code(source) {
-  const lines = source.split("\n").slice(1);
-  if (/^\s*(`{3,}|~{3,})\s*$/.test(lines.at(-1) ?? "")) lines.pop();
+function code(parent) {
   const pre = document.createElement("pre");
   pre.tabIndex = 0; // what scrolls must be reached by the keyboard
   const inner = document.createElement("code");
-  inner.textContent = lines.join("\n");
   pre.append(inner);
-  return pre;
+  add(parent, pre);
+  return (line) => add(inner, inner.lastChild ? `\n${line}` : line);
 }
 
-/** Build a list of lines; lines that are indented more than its first one belong to the item above them. */
-function list(lines, nesting) {
-  const element = document.createElement(ordered(lines[0]) ? "ol" : "ul");
-  if (ordered(lines[0])) element.start = parseInt(lines[0], 10);
-  const depth = lines[0].search(/\S/);
-  let inner = [];
-  const finish = () => {
-    const indent = Math.min(...inner.filter((line) => line.trim()).map((line) => line.search(/\S/)));
-    const blocks = split(inner.map((line) => line.slice(indent)).join("\n"));
-    if (nesting < DEEPEST) element.lastChild?.append(...blocks.map((source) => block(source, nesting + 1)));
-    inner = [];
-  };
-  for (const line of lines) {
-    if (element.lastChild && (line.search(/\S/) > depth || kind(line) !== "list")) {
-      inner.push(line);
+function heading(parent, line) {
+  const marks = line.match(/^#+/)[0];
+  const words = line.slice(marks.length).trim();
+  add(parent, make(`h${Math.min(marks.length + 2, 6)}`, words.replace(/(^|[ \t])#+$/, "").trimEnd()));
+}
+
+function rule(parent) {
+  add(parent, document.createElement("hr"));
+}
+
+/** Lines that are indented more than the list's first one belong to the item above them. */
+function list(parent, first, depth) {
+  const element = document.createElement(ordered(first) ? "ol" : "ul");
+  if (ordered(first)) element.start = parseInt(first, 10);
+  add(parent, element);
+  const margin = first.search(/\S/);
+  const at = { item: null, write: null, indent: 0, blank: 0 }; // `write` takes what else is in the item
+  const take = (line) => {
+    const indent = line.search(/\S/);
+    if (indent < 0) return put(at, { blank: at.blank + 1 }); // of which item, the next line tells
+    if (at.item && (indent > margin || kind(line) !== "list")) {
+      if (!at.write) put(at, { indent, write: writer(at.item, depth + 1) });
+      else for (let n = 0; n < at.blank; n += 1) at.write("");
+      at.write(line.slice(Math.min(indent, at.indent)));
     } else {
-      finish();
-      element.append(make("li", line.replace(/^\s*([-*+]|\d{1,9}[.)]) /, "")));
+      put(at, { item: make("li", line.replace(ITEM, "")), write: null });
+      add(element, at.item);
     }
-  }
-  finish();
-  return element;
+    put(at, { blank: 0 });
+  };
+  take(first);
+  return take;
 }
 
-function table(lines) {
-  const element = document.createElement("table");
-  const isHead = /^[\s|:-]+$/.test(lines[1] ?? "");
-  lines.forEach((line, n) => {
-    if (isHead && n === 1) return;
-    const cells = line.trim().replace(/^\||\|$/g, "").split("|");
-    element.insertRow().append(...cells.map((cell) => make(isHead && n === 0 ? "th" : "td", cell.trim())));
-  });
+function quote(parent, first, depth) {
+  const element = document.createElement("blockquote");
+  add(parent, element);
+  const write = writer(element, depth + 1);
+  const take = (line) => write(line.replace(/^> ?/, ""));
+  take(first);
+  return take;
+}
+
+function table(parent, first) {
   const frame = document.createElement("div");
   [frame.className, frame.tabIndex] = ["table", 0]; // as for code: it may be wider than the page
+  const body = document.createElement("tbody");
+  const element = document.createElement("table");
+  element.append(body);
   frame.append(element);
-  return frame;
+  add(parent, frame);
+  const top = row(first, "td");
+  add(body, top);
+  const at = { second: true };
+  return (line) => {
+    if (at.second && /^[\s|:-]+$/.test(line)) {
+      const head = row(first, "th"); // what is above such a line
+      journal?.push(() => head.replaceWith(top));
+      top.replaceWith(head);
+    } else {
+      add(body, row(line, "td"));
+    }
+    put(at, { second: false });
+  };
 }
 
-function make(name, text) {
-  const element = document.createElement(name);
-  element.dir = "auto";
-  text.split("\n").forEach((line, n) => {
-    if (n) element.append(document.createElement("br"));
-    inline(element, line);
-  });
+function row(line, name) {
+  const element = document.createElement("tr");
+  const cells = line.trim().replace(/^\||\|$/g, "").split("|");
+  element.append(...cells.map((cell) => make(name, cell.trim())));
   return element;
+}
+
+function paragraph(parent, first) {
+  const element = make("p", first);
+  add(parent, element);
+  return (line) => {
+    const piece = document.createDocumentFragment();
+    inline(piece, line);
+    direct(element, line);
+    add(element, document.createElement("br"), piece);
+  };
+}
+
+function make(name, line) {
+  const element = document.createElement(name);
+  direct(element, line);
+  inline(element, line);
+  return element;
+}
+
+/** Write an element in the direction of its first letter: `dir="auto"` looks through all of it at each new line. */
+function direct(element, line) {
+  const letter = element.dir ? null : line.match(/\p{L}/u)?.[0];
+  if (!letter) return;
+  journal?.push(() => element.removeAttribute("dir"));
+  element.dir = RIGHT_TO_LEFT.test(letter) ? "rtl" : "ltr";
 }
 
 function inline(element, text) {

@@ -1,91 +1,59 @@
-"""The tools of the fault suite: servers that start in a moment, a client that writes down what it saw and when."""
+"""The tools of the fault suite: a client that writes down what it saw and when, and a look into the file."""
 
 import asyncio
 import contextlib
 import json
-import multiprocessing
-import os
-import signal
+import shutil
 import socket
 import sqlite3
+import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT, SECRET, SETTINGS, token
+from conftest import Server, token
 
-# A server forked from a process that has imported everything already starts in a moment instead of a second.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["paced"])
-# Python 3.11's fork server does not look for them where this process does.
-os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+from todochat import events
 
 
-def _serve(folder: str, env: dict[str, str]) -> None:
-    with open(f"{folder}/log.txt", "ab", buffering=0) as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    for name in SETTINGS:
-        os.environ.pop(name, None)
-    os.environ.update(env)
-    import paced
-
-    paced.main()
+def paced_server(folder: Path, **settings: Any) -> Server:
+    """Return a server that is not started yet, whose model does what the message says (paced.py)."""
+    return Server(folder, "tests/paced.py", LOG_LEVEL="WARNING", **settings)
 
 
-class Server:
-    """A real server process on a real file, on the same port after each restart."""
+@contextmanager
+def locked(server: Server) -> Iterator[None]:
+    """Hold the lock of a server's file, as another program that writes does, until the block ends."""
+    with closing(sqlite3.connect(server.database, isolation_level=None, timeout=5)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        self.folder = folder
-        self.database = folder / "chat.db"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.env = {"PORT": str(self.port), "DATABASE_URL": f"sqlite:///{self.database}", "BETTER_AUTH_SECRET": SECRET}
-        self.env |= {"LOG_LEVEL": "WARNING"} | {name: str(value) for name, value in settings.items()}
-        self.process: Any = None
 
-    def start(self) -> "Server":
-        """Start it, and wait until it takes connections."""
-        self.process = FORKS.Process(target=_serve, args=(str(self.folder), self.env), daemon=True)
-        self.process.start()
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as probe:
-                probe.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                if probe.recv(100).startswith(b"HTTP/1.1 200"):
-                    return self
-            assert self.process.is_alive(), f"the server ended: {self.log}"
-            time.sleep(0.01)
-        raise AssertionError(f"the server did not start: {self.log}")
+def left_behind(server: Server) -> dict[int, list[events.Event]]:
+    """Return the events of the live answers that a killed server has left in its file, by conversation.
 
-    def kill(self, sig: int = signal.SIGKILL, wait: float = 10) -> float:
-        """Send a signal and wait for the end; return how long it took, in seconds."""
-        begun = time.monotonic()
-        os.kill(self.process.pid, sig)
-        self.process.join(wait)
-        assert not self.process.is_alive(), "the server did not end"
-        return time.monotonic() - begun
-
-    def close(self) -> None:
-        """End it."""
-        if self.process is not None and self.process.is_alive():
-            self.process.kill()
-            self.process.join(10)
-
-    @property
-    def log(self) -> str:
-        """Return what it wrote."""
-        path = self.folder / "log.txt"
-        return path.read_text() if path.exists() else ""
-
-    def rows(self, sql: str, *parameters: Any) -> list[Any]:
-        """Look into the file beside the server."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
-            return database.execute(sql, parameters).fetchall()
+    From a copy: whoever opens the file first after a crash mends it, and that is to be the next server.
+    """
+    found: dict[int, list[events.Event]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for ending in ("", "-wal"):
+            if (file := server.database.with_name(server.database.name + ending)).exists():
+                shutil.copy(file, folder)
+        with closing(sqlite3.connect(f"{folder}/{server.database.name}")) as database:
+            rows = database.execute(
+                """
+                SELECT m.conversation_id, l.first, l.events FROM live_events l JOIN messages m ON m.id = l.answer_id
+                WHERE m.status = 'streaming' ORDER BY l.answer_id, l.first
+                """
+            ).fetchall()
+    for conversation, first, dumped in rows:
+        kept = found.setdefault(conversation, [])
+        assert first == len(kept), "a gap or an overlap in what is stored"
+        kept += events.load(dumped)
+    return found
 
 
 @dataclass
@@ -121,6 +89,11 @@ class Record:
     def of(self, kind: str) -> list[dict[str, Any]]:
         """Return the events of one type."""
         return [event for event in self.events() if event["type"] == kind]
+
+    @property
+    def seen(self) -> list[Any]:
+        """Return the events as the heart has them: each frame is one of them, in its place."""
+        return [{"type": "started"} if "thread_id" in frame else frame for frame in self.events()]
 
     @property
     def detail(self) -> str:
@@ -211,29 +184,42 @@ async def request(
     method: str,
     path: str,
     body: Any = None,
+    **options: Any,
+) -> AsyncIterator[Stream]:
+    """Send a request on a connection of its own and read the head of its answer; the options are `unfinished`'s."""
+    stream = await unfinished(server, method, path, body, **options)
+    try:
+        await stream.head()
+        yield stream
+    finally:
+        await stream.close()
+
+
+async def unfinished(
+    server: Server,
+    method: str,
+    path: str,
+    body: Any = None,
     *,
+    held_back: int = 0,
     user: str = "alice",
     headers: dict[str, str] | None = None,
     buffer: int | None = None,
-) -> AsyncIterator[Stream]:
-    """Send a request on a connection of its own and read the head of its answer."""
+) -> Stream:
+    """Send a request on a connection of its own, but for the last `held_back` bytes of its body."""
     raw = socket.socket()
     if buffer is not None:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     raw.setblocking(False)
     await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", server.port))
     stream = Stream(*await asyncio.open_connection(sock=raw, limit=2**20))
-    try:
-        content = b"" if body is None else json.dumps(body).encode()
-        lines = {"Host": "x", "Authorization": f"Bearer {token(user)}", "Content-Length": str(len(content))}
-        lines |= {"Content-Type": "application/json"} | (headers or {})
-        head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-        stream.writer.write(head.encode() + b"\r\n" + content)
-        await stream.writer.drain()
-        await stream.head()
-        yield stream
-    finally:
-        await stream.close()
+    content = b"" if body is None else json.dumps(body).encode()
+    lines = {"Host": "x", "Authorization": f"Bearer {token(user)}", "Content-Length": str(len(content))}
+    lines |= {"Content-Type": "application/json"} | (headers or {})
+    head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    stream.writer.write(head.encode() + b"\r\n" + content[: len(content) - held_back])
+    await stream.writer.drain()
+    return stream
 
 
 async def say(server: Server, message: str, thread: int | None = None, **options: Any) -> Record:

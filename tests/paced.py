@@ -9,7 +9,7 @@ A message is a program, one step a line:
     fail               an error
     recall             as text: all that the model was told, but for the last message
 The tools are those of the to-do agent, `wait` and `block`, which take {"seconds": ...} (the second one cannot be
-interrupted), and `nest`, which takes {"depth": ...}.
+interrupted), and `nest`, which takes {"depth": ...}. With HOST_TASKS the tasks are in that file, as a host's own are.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ from openai.types.responses import (
     ResponseTextDeltaEvent,
 )
 
-import agent
-import app
-import settings
+from todochat import agent, serve
+from todochat.db import Store
+from todochat.settings import Settings
 
 
 class PacedModel(Model):
@@ -151,13 +151,20 @@ async def nest(depth: int) -> str:
     return "[" * depth + "]" * depth
 
 
-def main() -> None:
+async def main() -> None:
     """Serve."""
-    chosen = settings.Settings.from_env(os.environ)
     todo = agent.todo_agent(PacedModel())
     todo.tools += [wait, block, nest]
-    asyncio.run(app.serve(chosen, agent=todo))
+    options: dict[str, Any] = {"agent": todo}
+    elsewhere = os.environ.get("HOST_TASKS")
+    if elsewhere is not None:
+        options["tasks"] = await Store.open(elsewhere)
+    try:
+        await serve.serve(Settings.from_env(os.environ), **options)
+    finally:
+        if elsewhere is not None:
+            await options["tasks"].close()
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(main())

@@ -31,6 +31,7 @@ SETTINGS = {
     "shared_buffers": "32MB",
     "fsync": "off",  # what is killed here are processes, not the machine
     "log_min_error_statement": "error",
+    "wal_writer_delay": "10s",  # what is not committed is lost in a crash, as on a busy machine
 }
 
 
@@ -237,7 +238,8 @@ class Line:
         self.port = 0
         self.cut_before: bytes | None = None  # the connection is lost when the client sends this, which is not sent on
         self.cut_after: bytes | None = None  # ... or when it was sent on, before the server's answer
-        self.cuts = 0
+        self.is_cut = asyncio.Event()
+        self.silent_after_cut = False
         self.held = asyncio.Event()  # nothing passes while it is not set: a network that is silent
         self.held.set()
         self.held_at: bytes | None = None  # what the client sends just before the network becomes silent
@@ -289,8 +291,10 @@ class Line:
         raise EOFError
 
     def _lose(self, wait: float = 0.0) -> None:
-        self.cuts += 1
+        self.is_cut.set()
         self.cut_before = self.cut_after = None
+        if self.silent_after_cut:
+            self.held.clear()
         if not wait:
             raise EOFError
 

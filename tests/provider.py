@@ -1,5 +1,6 @@
 """A model server that misbehaves on demand: what it does is the last word of the user's last message."""
 
+import gzip
 import json
 import threading
 import time
@@ -20,6 +21,117 @@ LATER = {
 }
 
 
+def part(arguments: Any, call_id: Any = None, name: str | None = None, **more: Any) -> dict[str, Any]:
+    """Return a delta with a fragment of a tool call; what is None is left out."""
+    function = {"arguments": arguments} | ({} if name is None else {"name": name})
+    return {"tool_calls": [{"function": function} | ({} if call_id is None else {"id": call_id}) | more]}
+
+
+EGGS, BREAD = '{"title":"eggs"}', '{"title":"bread"}'
+# The same two calls of add_task, as servers send them: a delta each.
+TWO_CALLS = {
+    "index-0-twice": [part(EGGS, "a", "add_task", index=0), part(BREAD, "b", "add_task", index=0)],
+    "no-index": [part(EGGS, "a", "add_task"), part(BREAD, "b", "add_task")],
+    "index-of-null": [part(EGGS, "a", "add_task", index=None), part(BREAD, "b", "add_task", index=None)],
+    "in-one-delta": [
+        {"tool_calls": [*part(EGGS, "a", "add_task")["tool_calls"], *part(BREAD, "b", "add_task")["tool_calls"]]}
+    ],
+    "no-id": [part(EGGS, "", "add_task", index=0), part(BREAD, "", "add_task", index=0)],
+    "no-index-no-id": [part(EGGS, None, "add_task"), part(BREAD, None, "add_task")],
+    "name-for-id": [part(EGGS, "add_task", "add_task", index=0), part(BREAD, "add_task", "add_task", index=0)],
+    "one-id": [part(EGGS, "a", "add_task", index=0), part(BREAD, "a", "add_task", index=1)],
+    "number-for-id": [part(EGGS, 1, "add_task", index=0), part(BREAD, 2, "add_task", index=0)],
+    "fragments": [
+        *(part("", "a", "add_task", index=0), part('{"title":', index=0), part('"eggs"}', index=0)),
+        *(part("", "b", "add_task", index=0), part('{"title":', index=0), part('"bread"}', index=0)),
+    ],
+    "fragments-no-index": [
+        *(part("", "a", "add_task"), part('{"title":'), part('"eggs"}')),
+        *(part("", "b", "add_task"), part('{"title":'), part('"bread"}')),
+    ],
+    "fragments-in-turns": [
+        *(part("", "a", "add_task", index=0), part("", "b", "add_task", index=1)),
+        *(part('{"title":', index=0), part('{"title":', index=1), part('"eggs"}', index=0), part('"bread"}', index=1)),
+    ],
+    "fragments-in-turns-by-id": [
+        *(part("", "a", "add_task", index=0), part("", "b", "add_task", index=0)),
+        *(part('{"title":', "a"), part('{"title":', "b"), part('"eggs"}', "a"), part('"bread"}', "b")),
+    ],
+    "id-for-each-fragment": [
+        *(part("", "a", "add_task", index=0), part('{"title":', "a1", index=0), part('"eggs"}', "a2", index=0)),
+        *(part("", "b", "add_task", index=0), part('{"title":', "b1", index=0), part('"bread"}', "b2", index=0)),
+    ],
+    "id-for-each-fragment-no-index": [
+        *(part("", "a", "add_task"), part('{"title":', "a1", ""), part('"eggs"}', "a2", "")),
+        *(part("", "b", "add_task"), part('{"title":', "b1", ""), part('"bread"}', "b2", "")),
+    ],
+    "name-in-each-fragment": [
+        *(part('{"title":', "a", "add_task", index=0), part('"eggs"}', "a", "add_task", index=0)),
+        *(part("", "a", "add_task", index=0), part('{"title":', "b", "add_task", index=0)),
+        part('"bread"}', "b", "add_task", index=0),
+    ],
+    "name-in-each-fragment-one-id": [
+        *(part('{"title":', "a", "add_task", index=0), part('{"title":', "a", "add_task", index=1)),
+        *(part('"eggs"}', "a", "add_task", index=0), part('"bread"}', "a", "add_task", index=1)),
+    ],
+    "name-after-id": [
+        *(part(None, "a", index=0), part(EGGS, None, "add_task", index=0)),
+        *(part(None, "b", index=1), part(BREAD, None, "add_task", index=1)),
+    ],
+    "objects": [
+        part({"title": "eggs"}, "a", "add_task", index=0),
+        part({"title": "bread"}, "b", "add_task", index=1),
+    ],
+    "an-empty-object-first": [
+        *(part({}, "a", "add_task", index=0), part(EGGS, index=0)),
+        *(part({}, "b", "add_task", index=1), part(BREAD, index=1)),
+    ],
+}
+# A call of list_tasks, which needs no arguments, without any.
+BARE_CALLS = {
+    "arguments-null": [part(None, "a", "list_tasks", index=0)],
+    "arguments-empty": [part("", "a", "list_tasks", index=0)],
+    "arguments-an-empty-object": [part({}, "a", "list_tasks", index=0)],
+    "arguments-none": [{"tool_calls": [{"index": 0, "id": "a", "function": {"name": "list_tasks"}}]}],
+}
+_THOUGHTS = [{"type": "text", "text": "I think, "}, {"type": "text", "text": "therefore"}]
+# The answer "whole", and perhaps the thought "I think, therefore" before it.
+ANSWERS: dict[str, list[dict[str, Any]]] = {
+    "reasoning-content": [{"reasoning_content": "I think, "}, {"reasoning_content": "therefore"}, {"content": "whole"}],
+    "reasoning": [{"content": "", "reasoning": "I think, "}, {"reasoning": "therefore"}, {"content": "whole"}],
+    "reasoning-twice": [
+        *({"reasoning": text, "reasoning_content": text} for text in ("I think, ", "therefore")),
+        {"content": "whole", "reasoning": None, "reasoning_content": None},
+    ],
+    "reasoning-once-empty": [{"reasoning": "I think, therefore", "reasoning_content": ""}, {"content": "whole"}],
+    "thoughts-in-parts": [
+        {"content": [{"type": "thinking", "thinking": _THOUGHTS}]},
+        {"content": [{"type": "text", "text": "wh"}, {"type": "reference", "reference_ids": [1]}]},
+        {"content": "ole"},
+    ],
+    "text-in-parts": [{"content": [{"type": "text", "text": "wh"}, 1, None, {"type": "text", "text": "ole"}]}],
+    "odd-reasoning": [
+        *({"reasoning": odd, "reasoning_content": odd} for odd in ({"text": "no"}, ["no"], 1, True, None)),
+        {"content": "whole"},
+    ],
+    "odd-content": [*({"content": odd, "refusal": odd} for odd in ({"no": 1}, 1, False, [])), {"content": "whole"}],
+    "odd-calls": [*({"tool_calls": odd} for odd in ({"no": 1}, "no", 1, [1, None, []])), {"content": "whole"}],
+}
+# What the end of an answer is called.
+ENDS = {
+    "ended-by-the-filter": "function_call_filter: MALFORMED_FUNCTION_CALL",
+    "ended-by-an-error": "error",
+    "ended-by-what": "eos",
+    "ended-by-a-number": 1,
+    "ended-by-an-object": {"no": 1},
+    "ended-by-stop": "stop",
+    "ended-by-calls": "tool_calls",
+    "ended-by-a-call": "function_call",
+    "ended-by-nothing": "",
+}
+NOTHING = gzip.compress(b"\n" * 5_000_000)  # 5 KB
+
+
 class Provider(ThreadingHTTPServer):
     """Speaks enough of Chat Completions and of Responses; `requests` holds the bodies it got."""
 
@@ -28,6 +140,8 @@ class Provider(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[dict[str, Any]] = []
+        self.encodings: set[str | None] = set()  # that clients say they accept
+        self.elsewhere = ""  # where redirects lead to
         self.hung_up = threading.Event()  # set when a client closed a stream in the middle
 
     @property
@@ -49,12 +163,20 @@ class Handler(BaseHTTPRequestHandler):
         """Misbehave."""
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.requests.append(body)
+        self.server.encodings.add(self.headers["accept-encoding"])
         messages = body.get("messages") or body["input"]
         asked = [m for m in messages if m.get("role") == "user"][-1]["content"]
         self.asked = asked if isinstance(asked, str) else asked[0]["text"]
         self.calls = sum(message.get("role") == "tool" for message in messages)
+        self.first = messages[-1].get("role") == "user"  # of the requests of this turn
         word = self.asked.split()[-1]
-        if word.isdigit():
+        if word.startswith("3"):
+            self.answer(int(word), "{}", "application/json", {"Location": f"{self.server.elsewhere}{self.path}"})
+        elif word == "compressed":
+            self.answer(200, NOTHING, "text/event-stream", {"Content-Encoding": "gzip"})
+        elif word.startswith("compressed-"):
+            self.answer(int(word[-3:]), NOTHING, "application/json", {"Content-Encoding": "identity, GZip"})
+        elif word.isdigit():
             self.answer(int(word), json.dumps({"error": {"message": SECRET_TEXT}}), "application/json")
         elif word in LATER:
             self.answer(429, "{}", "application/json", LATER[word])
@@ -65,15 +187,21 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.completions(word)
 
-    def answer(self, status: int, text: str, content_type: str, headers: dict[str, str] | None = None) -> None:
+    def do_GET(self) -> None:
+        """Take note of a redirect that was followed."""
+        self.server.requests.append({})
+        self.answer(404, "{}", "application/json")
+
+    def answer(self, status: int, text: str | bytes, content_type: str, headers: dict[str, str] | None = None) -> None:
         """Send a whole body."""
+        body = text if isinstance(text, bytes) else text.encode()
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(text)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(text.encode())
+        self.wfile.write(body)
 
     def begin(self) -> None:
         """Begin a stream that ends with the connection."""
@@ -102,6 +230,27 @@ class Handler(BaseHTTPRequestHandler):
             self.send({"type": "response.output_text.delta", "delta": "whole", "mood": "good"})
             self.send({"type": "response.completed", "response": {"id": "r", "output": output}})
             return
+        call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "add_task", "arguments": EGGS}
+        odd_calls = {
+            "arguments-an-object": {"arguments": {"title": "eggs"}},
+            "call-id-empty": {"call_id": ""},
+            "call-id-null": {"call_id": None},
+        }
+        if word in odd_calls and self.first:
+            call |= odd_calls[word]
+            self.send({"type": "response.output_item.done", "output_index": 0, "sequence_number": 0, "item": call})
+            self.send({"type": "response.completed", "response": {"id": "r", "output": [call]}})
+            return
+        if word in odd_calls or word in ("reasoning", "odd-deltas"):
+            reasoning, text = "response.reasoning_text.delta", "response.output_text.delta"
+            odd = [{"type": kind, "delta": delta} for kind in (reasoning, text) for delta in (None, 1, {"no": 1}, [])]
+            thoughts = [{"type": reasoning, "delta": delta} for delta in ("I think, ", "therefore")]
+            before = {"reasoning": thoughts, "odd-deltas": odd}.get(word, [])
+            message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "whole"}]}
+            for event in [*before, {"type": text, "delta": "whole"}]:
+                self.send(event)
+            self.send({"type": "response.completed", "response": {"id": "r", "output": [message]}})
+            return
         self.send(
             {
                 "type": "response.output_text.delta",
@@ -117,7 +266,7 @@ class Handler(BaseHTTPRequestHandler):
     def completions(self, word: str) -> None:
         """Answer in Chat Completions."""
 
-        def chunk(delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        def chunk(delta: dict[str, Any], reason: Any = None) -> dict[str, Any]:
             choice = {"index": 0, "delta": delta, "finish_reason": reason}
             return {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
 
@@ -133,6 +282,20 @@ class Handler(BaseHTTPRequestHandler):
             call = {"index": 0, "id": call_id, "type": "function", "function": function}
             self.send(chunk({"role": "assistant", "tool_calls": [call]}))
             self.send(chunk({}, "tool_calls"))
+        elif word in TWO_CALLS | BARE_CALLS and self.first:
+            for delta in (TWO_CALLS | BARE_CALLS)[word]:
+                self.send(chunk(delta))
+            self.send(chunk({}, "tool_calls"))
+        elif word in ANSWERS:
+            for delta in ANSWERS[word]:
+                self.send(chunk(delta))
+            self.send(chunk({}, "stop"))
+        elif word in ENDS:
+            self.send(chunk({"role": "assistant", "content": "half"}))
+            self.send(chunk({}, ENDS[word]))
+        elif word == "ended-by-nothing-at-all":
+            self.send(chunk({"role": "assistant", "content": "half"}, ""))
+            return
         elif word == "slow":
             for n in range(500):
                 self.send(chunk({"role": "assistant", "content": f"w{n} "}))
@@ -154,7 +317,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send(chunk({}, "stop"))
         elif word == "loosely":  # as some compatible servers do: fields are missing, others are new or have odd values
             self.send({"choices": [{"index": 0, "delta": {"content": "whole", "mood": "good"}, "finish_reason": None}]})
-            self.send({"id": None, "choices": [{"index": 0, "delta": {}, "finish_reason": "eos"}]})
+            self.send({"id": None, "choices": [{"index": 0, "delta": {}, "finish_reason": ""}]})
             self.send({"choices": None, "usage": {"total_tokens": 1}})
         elif word == "nothing":
             self.send(chunk({"role": "assistant", "content": ""}))

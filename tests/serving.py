@@ -16,8 +16,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from clients import SECRET, Client
+
 ROOT = Path(__file__).parent.parent
-SECRET = "a secret for the tests, of more than 32 bytes"
 SETTINGS = """
     MODEL GEMINI_API_KEY GEMINI_MODEL GEMINI_BASE_URL OPENAI_API_KEY OPENAI_BASE_URL OPENAI_MODEL OPENAI_API HOST PORT
     DATABASE_URL BETTER_AUTH_SECRET JWT_ALGORITHM JWT_PUBLIC_KEY JWT_ISSUER JWT_AUDIENCE CORS_ORIGINS HISTORY_LIMIT
@@ -103,6 +104,10 @@ class Server:
                     self.env["PORT"] = self.url.rsplit(":", 1)[1]
                     return self
         raise AssertionError(f"the server did not start:\n{self.log.read_text() if self.log.exists() else ''}")
+
+    def client(self, user: str = "alice", **options: Any) -> Client:
+        """Return a client for one user; options are those of `httpx.Client`."""
+        return Client(self.url, user, **options)
 
     def kill(self, sig: int = signal.SIGKILL, wait: float = 10) -> float:
         """Send a signal and wait for the end; return how long that took, in seconds."""

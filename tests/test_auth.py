@@ -284,7 +284,8 @@ def test_the_log_says_why_and_the_answer_does_not(make_server: Callable[..., Ser
         assert not any(part in log for part in re.split(r"[ .]", authorization) if len(part) > 6)
     for claim in ("alice", "somebody-else", "another-service", "xxx"):
         assert claim not in log
-    documented = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]*) \| [^|]* \|$", readme_tokens(), re.M))))
+    table = (ROOT / "docs/api.md").read_text().split("\n## Tokens\n")[1].split("\n## ")[0]
+    documented = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]*) \| [^|]* \|$", table, re.M))))
     assert documented == WORDS
 
 
@@ -301,13 +302,13 @@ def test_refusals_do_not_flood_the_log(make_server: Callable[..., Server]) -> No
     assert refusals(server)[-1] == "malformed"
 
 
-def readme_tokens() -> str:
-    """Return the README's section about tokens."""
-    return (ROOT / "README.md").read_text().split("\n## Tokens\n")[1].split("\n## ")[0]
+def recipe() -> str:
+    """Return the documentation's section about Better Auth."""
+    return (ROOT / "docs/running.md").read_text().split("\n## Tokens from Better Auth\n")[1].split("\n## ")[0]
 
 
 def test_the_recipe_for_better_auth_works(make_server: Callable[..., Server], tmp_path: Path) -> None:
-    """The README's command makes a PEM of the published keys, with which, and its settings, the tokens are accepted."""
+    """The documented command makes a PEM of the published keys; with it, and the settings, the tokens are accepted."""
     if shutil.which("node") is None:
         missing("node is not installed")
     es = ec.generate_private_key(ec.SECP256R1())
@@ -339,8 +340,7 @@ def test_the_recipe_for_better_auth_works(make_server: Callable[..., Server], tm
         threading.Thread(target=publisher.serve_forever, daemon=True).start()
         base = f"http://127.0.0.1:{publisher.server_port}"
         command, start = (
-            code.replace("http://localhost:3000", base)
-            for code in re.findall(r"```sh\n(.*?)```", readme_tokens(), re.DOTALL)
+            code.replace("http://localhost:3000", base) for code in re.findall(r"```sh\n(.*?)```", recipe(), re.DOTALL)
         )
         subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=30)
         publisher.shutdown()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 from conftest import Client, Server, token
+from provider import provider
 
 
 def test_frames_headers_and_order_are_those_of_the_contract(alice: Client) -> None:
@@ -16,7 +17,7 @@ def test_frames_headers_and_order_are_those_of_the_contract(alice: Client) -> No
     turn = alice.say("add buy milk")
     assert turn.status == 200
     assert turn.headers["content-type"] == "text/event-stream; charset=utf-8"
-    assert turn.headers["cache-control"] == "no-cache"
+    assert turn.headers["cache-control"] == "no-cache, no-transform"
     assert turn.headers["connection"] == "keep-alive"
     assert turn.headers["x-accel-buffering"] == "no"
     thinking, call, result, *text = turn.events
@@ -32,6 +33,48 @@ def test_frames_headers_and_order_are_those_of_the_contract(alice: Client) -> No
     assert {event["type"] for event in text} == {"text"}
     assert turn.frames[-1] == "[DONE]"
     assert turn.frames.count("[DONE]") == 1
+
+
+def test_no_stream_may_be_transformed_on_its_way(carol: Client) -> None:
+    """Each stream, of either dialect and joined, forbids what holds it back: compression, and nginx's buffer."""
+    said = {"content": [{"type": "input_text", "text": "say 40 20"}], "attachments": [], "inference_options": {}}
+    protocol = {"type": "threads.create", "params": {"input": said}}
+    for body in ({"message": "say 40 20"}, protocol):
+        with carol.stream("POST", "/chatkit", json=body) as answer:
+            thread = answer.headers["x-thread-id"]
+            with carol.stream("GET", f"/api/conversations/{thread}/stream") as joined:
+                for stream in (answer, joined):
+                    assert stream.status_code == 200
+                    assert stream.headers["content-type"].startswith("text/event-stream")
+                    assert {"no-cache", "no-transform"} <= set(stream.headers["cache-control"].split(", "))
+                    assert stream.headers["x-accel-buffering"] == "no"
+
+
+@pytest.mark.parametrize("name", ["conversation_id", "threadId", "Message", "", "\ud800", "x" * 1000])
+def test_a_field_that_is_unknown_is_named_and_nothing_begins(alice: Client, name: str) -> None:
+    """A misspelt field is a 400 that names it and those that there are; no conversation begins."""
+    body = json.dumps({"message": "hi", name: 1})
+    answer = alice.post("/chatkit", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert ascii(name[:50]) in answer.json()["detail"]
+    assert "thread_id" in answer.json()["detail"]
+    assert alice.get("/api/conversations").json() == []
+
+
+def test_the_protocol_of_the_component_may_have_more_fields(alice: Client) -> None:
+    """Newer versions of the component may send fields that this server does not know."""
+    said = {"content": [{"type": "input_text", "text": "hi"}], "attachments": [], "inference_options": {}, "new": 1}
+    body = {"type": "threads.create", "params": {"input": said, "new": 1}, "metadata": {"a": 1}, "new": 1}
+    assert alice.post("/chatkit", json=body).status_code == 200
+
+
+def test_a_time_zone_is_taken_as_a_text(alice: Client) -> None:
+    """The field `timezone` is known, and must be a text."""
+    assert alice.say("hi", timezone="Europe/Berlin").complete
+    for wrong in (2, None, ["Europe/Berlin"], {}, True):
+        turn = alice.say("hi", timezone=wrong)
+        assert turn.status == 400
+        assert "timezone" in json.loads(turn.body)["detail"]
 
 
 def test_every_frame_is_one_ascii_line_and_a_blank_one(server: Server) -> None:
@@ -129,8 +172,6 @@ def test_a_conversation_may_be_answered_while_another_is(carol: Client) -> None:
 
 def test_the_model_gets_the_last_messages_with_their_tool_calls(make_server: Callable[..., Server]) -> None:
     """The model is given the last HISTORY_LIMIT messages, tool calls and results included, and no more."""
-    from provider import provider
-
     with provider() as model:
         server = make_server(OPENAI_BASE_URL=model.url, OPENAI_MODEL="m", HISTORY_LIMIT=3)
         with server.client() as client:
@@ -143,8 +184,6 @@ def test_the_model_gets_the_last_messages_with_their_tool_calls(make_server: Cal
 
 def test_the_user_id_is_not_in_the_prompt(make_server: Callable[..., Server]) -> None:
     """The user's id travels beside the prompt: the model is never told it."""
-    from provider import provider
-
     with provider() as model:
         with make_server(OPENAI_BASE_URL=model.url, OPENAI_MODEL="m").client("somebody-in-particular") as client:
             client.say("ok")
@@ -155,7 +194,7 @@ def test_a_line_in_the_log_for_each_turn_without_what_was_said(server: Server, a
     """The log has a line for each turn with its figures, and neither the message nor the token."""
     turn = alice.say("add zanzibar")
     line = next(line for line in reversed(server.log.read_text().splitlines()) if "turn user" in line)
-    assert f"user={alice.user!r} conversation={turn.thread} model=offline" in line
+    assert f"user={alice.user!r} conversation={turn.thread} model=custom" in line
     assert "tools=add_task" in line
     assert re.search(r"first_text_ms=\d+ total_ms=\d+ state=done", line)
     assert "zanzibar" not in server.log.read_text()

@@ -5,15 +5,14 @@ Every frame and body is checked against the types of openai-chatkit, and every s
 
 import asyncio
 import json
-import random
 import re
 import signal
 import sqlite3
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -22,10 +21,11 @@ from chatkit.types import Page, Thread, ThreadItem, ThreadStreamEvent
 from conftest import ROOT, Client, Server, awaited, prepare
 from pydantic import TypeAdapter
 
-import app
-import component
-import db
-import runs
+from todochat import app
+from todochat.db import Limits, Store, Turn, TurnRequest
+from todochat.dialects import chatkit
+from todochat.events import Event, Message
+from todochat.runs import Run, Runs
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ThreadStreamEvent)
 ITEMS: TypeAdapter[Any] = TypeAdapter(Page[ThreadItem])
@@ -292,31 +292,6 @@ MILK_ADDED = ("Add task: Buy milk", "complete", "#1 Buy milk")
 # ---- answers ----
 
 
-def test_a_replay_is_what_was_streamed() -> None:
-    """A finished answer is replayed in the order in which it happened: reasoning, text, calls, results, its error."""
-    calls: list[db.ToolCall] = [
-        {"id": "1", "name": "a", "args": {}, "result": 1, "at": 3},
-        {"id": "2", "name": "b", "args": {}, "at": 3},
-    ]
-    thoughts: list[db.Thought] = [{"text": "Hm.", "at": 0, "calls": 0}, {"text": "Oh.", "at": 3, "calls": 1}]
-    answer = db.Answer(8, 5, "One\n\nTwo", calls, "failed", "2026-11-22T13:23:45.951928Z", "Sorry.", thoughts)
-
-    async def replayed() -> list[component.Event]:
-        return [event async for batch in component.replay(answer) for event in batch]
-
-    assert asyncio.run(replayed()) == [
-        {"type": "thinking", "content": "Processing your request...", "thread_id": 5},
-        {"type": "thinking", "content": "Hm."},
-        "One",
-        {"type": "tool_call", "id": "1", "name": "a", "args": {}},
-        {"type": "tool_result", "id": "1", "name": "a", "result": 1},
-        {"type": "thinking", "content": "Oh."},
-        {"type": "tool_call", "id": "2", "name": "b", "args": {}},
-        "\n\nTwo",
-        {"type": "error", "message": "Sorry."},
-    ]
-
-
 def test_new_thread_is_created_titled_and_answered(chat: Component) -> None:
     """A first message makes a thread, which is titled by it, and the answer streams as text."""
     stream = chat.create("say 3 0")
@@ -479,32 +454,38 @@ def test_stop_from_elsewhere_ends_the_stream_cleanly(chat: Component) -> None:
     assert chat.client.messages(thread)[-1]["status"] == "stopped"
 
 
-def test_late_disconnect_stops_only_its_own_run() -> None:
+@pytest.mark.anyio
+async def test_late_disconnect_stops_only_its_own_run(store: Store) -> None:
     """A reader that is given up after its answer's end does not stop the next answer of the conversation."""
 
-    async def words(run: runs.Run, turn: db.Turn) -> AsyncGenerator[runs.Event, None]:
-        for _ in range(turn.answer.id):
-            yield "word "
+    async def words(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        for _ in range(turn.answer["id"]):
+            yield {"type": "text", "content": "word "}
             await asyncio.sleep(0.01)
 
-    async def scenario() -> list[str]:
-        store = await db.Store.open(":memory:")
-        live = runs.Runs(store, db.Unavailable)
-        say = partial(store.begin_turn, "alice", "hi", title="t", history_limit=9, max_live=9, max_live_per_user=9)
-        _, first = await live.begin(partial(say, conversation_id=None), awaited(words), user_id="alice", model="m")
-        assert first is not None
-        await asyncio.wait([first.finished])
-        _, second = await live.begin(partial(say, conversation_id=1), awaited(words), user_id="alice", model="m")
-        assert second is not None
-        await app.stop_when_left(live, first)()
-        await asyncio.wait([second.finished])
-        conversation = await store.get_conversation("alice", 1)
-        await live.close()
-        await store.close()
-        assert conversation is not None
-        return [message["content"] for message in conversation["messages"]]
+    live = Runs(store, Limits(), "none")
 
-    assert asyncio.run(scenario()) == ["hi", "word " * 2, "hi", "word " * 4]
+    async def begin(thread: int | None) -> Run:
+        asked = TurnRequest("alice", "hi", title="t", conversation_id=thread)
+        _, run = await live.begin(asked, awaited(words))
+        assert run is not None
+        return run
+
+    async def end(run: Run) -> None:
+        assert run.conclusion is not None
+        await run.conclusion
+
+    first = await begin(None)
+    late = app.stop_when_left(SimpleNamespace(runs=live), first)  # type: ignore[arg-type]
+    assert late is not None
+    await end(first)
+    second = await begin(first.conversation_id)
+    await late()
+    await end(second)
+    conversation = await store.get_conversation("alice", first.conversation_id)
+    await live.close()
+    assert conversation is not None
+    assert [message["content"] for message in conversation["messages"]] == ["hi", "word " * 2, "hi", "word " * 4]
 
 
 def test_shutdown_in_mid_answer(make_server: Callable[..., Server]) -> None:
@@ -589,7 +570,7 @@ def test_begun_here_continued_simple(chat: Component) -> None:
     """A conversation begun here is read by the REST API and goes on in the simple dialect, its calls remembered."""
     stream = chat.create(f"think 1 0\n{ADD_MILK}\nsay 1 0")
     _, answer = chat.client.messages(int(stream.thread))
-    assert set(answer) == {"id", "role", "content", "tool_calls", "status", "created_at", "feedback", "error"}
+    assert set(answer) == set(Message.__annotations__)
     assert answer["tool_calls"][0]["result"]["title"] == "Buy milk"
     turn = chat.client.say("recall", int(stream.thread))
     assert turn.thread == int(stream.thread)
@@ -828,7 +809,7 @@ def test_malformed_requests_get_400_and_a_sentence(chat: Component) -> None:
     bodies: list[Any] = [{"type": None}, {"type": 1}, {"type": []}, {"type": "threads.list", "params": [1]},
                          {"type": "threads.list", "params": []}]  # fmt: skip
     bodies += [{"type": "threads.create", "params": {"input": given}} for given in inputs]
-    bodies += [{"type": kind} for kind in (*component.STREAMING, *component.REPLIES) if kind != "threads.list"]
+    bodies += [{"type": kind} for kind in (*chatkit.STREAMING, *chatkit.REPLIES) if kind != "threads.list"]
     for odd in (None, True, 1.5, [], {}):
         bodies.append({"type": "items.list", "params": {"thread_id": odd}})
     for params in (
@@ -899,7 +880,7 @@ def test_nothing_of_another_users_can_be_reached(chat: Component, other: Compone
 
 def test_no_token_is_401(paced: Server) -> None:
     """Without a token nothing is answered, and nothing is stored."""
-    for kind in (*component.STREAMING, *component.REPLIES, "input.transcribe"):
+    for kind in (*chatkit.STREAMING, *chatkit.REPLIES, "input.transcribe"):
         response = httpx.post(f"{paced.url}/chatkit", json={"type": kind, "params": {"input": said("hi")}})
         assert response.status_code == 401
 
@@ -954,112 +935,6 @@ def test_small_answers_are_not_held_back(chat: Component) -> None:
         chat.client.get("/api/conversations")
         took.append(time.monotonic() - began)
     assert sorted(took)[4] < 0.03
-
-
-# ---- the parts ----
-
-
-@pytest.mark.parametrize(
-    ("name", "args", "title"),
-    [
-        ("add_task", {"title": "Buy milk"}, "Add task: Buy milk"),
-        ("add_task", {"title": "Buy\n milk", "description": "two"}, "Add task: Buy milk"),
-        ("list_tasks", {}, "List tasks"),
-        ("list_tasks", {"status": "all"}, "List tasks"),
-        ("list_tasks", {"status": "pending"}, "List tasks: pending"),
-        ("complete_task", {"task_id": 3}, "Complete task 3"),
-        ("complete_task", {"task_id": 3, "completed": False}, "Reopen task 3"),
-        ("update_task", {"task_id": 3, "title": "Oat milk"}, "Update task 3: Oat milk"),
-        ("delete_task", {"task_id": 3}, "Delete task 3"),
-        ("getWeather", {"days": 2, "city": "Paris"}, "Get weather: Paris"),
-        ("mcp__crm-lookup", {"customerId": "A1", "note": "hi"}, "Mcp crm lookup A1: hi"),
-        ("run_SQL", {"valid": True}, "Run SQL"),
-        ("größe_ändern", {}, "Größe ändern"),
-        ("web_search_call", "not an object", "Web search call"),
-        ("___", None, "Tool"),
-        ("say", {"text": "x" * 500}, "Say: " + "x" * 117 + "..."),
-    ],
-)
-def test_titles_of_tool_calls(name: str, args: Any, title: str) -> None:
-    """A tool call is named so that a person understands it, also one of a host's own tools."""
-    assert component.title(name, args) == title
-
-
-@pytest.mark.parametrize(
-    ("result", "words"),
-    [
-        ({"success": True, "task_id": 3, "title": "Milk", "completed": False}, "#3 Milk"),
-        ({"success": True, "task_id": 3, "title": "Milk", "completed": True}, "#3 Milk (done)"),
-        ({"success": True, "total": 1, "tasks": [{}]}, "1 task"),
-        ({"success": True, "total": 0, "tasks": []}, "0 tasks"),
-        ({"success": False, "error": "There is no task 9."}, "Did not work: There is no task 9."),
-        ({"success": False}, "Did not work: no reason was given"),
-        ({"error": "quota"}, "Did not work: quota"),
-        ({"success": True, "error": ""}, '{"success": true, "error": ""}'),
-        ("21 °C and\nsunny", "21 °C and sunny"),
-        ("x" * 500, "x" * 117 + "..."),
-        (None, "Done"), ("", "Done"), ({}, "Done"), ([], "Done"), (0, "0"), (False, "false"), ([1, 2], "[1, 2]"),
-    ],
-)  # fmt: skip
-def test_results_of_tool_calls(result: Any, words: str) -> None:
-    """A result is a short text, and a failure says that it is one."""
-    assert component.outcome(result) == words
-
-
-@pytest.mark.parametrize("seed", range(300))
-def test_stored_answer_has_the_items_that_were_streamed(seed: int) -> None:
-    """However text, calls, results and reasoning follow each other, the stored answer gives the streamed items."""
-    draw = random.Random(seed)
-    answer = db.Answer(7, 3, "", [], "streaming", "2026-11-22T13:23:45.951928Z")
-    run = runs.Run(None, answer, "alice", "m")  # type: ignore[arg-type]
-    scribe = component.Scribe(3, 7, answer.created_at)
-    checker = Checker(set())
-    pending: list[str] = []
-    batch: list[component.Event] = []
-
-    def flush() -> None:
-        for event in component._joined(batch):
-            for out in scribe.write(event):
-                checker.take(conform(component._frame(out)[6:], EVENT))
-        batch.clear()
-
-    for n in range(draw.randrange(25)):
-        kind = draw.choice(["text", "text", "space", "thought", "call", "result"])
-        event: component.Event = draw.choice(["\n\n", " ", "\n"])
-        if kind == "text":
-            event = draw.choice(["Hello ", " w", "\n\nNew", '"\\é\u2028'])
-        elif kind == "thought":
-            event = {"type": "thinking", "content": draw.choice(["\n", " hm", "I think "])}
-        elif kind == "call":
-            pending.append(f"call_{n}")
-            event = {"type": "tool_call", "id": f"call_{n}", "name": "add_task", "args": {"title": f"T{n}"}}
-        elif kind == "result":
-            if not pending:
-                continue
-            call_id = pending.pop(draw.randrange(len(pending)))
-            event = {"type": "tool_result", "id": call_id, "name": "add_task", "result": {"n": n}}
-            run._calls = run._calls_with(call_id, {"n": n})
-        run.publish(event)
-        batch.append(event)
-        if draw.random() < 0.5:
-            flush()
-        if draw.random() < 0.1:
-            stored = run.answer()
-            flush()
-            live = {"id": 7, "role": "assistant", "status": "streaming", "created_at": stored.created_at}
-            record = live | {"content": stored.content, "tool_calls": stored.tool_calls, "reasoning": stored.reasoning}
-            seen = [item["id"] for item in checker.items.values()]
-            assert [item["id"] for item in component.items(3, record)] == seen
-    flush()
-    for out in scribe.close():
-        checker.take(conform(component._frame(out)[6:], EVENT))
-    assert not checker.open
-    stored = run.answer()
-    record = {"id": 7, "role": "assistant", "status": draw.choice(["done", "failed"]), "created_at": stored.created_at}
-    record |= json.loads(
-        json.dumps({"content": stored.content, "tool_calls": stored.tool_calls, "reasoning": stored.reasoning})
-    )
-    assert component.items(3, record) == list(checker.items.values())
 
 
 # ---- files of version 1 ----

@@ -62,10 +62,7 @@ from starlette.requests import Request
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-import agent
-import app
-import runs
-import settings
+from todochat import agent, app, runs, settings
 
 JSON = {"Content-Type": "application/json"}
 
@@ -878,10 +875,11 @@ def test_one_file_is_not_used_twice(tmp_path: Path) -> None:
 
 # ---- the installed package ----
 
+NAMES = ("agent", "auth", "db", "dialects", "engines", "events", "models", "pages", "runs", "serve", "settings")
+THE_HOSTS_OWN = f"import {', '.join(NAMES)}\n"
 APP = """
 from contextlib import asynccontextmanager
 import sys
-import agent, auth, db, models, runs, settings, wire  # the host's own
 from todochat.app import create_app
 
 async def authenticate(request):
@@ -895,12 +893,13 @@ async def lifespan(host):
         yield
 
 def seen():
+    ours = {name.split(".")[1] for name in sys.modules if name.startswith("todochat.")}
     return {name: getattr(module, "HOSTS", module.__file__) for name, module in sys.modules.items()
-            if name.split(".")[-1] in "app agent auth db mcp_tools models runs settings wire".split()
-            and name.split(".")[0] in ("todochat", name)}
+            if name.startswith("todochat.") or name in ours}
 """
 HOSTS = {
-    "starlette": APP
+    "starlette": THE_HOSTS_OWN
+    + APP
     + """
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
@@ -911,7 +910,8 @@ async def modules(request):
 
 app = Starlette(routes=[Route("/modules", modules), Mount("/todo", chat)], lifespan=lifespan)
 """,
-    "fastapi": APP
+    "fastapi": THE_HOSTS_OWN
+    + APP
     + """
 from fastapi import FastAPI
 
@@ -958,7 +958,7 @@ def host(
     if importlib.util.find_spec(request.param) is None:
         missing(f"{request.param} is not installed: pip install {request.param}")
     folder = tmp_path_factory.mktemp(request.param)
-    for name in ["agent", "auth", "db", "mcp_tools", "models", "runs", "settings", "wire"]:
+    for name in NAMES:
         (folder / f"{name}.py").write_text("HOSTS = True\n")
     (folder / "app.py").write_text(HOSTS[request.param] + "\nHOSTS = True\n")
     command = [str(installed), "-m", "uvicorn", "app:app", "--port", "0"]
@@ -1001,7 +1001,8 @@ def test_nothing_is_imported_by_a_generic_name(host: tuple[str, Path]) -> None:
     for name, origin in seen.items():
         assert name.startswith("todochat") == (origin is not True), name
         assert origin is True or "site-packages/todochat/" in origin
-    assert {"app", "db", "agent", "todochat.app", "todochat.db", "todochat.agent"} <= set(seen)
+    used = {"app", *NAMES} - {"serve"}  # which is for `python -m todochat.app` alone
+    assert used | {f"todochat.{name}" for name in used} <= set(seen)
 
 
 def test_a_hosts_type_checker_knows_what_create_app_takes(installed: Path, tmp_path: Path) -> None:
@@ -1027,7 +1028,7 @@ def test_the_database_is_the_hosts_file(host: tuple[str, Path], installed: Path)
 
 def test_a_host_that_ends_keeps_what_was_said(installed: Path, tmp_path: Path) -> None:
     """When the host's own server is ended in mid-answer, the answer is stored as far as it came, as interrupted."""
-    (tmp_path / "host.py").write_text(HOSTS["starlette"].replace("import agent, auth, db", "#"))
+    (tmp_path / "host.py").write_text(HOSTS["starlette"].removeprefix(THE_HOSTS_OWN))
     command = [str(installed), "-m", "uvicorn", "host:app", "--port", "0", "--timeout-graceful-shutdown", "1"]
     with running(command, "Uvicorn running on", cwd=tmp_path, env=clean_env()) as (process, line):
         url = line.split("running on ")[1].split()[0]

@@ -3,12 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 from agents import Agent, function_tool, handoff
 from agents.testing import ScriptedModel, assistant_message, function_call
-
-pytest.importorskip("component", reason="component.py, the ChatKit dialect, is not here")
-
 from test_chatkit import Component, Stream
 from test_embed import Host, Weather, no_output
 

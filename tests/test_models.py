@@ -4,17 +4,22 @@ import json
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import openai
 import pytest
 from agents import OpenAIChatCompletionsModel, OpenAIResponsesModel
 from agents.models import get_default_model
-from conftest import ROOT, Server, npm_package, running
-from provider import SECRET_TEXT, provider
+from conftest import ROOT, Client, Server, npm_package, running
+from provider import ANSWERS, BARE_CALLS, NOTHING, SECRET_TEXT, TWO_CALLS, provider
 
-import models
+from todochat import models
+from todochat.models.offline import OfflineModel
+
+pytestmark = pytest.mark.anyio
 
 # ---- the choice ----
 
@@ -22,8 +27,8 @@ import models
 @pytest.mark.parametrize(
     ("env", "kind", "name", "url"),
     [
-        ({}, type(None), None, None),
-        ({"OPENAI_API_KEY": ""}, type(None), None, None),
+        ({}, OfflineModel, "offline", None),
+        ({"OPENAI_API_KEY": ""}, OfflineModel, "offline", None),
         ({"OPENAI_API_KEY": "k"}, OpenAIResponsesModel, get_default_model(), models.OPENAI_URL),
         ({"OPENAI_API_KEY": "k", "OPENAI_API": "chat"}, OpenAIChatCompletionsModel, None, models.OPENAI_URL),
         ({"OPENAI_API_KEY": "k", "OPENAI_MODEL": "gpt-x"}, OpenAIResponsesModel, "gpt-x", models.OPENAI_URL),
@@ -39,8 +44,8 @@ import models
             "m",
             "http://localhost:1/v1",
         ),
-        ({"GEMINI_API_KEY": "k"}, OpenAIChatCompletionsModel, "gemini-2.5-flash", models.GEMINI_URL),
-        ({"GEMINI_API_KEY": "k", "OPENAI_API_KEY": "k"}, OpenAIChatCompletionsModel, "gemini-2.5-flash", None),
+        ({"GEMINI_API_KEY": "k"}, OpenAIChatCompletionsModel, "gemini-flash-latest", models.GEMINI_URL),
+        ({"GEMINI_API_KEY": "k", "OPENAI_API_KEY": "k"}, OpenAIChatCompletionsModel, "gemini-flash-latest", None),
         (
             {"GEMINI_API_KEY": "k", "GEMINI_MODEL": "g", "GEMINI_BASE_URL": "http://localhost:2/"},
             OpenAIChatCompletionsModel,
@@ -52,11 +57,8 @@ import models
 def test_the_first_setting_that_matches_chooses_the_model(
     env: dict[str, str], kind: type, name: str | None, url: str | None
 ) -> None:
-    """The environment chooses the model, its API, its name and its address; without any there is none."""
+    """The environment chooses the model, its API, its name and its address; without any it is the offline model."""
     choice = models.choose_model(env)
-    if choice is None:
-        assert kind is type(None)
-        return
     assert type(choice.model) is kind
     assert name is None or choice.name == name
     if url is not None:
@@ -132,6 +134,27 @@ def failing() -> Iterator[Any]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def served(failing: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    """Return the server that talks to that provider in an API, shared by the tests of this file."""
+    servers: dict[str, Server] = {}
+
+    def of(api: str) -> Server:
+        if api not in servers:
+            model = {"OPENAI_BASE_URL": failing.url, "OPENAI_API_KEY": "k", "OPENAI_MODEL": "m", "OPENAI_API": api}
+            servers[api] = Server(tmp_path_factory.mktemp(api), MODEL_IDLE_TIMEOUT=2, **model).start()
+        return servers[api]
+
+    yield of
+    for server in servers.values():
+        server.close()
+
+
+def anybody(server: Server) -> Client:
+    """Return a client for a user who is new."""
+    return server.client(f"user-{uuid.uuid4()}")
+
+
 FAILURES = {
     "401": ("API key", ""),
     "404": ("does not know this model", ""),
@@ -147,21 +170,28 @@ FAILURES = {
     "much-later": ("overloaded", ""),
     "tomorrow": ("overloaded", ""),
     "nothing": ("broke off", ""),
+    "ended-by-the-filter": ("broke off", "half"),
+    "ended-by-an-error": ("broke off", "half"),
+    "ended-by-what": ("broke off", "half"),
+    "ended-by-a-number": ("broke off", "half"),
+    "ended-by-an-object": ("broke off", "half"),
+    "ended-by-nothing-at-all": ("broke off", "half"),
+    "compressed": ("came compressed", ""),
+    "compressed-401": ("API key", ""),
+    "compressed-500": ("reported an error", ""),
     "silent": ("did not answer within 2 seconds", "half "),
 }
-CASES = [("chat", word) for word in FAILURES] + [("responses", w) for w in ("401", "404", "429", "500", "cut", "html")]
+CASES = [("chat", word) for word in FAILURES] + [
+    ("responses", w) for w in ("401", "404", "429", "500", "cut", "html", "compressed", "compressed-401")
+]
 
 
 @pytest.mark.parametrize(("api", "word"), CASES)
-def test_a_failing_model_ends_the_turn_in_words(
-    make_server: Callable[..., Server], failing: Any, api: str, word: str
-) -> None:
+def test_a_failing_model_ends_the_turn_in_words(served: Callable[[str], Server], api: str, word: str) -> None:
     """However a model fails: one `error` frame with a sentence of ours, `[DONE]`, and what there was is stored."""
     says, partial = FAILURES[word]
-    server = make_server(
-        OPENAI_BASE_URL=failing.url, OPENAI_API_KEY="k", OPENAI_MODEL="m", OPENAI_API=api, MODEL_IDLE_TIMEOUT=2
-    )
-    with server.client() as client:
+    server = served(api)
+    with anybody(server) as client:
         turn = client.say(f"please {word}")
         assert turn.complete
         [error] = turn.of("error")
@@ -176,6 +206,112 @@ def test_a_failing_model_ends_the_turn_in_words(
         if api == "chat":
             assert client.say("please go on", turn.thread).text == "whole \U0001f600"
             assert client.messages(turn.thread)[-1]["status"] == "done"
+
+
+@pytest.mark.parametrize("word", ["ended-by-stop", "ended-by-calls", "ended-by-a-call", "ended-by-nothing"])
+def test_these_are_ends_of_whole_answers(served: Callable[[str], Server], word: str) -> None:
+    """What is no other word for an end that came too soon is the end of an answer that is done."""
+    with anybody(served("chat")) as client:
+        turn = client.say(f"please {word}")
+        assert (turn.text, turn.of("error")) == ("half", [])
+        assert client.messages(turn.thread)[-1]["status"] == "done"
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_a_redirect_is_not_followed(served: Callable[[str], Server], failing: Any, api: str) -> None:
+    """A provider cannot have the conversation sent to another host: the turn ends with a sentence that says why."""
+    with provider() as elsewhere:
+        failing.elsewhere = f"http://127.0.0.1:{elsewhere.server_port}"
+        with anybody(served(api)) as client:
+            for status in ("301", "302", "303", "307", "308"):
+                turn = client.say(f"please {status}")
+                assert turn.complete
+                assert "redirect" in turn.of("error")[0]["message"]
+                assert client.messages(turn.thread)[-1]["status"] == "failed"
+        assert elsewhere.requests == []
+
+
+async def test_nothing_is_decompressed(failing: Any) -> None:
+    """No compression is asked for, and what comes compressed all the same is left as it is."""
+    for api in ("chat", "responses"):
+        choice = models.choose_model({"OPENAI_BASE_URL": failing.url, "OPENAI_MODEL": "m", "OPENAI_API": api})
+        client: Any = choice.model._client  # type: ignore[union-attr]
+
+        async def ask(word: str, client: Any = client, api: str = api) -> None:
+            messages: Any = [{"role": "user", "content": word}]
+            async with client:
+                if api == "chat":
+                    await client.chat.completions.create(model="m", messages=messages, stream=True)
+                else:
+                    await client.responses.create(model="m", input=messages, stream=True)
+
+        failing.encodings.clear()
+        with pytest.raises(openai.AuthenticationError) as refused:
+            await ask("compressed-401")
+        assert refused.value.response.content == NOTHING
+        assert failing.encodings == {"identity"}
+
+
+@pytest.mark.parametrize("word", TWO_CALLS)
+def test_two_calls_are_two_however_they_are_sent(served: Callable[[str], Server], failing: Any, word: str) -> None:
+    """Whatever a server does with the indexes, ids, names and arguments of its calls, each of the two is made."""
+    with anybody(served("chat")) as client:
+        turn = client.say(f"please {word}")
+        assert (turn.text, turn.of("error")) == ("whole \U0001f600", [])
+        calls, results = turn.of("tool_call"), turn.of("tool_result")
+        assert [(call["name"], call["args"]) for call in calls] == [
+            ("add_task", {"title": "eggs"}),
+            ("add_task", {"title": "bread"}),
+        ]
+        assert [result["result"]["title"] for result in results] == ["eggs", "bread"]
+        assert [call["id"] for call in calls] == [result["id"] for result in results]
+        assert [task["title"] for task in client.tasks()] == ["eggs", "bread"]
+        assert client.say(f"again {word}", turn.thread).of("error") == []
+        assert [task["title"] for task in client.tasks()] == ["eggs", "bread", "eggs", "bread"]
+    [asked] = [message for message in failing.requests[-1]["messages"][-3:] if message.get("tool_calls")]
+    assert [json.loads(call["function"]["arguments"])["title"] for call in asked["tool_calls"]] == ["eggs", "bread"]
+    assert len({call["id"] for call in asked["tool_calls"]}) == 2
+
+
+@pytest.mark.parametrize("word", BARE_CALLS)
+def test_a_call_without_arguments_is_made(served: Callable[[str], Server], failing: Any, word: str) -> None:
+    """A tool that needs no arguments runs without any, and the server gets back a call whose arguments are JSON."""
+    with anybody(served("chat")) as client:
+        turn = client.say(f"please {word}")
+        assert (turn.text, turn.of("error")) == ("whole \U0001f600", [])
+        assert [call["args"] for call in turn.of("tool_call")] == [{}]
+        assert turn.of("tool_result")[0]["result"] == {"success": True, "total": 0, "tasks": []}
+    [call] = failing.requests[-1]["messages"][-2]["tool_calls"]
+    assert call["function"]["arguments"] == "{}"
+
+
+@pytest.mark.parametrize("word", ["arguments-an-object", "call-id-empty", "call-id-null"])
+def test_a_call_over_responses_is_made_however_it_is_sent(
+    served: Callable[[str], Server], failing: Any, word: str
+) -> None:
+    """What some servers leave out of a call, or send as an object, keeps no tool from running."""
+    with anybody(served("responses")) as client:
+        turn = client.say(f"please {word}")
+        assert (turn.text, turn.of("error")) == ("whole", [])
+        assert [result["result"]["title"] for result in turn.of("tool_result")] == ["eggs"]
+        assert [task["title"] for task in client.tasks()] == ["eggs"]
+    call, output = failing.requests[-1]["input"][-2:]
+    assert call["call_id"] == output["call_id"] != ""
+    assert json.loads(call["arguments"]) == {"title": "eggs"}
+
+
+@pytest.mark.parametrize(
+    ("api", "word"), [*(("chat", word) for word in ANSWERS), ("responses", "reasoning"), ("responses", "odd-deltas")]
+)
+def test_thoughts_are_thoughts_and_text_is_text(served: Callable[[str], Server], api: str, word: str) -> None:
+    """A model's reasoning becomes `thinking`, once, in whichever field it comes; other shapes do no harm."""
+    with anybody(served(api)) as client:
+        turn = client.say(f"please {word}")
+        assert (turn.text, turn.of("error")) == ("whole", [])
+        thoughts = "".join(event["content"] for event in turn.of("thinking")[1:])
+        silent = word.startswith("odd") or word == "text-in-parts"
+        assert thoughts == ("" if silent else "I think, therefore")
+        assert client.messages(turn.thread)[-1]["status"] == "done"
 
 
 @pytest.mark.parametrize("word", ["twice", "nameless"])

@@ -1,12 +1,16 @@
 """The offline model: what it understands, and what it leaves alone."""
 
 import json
+import re
+import signal
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from conftest import Client
 
-import offline
+from todochat.models import offline
 
 
 @pytest.mark.parametrize(
@@ -142,6 +146,7 @@ def done(message: str, *titles: str, total: int | None = None, known: str = "") 
         ("I'd like to add buy milk", [], ["buy milk"]),
         ("I want you to add buy milk", [], ["buy milk"]),
         ("todo: buy milk", [], ["buy milk"]),
+        ("remind me to \n- call Ann\n- buy milk", [], ["call Ann", "buy milk"]),
         ("Don\u2019t let me forget to call mom", [], ["call mom"]),
         ("make a note to call Ann", [], ["call Ann"]),
         ("remind me to check if the report is done", [], ["check if the report is done"]),
@@ -191,6 +196,8 @@ def done(message: str, *titles: str, total: int | None = None, known: str = "") 
         ('rename "talk to Bob" to "talk to Ann"', ["talk to Bob"], [("update", 1, "talk to Ann")]),
         ("rename talk to Bob to talk to Ann", ["talk to Bob"], [("update", 1, "talk to Ann")]),
         ("change the title of 2 to buy oat milk", ["a", "b"], [("update", 2, "buy oat milk")]),
+        ("delete \n milk\n eggs", ["milk", "bread", "eggs"], [("delete", 1), ("delete", 3)]),
+        ("rename 2 to\nnew  words", ["a", "b"], [("update", 2, "new words")]),
         ("rename task 2: new words", ["a", "b"], [("update", 2, "new words")]),
     ],
 )
@@ -217,3 +224,101 @@ def test_of_a_list_that_is_too_long_only_numbers_and_names_are_taken() -> None:
     assert done("delete aa", "aa", "bb", total=500) == [("delete", 1)]
     for message in ("delete the first one", "delete everything", "complete the last one"):
         assert done(message, "aa", "bb", total=500) == []
+
+
+def out_of_time(*_: Any) -> None:
+    """Called when a message has taken far too long; a regular expression can be stopped by a signal."""
+    raise AssertionError("it has not come to an end in 4 seconds")
+
+
+def seconds(message: str, titles: list[str]) -> float:
+    """Return how long the processor works on a message, from its reading to the calls that it leads to."""
+    before = signal.signal(signal.SIGVTALRM, out_of_time)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 4)
+    try:
+        begin = time.process_time()
+        done(message, *titles)
+        return time.process_time() - begin
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+@pytest.mark.parametrize(
+    ("message", "times"),
+    [
+        (lambda n: "x" + "!?. " * n + "x", 7_990),
+        (lambda n: "add x" + "!?. " * n + "x", 7_990),
+        (lambda n: "x" + " " * n + "x", 31_900),
+        (lambda n: 'add "a"' + "\n" * n + '"', 1_900),
+        (lambda n: "add " + '"a", ' * n + "x", 24),
+        (lambda n: "add " + '"a", ' * n + "x", 6_300),
+        (lambda n: "rename " + "x: " * n, 640),
+        (lambda n: "rename " + "x to " * n + "x", 390),
+    ],
+    ids=["stops", "stops-in-a-title", "spaces", "lines", "quotes", "many-quotes", "colons", "to"],
+)
+def test_the_time_for_a_message_grows_with_its_length_and_no_faster(message: Callable[[int], str], times: int) -> None:
+    """Whatever is repeated in a message, it is read in linear time: the model thinks on the event loop of everybody."""
+    titles = [f"thing {n}" for n in range(100)]
+    short, long = (min(seconds(message(n), titles) for _ in range(2)) for n in (times // 2, times))
+    assert long < max(3 * short, 0.15)
+    assert long < 0.3
+
+
+def test_no_word_of_the_grammar_is_slow_when_it_is_repeated() -> None:
+    """Each word and sign that the patterns know, after each beginning of a wish, takes little time at any length."""
+    patterns = " ".join([offline._POLITENESS, offline._NOISE, offline._OF_LIST, *(p for p, _ in offline._WISHES)])
+    words = {*re.findall(r"[a-z][a-z' -]+", patterns), *'.,;&"-?!:1\n\u2022', '"a"', '"a",', "1.", "#1", "x:", "9,9"}
+    begins = ["", 'add "a" ', "make a note ", "rename a to ", "mark x ", "delete ", "show ", "i need to "]
+    for word in sorted(words):
+        titles = [(f"{word} " * 100)[:190] + str(n) for n in range(100)]
+        for unit in (word, f"{word} "):
+            for begin in begins:
+                for size in (offline.LONGEST - 2, 32_000) if begin in begins[:2] else (offline.LONGEST - 2,):
+                    message = begin + unit * ((size - len(begin)) // len(unit)) + " x"
+                    assert seconds(message, titles) < 0.5, message[:40]
+
+
+def test_one_message_makes_so_many_tasks_and_the_answer_says_where_it_stopped(alice: Client) -> None:
+    """Of more tasks than one message may make the first ones are added, and the answer names the next one."""
+    most = offline.MOST
+    turn = alice.say("add " + ", ".join(f"t{n}" for n in range(995)))
+    assert [task["title"] for task in alice.tasks()] == [f"t{n}" for n in range(most)]
+    assert len(turn.of("tool_call")) == most
+    assert f'at most {most} tasks at once: from "t{most}" on nothing is done. Please say the rest again.' in turn.text
+    exactly = offline.think("add " + "; ".join(f"t{n}" for n in range(most)))
+    assert len(exactly) == most
+
+
+def test_a_list_of_titles_may_be_long_and_another_wish_may_not() -> None:
+    """Long lists are taken; any other message of more than some hundred characters is refused, in words."""
+    titles = [f"{n} {'x' * 150}" for n in range(20)]
+    assert done("Add the following tasks:\n" + "\n".join(f"- {title}" for title in titles)) == titles
+    assert done(f"rename {'x' * 200} to {'y ' * 99}y", "x" * 200) == [("update", 1, "y " * 99 + "y")]
+    for long in ("delete " + "x" * 600, "x" * 3000, "rename 1 to " + "x: " * 640):
+        assert offline.think(long) == f"{offline.WHO} {offline.TOO_LONG} {offline.HELP}"
+    assert offline.think("hello") == f"{offline.WHO} {offline.HELP}"
+
+
+def test_one_message_changes_so_many_tasks_and_the_next_one_the_rest(alice: Client) -> None:
+    """A group or a list of more tasks than that is begun, the answer says where it stopped, and it can be gone on."""
+    most = offline.MOST
+    ids = [alice.post("/api/tasks", json={"title": f"t{n}"}).json()["id"] for n in range(most + 3)]
+    turn = alice.say("complete everything")
+    assert f"from #{ids[most]} on nothing is done" in turn.text
+    assert [task["completed"] for task in alice.tasks()] == [True] * most + [False] * 3
+    assert "nothing is done" not in alice.say("complete everything", turn.thread).text
+    assert all(task["completed"] for task in alice.tasks())
+    turn = alice.say("delete " + ", ".join(map(str, ids)), turn.thread)
+    assert f"from #{ids[most]} on nothing is done" in turn.text
+    assert [task["id"] for task in alice.tasks()] == ids[most:]
+
+
+def test_white_space_and_case_of_a_title_do_not_matter() -> None:
+    """A title is found however many blanks it has, and only by whole words of it."""
+    assert done("delete Buy  milk", "buy milk", "buy milkshake") == [("delete", 1)]
+    assert done("delete buy milk", "buy   milk", "buy milk powder") == [("delete", 1)]
+    assert done("delete c++", "learn c++", "learn c") == [("delete", 1)]
+    assert done("delete milk", "milkshake", "spill milkshake, milk") == [("delete", 2)]
+    assert done("delete il", "milk", "oil") == []

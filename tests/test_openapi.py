@@ -9,6 +9,8 @@ import schemathesis
 from conftest import ROOT, Server, token
 from hypothesis import HealthCheck, settings
 
+from todochat import app
+
 schema = schemathesis.openapi.from_path(str(ROOT / "openapi.json"))
 
 
@@ -32,8 +34,6 @@ def test_the_server_does_what_its_description_says(case: schemathesis.Case, fuzz
 
 def test_the_description_is_served_and_names_every_route(server: Server) -> None:
     """/openapi.json is served without a token, and has every path of the API with its methods."""
-    import app
-
     served = httpx.get(f"{server.url}/openapi.json")
     assert served.headers["content-type"] == "application/json"
     assert served.json() == json.loads((ROOT / "openapi.json").read_text())

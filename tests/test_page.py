@@ -8,23 +8,23 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
-from conftest import ROOT, Client, Server, missing, npm_package, token
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from conftest import ROOT, Client, Server, missing, npm_package, prepare, token
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Mount
 
-import app
-import offline
+from todochat import app
+from todochat.models import offline
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -530,7 +530,7 @@ def test_markdown_is_shown_as_models_write_it(server: Server, visitor: Visitor) 
         MARKDOWN,
     )
     assert html[0] == html[1], "streamed and whole text look alike"
-    html[0] = html[0].replace(' dir="auto"', "")
+    html[0] = re.sub(' dir="(ltr|rtl|auto)"', "", html[0])
     assert "<h3>Title</h3>" in html[0]
     assert "<em>line</em> with <strong>bold</strong>, <code>code</code>" in html[0]
     link = '<a href="https://example.com/a_b" target="_blank" rel="noopener noreferrer">a link</a>'
@@ -539,6 +539,9 @@ def test_markdown_is_shown_as_models_write_it(server: Server, visitor: Visitor) 
     assert '<ol start="1"><li>first</li><li>second</li></ol>' in html[0]
     assert '<code>x = "&lt;b&gt;"</code>' in html[0]
     assert "<blockquote><p>quoted</p></blockquote>" in html[0]
+
+
+DEEP = "".join("  " * n + f"- {20 + n}" for n in range(20))
 
 
 @pytest.mark.parametrize(
@@ -553,16 +556,24 @@ def test_markdown_is_shown_as_models_write_it(server: Server, visitor: Visitor) 
         ('[a](https://x.example "title") <https://y.example>', "a https://y.example"),
         ("| Task | Due |\n|---|---|\n| milk | *now* |", "Task|Due|milk|now"),
         (">" * 3000 + " deep", ">" * 2980 + " deep"),
+        ("\n".join("  " * n + f"- {n}" for n in range(40)), "|".join(map(str, range(20))) + "|" + DEEP),
+        ("## C#", "C#"),
+        ("# C# and F#\n## closed ##\n### x # y ###  \n#### \\##\n# ##", "C# and F#|closed|x # y|##|"),
+        ("- a\n  ```\n  b\n\n\n  c\n  ```\n\n  d\n\n- e", "a|b\n\n\nc|d|e"),
+        ("> ```\n> a\n> ```\n> - b\n>   - c\n\n~~~\nopen\n```\n", "a|b|c|open\n```\n"),
+        ("a\n\u05d0\n| a |\n| b |\n- 1\n\n  \u05d0", "a\u05d0|a|b|1|\u05d0"),
     ],
 )
 def test_markdown_of_the_trickier_kinds(server: Server, visitor: Visitor, source: str, shown: str) -> None:
     """Nothing is lost and nothing shows its marks, however the pieces stand in one another; depth breaks nothing."""
     script = """async (text) => {
         const { render } = await import(new URL("static/markdown.js", document.baseURI));
-        const element = document.createElement("div");
+        const [element, streamed] = [document.createElement("div"), document.createElement("div")];
         render(element, text);
+        for (let n = 1; n <= text.length; n += 1) render(streamed, text.slice(0, n));
+        if (streamed.innerHTML !== element.innerHTML) return `streamed: ${streamed.innerHTML}`;
         const walker = document.createTreeWalker(element, NodeFilter.SHOW_ELEMENT);
-        const blocks = ["P", "LI", "PRE", "TD", "TH"];
+        const blocks = ["P", "LI", "PRE", "TD", "TH", "H3", "H4", "H5", "H6"];
         const own = (node) => [...node.childNodes].filter((n) => !n.tagName || !/^(P|UL|OL|PRE)$/.test(n.tagName));
         const parts = [];
         while (walker.nextNode()) {
@@ -572,6 +583,66 @@ def test_markdown_of_the_trickier_kinds(server: Server, visitor: Visitor, source
         return parts.join("|");
     }"""
     assert visitor.visit(server).evaluate(script, source) == shown
+
+
+GROWING = {  # what a text begins with, and the lines that it goes on with
+    "paragraph": ("", "ab\n"),
+    "numbers": ("", "12\n"),
+    "paragraphs": ("", "ab\n\n"),
+    "list": ("", "- ab\n"),
+    "numbered list": ("", "1. ab\n"),
+    "nested list": ("- a\n", "  - ab\n"),
+    "long item": ("- a\n\n", "  ab\n"),
+    "blank lines in a list": ("- a\n", "\n"),
+    "table": ("| a |\n|---|\n", "| ab |\n"),
+    "quotation": ("", "> ab\n"),
+    "list in a quotation": ("", "> - ab\n"),
+    "code": ("```\n", "ab\n"),
+    "code in an item": ("- a\n  ```\n", "  ab\n\n"),
+    "headings": ("", "# ab\n"),
+}
+
+
+@pytest.mark.parametrize("pieces", [False, True], ids=["whole", "in pieces"])
+def test_a_long_text_is_rendered_in_linear_time(server: Server, visitor: Visitor, pieces: bool) -> None:
+    """Eight times the lines cost about eight times the work, whatever they are lines of, and however they come."""
+    page = visitor.visit(server)
+    browser = page.context.new_cdp_session(page)
+    browser.send("Performance.enable", {"timeDomain": "threadTicks"})  # the page's own work: not what others do
+
+    def spent() -> float:
+        metrics = browser.send("Performance.getMetrics")["metrics"]
+        return float(next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration"))
+
+    def work(kind: str, lines: int) -> float:
+        """Return the seconds of one rendering."""
+        before = spent()
+        done = page.evaluate(
+            """async ([begin, line, lines, pieces]) => {
+                const { render } = await import(new URL("static/markdown.js", document.baseURI));
+                const element = document.body.appendChild(document.createElement("div"));
+                let text = begin;
+                const end = performance.now() + 30_000;
+                for (let n = 0; n < lines && performance.now() < end; n += 1) {
+                    if (pieces) render(element, text + line[0]);
+                    text += line;
+                    if (pieces) render(element, text);
+                }
+                render(element, text);
+                element.remove();
+                return performance.now() < end;
+            }""",
+            [*GROWING[kind], lines, pieces],
+        )
+        assert done, f"{kind}: not even in half a minute"
+        return spent() - before
+
+    times: dict[str, float] = {}
+    for kind in GROWING:
+        work(kind, 500)  # the first time is slower
+        few, many = (min(work(kind, lines) for _ in range(3)) for lines in (500, 4000))
+        times[kind] = many / few
+    assert {kind: round(ratio) for kind, ratio in times.items() if ratio > 24} == {}
 
 
 def test_a_narrow_screen_has_drawers(server: Server, narrow: Visitor) -> None:
@@ -591,6 +662,178 @@ def test_a_narrow_screen_has_drawers(server: Server, narrow: Visitor) -> None:
     page.tap("[data-open=conversations]")
     page.tap("#conversation-list .name")
     expect(page.locator("#conversations")).to_be_hidden()
+
+
+LONG = "a conversation with a title longer than a row"
+
+
+def prepare_rows(server: Server, visitor: Visitor) -> Page:
+    """Return a page with two conversations, the older one with a long title, and two tasks, one of them long."""
+    with server.client(visitor.user) as client:
+        for message in (LONG, "hello"):
+            client.say(message)
+        for title in ("milk", LONG):
+            client.post("/api/tasks", json={"title": title}).raise_for_status()
+    page = visitor.visit(server)
+    expect(page.locator("#conversation-list .name")).to_have_text(["hello", LONG])
+    expect(page.locator("#task-list li")).to_have_count(2)
+    return page
+
+
+def check_buttons(row: Locator, text: str, smallest: int) -> None:
+    """The buttons of a row stand beside its text and past its middle, in one row, and are this large at least."""
+    boxes = row.evaluate(
+        """(row, text) => [row, text, "[data-place=rename]", "[data-place=delete]"].map((of) => {
+            const box = (of === row ? row : row.querySelector(of)).getBoundingClientRect();
+            return [box.left, box.right, box.width, box.height];
+        })""",
+        text,
+    )
+    whole, words, *buttons = boxes  # at one instant: a drawer may be moving
+    for left, right, width, height in buttons:
+        assert left >= max(words[1], (whole[0] + whole[1]) / 2)
+        assert right <= whole[1]
+        assert min(width, height) >= smallest
+
+
+def test_a_click_in_a_row_is_for_the_row(server: Server, browser: Browser) -> None:
+    """Wherever a row is clicked but on its buttons, the conversation opens and the task is ticked: none is renamed."""
+    visitor = Visitor(browser, viewport={"width": 1440, "height": 700})
+    page = prepare_rows(server, visitor)
+
+    def click(row: Locator, text: str, where: float) -> None:
+        """Click in the middle of a row's height; `where` is 0 where its text begins, and 1 where it ends."""
+        row.hover()
+        check_buttons(row, text, 24)
+        expect(row.locator(".actions")).to_have_css("opacity", "1")
+        box, words = row.bounding_box(), row.locator(text).bounding_box()
+        assert box is not None
+        assert words is not None
+        page.mouse.move(words["x"] + 2 + (words["width"] - 4) * where, box["y"] + box["height"] / 2, steps=3)
+        page.mouse.down()
+        page.mouse.up()
+
+    for n, where in enumerate((0, 0.25, 0.5, 0.75, 1)):
+        page.click("#new")
+        expect(page.locator(".question")).to_have_count(0)
+        click(page.locator("#conversation-list li").last, ".name", where)
+        expect(page.locator(".question")).to_have_text(LONG)
+        click(page.locator("#task-list li").last, "label span", where)
+        expect(page.locator("#task-list li.completed")).to_have_count((n + 1) % 2)
+        expect(page.locator(".edit, .confirm")).to_have_count(0)
+    visitor.context.close()
+    assert visitor.complaints == []
+
+
+def test_a_finger_finds_rows_and_their_buttons(server: Server, browser: Browser) -> None:
+    """On a telephone a tap in the middle of a row is for the row, and its buttons are seen, and 44 px large."""
+    phone = {
+        "viewport": {"width": 360, "height": 740},
+        "has_touch": True,
+        "is_mobile": True,
+        "reduced_motion": "reduce",
+    }
+    visitor = Visitor(browser, **phone)
+    page = prepare_rows(server, visitor)
+    page.tap("[data-open=tasks]")
+    row = page.locator("#task-list li").last
+    check_buttons(row, "label span", 44)
+    row.tap()
+    expect(page.locator("#task-list li.completed")).to_have_text(LONG)
+    row = page.locator("#task-list li").first
+    row.locator("[data-place=rename]").tap()
+    page.locator("#task-list .edit input").fill("oat milk")
+    page.locator("#task-list .edit button").tap()
+    expect(row).to_have_text("oat milk")
+    page.locator("[data-close]").last.tap()
+    page.tap("[data-open=conversations]")
+    row = page.locator("#conversation-list li").last
+    check_buttons(row, ".name", 44)
+    expect(row.locator(".actions")).to_have_css("opacity", "1")
+    small = page.evaluate(
+        """() => [...document.querySelectorAll("button, summary")].filter((e) => e.checkVisibility())
+            .filter((e) => Math.min(e.offsetWidth, e.offsetHeight) < 44).map((e) => e.outerHTML)"""
+    )
+    assert small == []
+    row.tap()
+    expect(page.locator(".question")).to_have_text(LONG)
+    visitor.context.close()
+    assert visitor.complaints == []
+
+
+def test_the_buttons_of_a_row_are_reached_by_the_keyboard(server: Server, visitor: Visitor) -> None:
+    """Tab goes from a conversation to its buttons, which show then; what they open gives the focus back."""
+    page = prepare_rows(server, visitor)
+    row = page.locator("#conversation-list li").first
+    row.locator(".name").focus()
+    for place, opened in (("rename", ".edit"), ("delete", ".confirm")):
+        page.keyboard.press("Tab")
+        expect(row.locator(f"[data-place={place}]")).to_be_focused()
+        expect(row.locator(".actions")).to_have_css("opacity", "1")
+        page.keyboard.press("Enter")
+        expect(row.locator(opened)).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(row.locator(f"[data-place={place}]")).to_be_focused()
+
+
+def press(page: Page, key: str, code: int) -> None:
+    """Press Enter or Esc with the code that a browser gives it: 229 is what Safari does for an input method's."""
+    browser = page.context.new_cdp_session(page)
+    event = {"key": key, "code": key, "windowsVirtualKeyCode": code, "nativeVirtualKeyCode": code}
+    text = {"text": "\r", "unmodifiedText": "\r"} if key == "Enter" else {}
+    browser.send("Input.dispatchKeyEvent", {"type": "keyDown", **event, **text})
+    browser.send("Input.dispatchKeyEvent", {"type": "keyUp", **event})
+
+
+def compose(page: Page, word: str) -> None:
+    """Write a word with an input method, and take it as Safari does: the composition ends, and then comes Enter."""
+    browser = page.context.new_cdp_session(page)
+    end = {"selectionStart": len(word), "selectionEnd": len(word)}
+    browser.send("Input.imeSetComposition", {"text": word, **end})
+    press(page, "Enter", 229)  # as other browsers do: within the composition
+    browser.send("Input.insertText", {"text": word})
+    press(page, "Enter", 229)
+
+
+def test_enter_that_takes_a_word_of_an_input_method_does_nothing_else(server: Server, visitor: Visitor) -> None:
+    """Neither a message is sent, nor a task added or renamed, nor a conversation renamed: that does the next Enter."""
+    page = visitor.visit(server)
+    changes: list[str] = []
+    page.on("request", lambda r: None if r.method == "GET" else changes.append(r.method))
+    compose(page, "\u8cb7\u3046")
+    expect(page.locator("#text")).to_have_value("\u8cb7\u3046")
+    assert changes == []
+    press(page, "Enter", 13)
+    expect(page.locator(".question")).to_have_text("\u8cb7\u3046")
+    idle(page)
+    page.focus("#task-title")
+    compose(page, "\u725b\u4e73")
+    expect(page.locator("#task-title")).to_have_value("\u725b\u4e73")
+    assert changes == ["POST"]
+    press(page, "Enter", 13)
+    expect(page.locator("#task-list li")).to_have_text("\u725b\u4e73")
+    for name in ("#task-list", "#conversation-list"):
+        changes.clear()
+        page.focus(f"{name} [data-place=rename]")
+        press(page, "Enter", 13)
+        compose(page, "\u65b0")
+        press(page, "Escape", 229)  # drops a word that is being written, and not the field
+        expect(page.locator(f"{name} .edit input")).to_have_value("\u65b0")
+        assert changes == []
+        press(page, "Enter", 13)
+        expect(page.locator(f"{name} li")).to_have_text("\u65b0")
+        assert changes == ["PATCH"]
+
+
+def test_esc_that_drops_a_word_of_an_input_method_stops_no_answer(paced: Server, visitor: Visitor) -> None:
+    """Esc is the input method's while that has a word; the next one stops the answer."""
+    page = visitor.visit(paced)
+    say(page, "say 400 20")
+    expect(page.locator(".answer .text")).to_contain_text("w5 ")
+    press(page, "Escape", 229)
+    expect(page.locator(".answer .text")).to_contain_text("w60 ")
+    press(page, "Escape", 27)
+    expect(page.locator(".mark")).to_contain_text("You stopped this answer.")
 
 
 def test_everything_is_reached_by_the_keyboard(server: Server, visitor: Visitor) -> None:
@@ -641,19 +884,202 @@ def test_a_screen_reader_hears_an_answer_once(paced: Server, visitor: Visitor) -
     assert [text.strip() for text in page.evaluate("window.heard")] == [words(20)]
 
 
-def test_the_page_stays_where_the_reader_is(paced: Server, visitor: Visitor) -> None:
-    """While an answer streams the page follows its end, unless the reader has scrolled away from it."""
-    page = visitor.visit(paced)
-    say(page, "say 2000 3")
-    scroller = page.locator("#scroller")
-    until(page, "document.querySelector('#scroller').scrollHeight > 1400")
-    bottom = "e => e.scrollHeight - e.scrollTop - e.clientHeight"
-    assert scroller.evaluate(bottom) < 60
-    scroller.evaluate("e => { e.scrollTop = 0; }")
-    height = scroller.evaluate("e => e.scrollHeight")
-    until(page, f"document.querySelector('#scroller').scrollHeight > {height} + 100")
-    assert scroller.evaluate("e => e.scrollTop") == 0
+class Tap(ThreadingHTTPServer):
+    """A model server whose one answer flows, a line every few milliseconds, while the test lets it."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Spout)
+        self.open = threading.Event()
+
+
+class Spout(BaseHTTPRequestHandler):
+    """One answer."""
+
+    server: Tap
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+    def do_POST(self) -> None:
+        """Stream until the reader hangs up, or has far more than any test asks for."""
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        with suppress(OSError):
+            for n in range(20_000):
+                self.server.open.wait(30)
+                choice = {"index": 0, "delta": {"role": "assistant", "content": f"line {n}\n"}, "finish_reason": None}
+                chunk = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
+                self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+                time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def tap() -> Iterator[Tap]:
+    """A model server that flows and pauses."""
+    with Tap() as tap:
+        thread = threading.Thread(target=tap.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        yield tap
+        tap.open.set()
+        tap.shutdown()
+        thread.join(5)
+
+
+@pytest.fixture(scope="module")
+def flowing(tap: Tap, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose model is `tap`."""
+    url = f"http://127.0.0.1:{tap.server_port}/v1"
+    server = prepare(tmp_path_factory.mktemp("flowing"), OPENAI_BASE_URL=url, OPENAI_MODEL="m").start()
+    yield server
+    server.close()
+
+
+TOP, GAP = "scroller.scrollTop", "scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop"
+
+
+class Reader:
+    """A hand on the conversation: real wheel, keys and fingers, each at its slowest."""
+
+    def __init__(self, page: Page, tap: Tap, hand: str) -> None:
+        self.page, self.tap = page, tap
+        self.move = {"wheel": self.wheel, "keys": self.keys, "finger": self.finger}[hand]
+        self.browser = page.context.new_cdp_session(page)
+
+    def wheel(self, way: int) -> None:
+        """Turn the wheel by 4 px."""
+        self.page.mouse.move(500, 300)
+        self.page.mouse.wheel(0, 4 * way)
+
+    def keys(self, way: int) -> None:
+        """Press an arrow key."""
+        self.page.focus("#scroller")
+        self.page.keyboard.press("ArrowDown" if way > 0 else "ArrowUp")
+
+    def finger(self, way: int) -> None:
+        """Drag by a finger, one pixel at a time."""
+        for n in range(40):
+            points = [{"x": 500, "y": 300 - n * way}]
+            kind = "touchMove" if n else "touchStart"
+            self.browser.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+            self.frame()
+        self.browser.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    def frame(self) -> None:
+        """Let the page draw."""
+        self.page.evaluate("new Promise(requestAnimationFrame)")
+
+    def measure(self, what: str) -> float:
+        """Return one of `top`, `end`, and `gap`, in pixels."""
+        script = {"top": TOP, "gap": GAP, "end": "scroller.scrollHeight - scroller.clientHeight"}[what]
+        return float(self.page.evaluate(script))
+
+    def grow(self, pixels: int = 400) -> None:
+        """Let the answer grow; it flows on."""
+        self.tap.open.set()
+        wanted = self.measure("end") + pixels
+        until(self.page, f"scroller.scrollHeight - scroller.clientHeight > {wanted}", 20)
+
+    def rest(self) -> None:
+        """Let the answer pause, until nothing moves any more."""
+        self.tap.open.clear()
+        before = (-1.0, -1.0)
+        deadline = time.monotonic() + 20
+        while (now := (self.measure("top"), self.measure("end"))) != before:
+            assert time.monotonic() < deadline
+            before = now
+            self.page.wait_for_timeout(200)
+
+
+@pytest.fixture(params=["wheel", "keys", "finger"])
+def reader(flowing: Server, tap: Tap, browser: Browser, request: pytest.FixtureRequest) -> Iterator[Reader]:
+    """A reader of an answer that is longer than the page, and flows."""
+    visitor = Visitor(browser, has_touch=request.param == "finger")
+    page = visitor.visit(flowing)
+    reader = Reader(page, tap, request.param)
+    tap.open.clear()
+    say(page, "go on")
+    reader.grow(600)
+    yield reader
+    tap.open.set()
+    page.click("#stop")
+    idle(page)
+    visitor.context.close()
+    assert visitor.complaints == []
+
+
+def test_who_goes_up_leaves_the_end_and_who_comes_down_follows(reader: Reader) -> None:
+    """However slowly: going up leaves the end at once, and down at the end again the page stays there."""
+    assert reader.measure("gap") <= 2
+    reader.move(-1)
+    reader.grow()
+    assert reader.measure("gap") >= 400
+    for _ in range(3):  # up is up, also while the answer flows
+        before = reader.measure("top")
+        reader.move(-1)
+        until(reader.page, f"{TOP} < {before}")
+    reader.rest()
+    reader.page.mouse.move(500, 300)
+    reader.page.mouse.wheel(0, reader.measure("gap") - 20)
+    until(reader.page, f"{GAP} < 30")
+    reader.grow(200)
+    assert reader.measure("gap") >= 200, "close to the end is not at the end"
+    reader.rest()
+    reader.page.mouse.wheel(0, reader.measure("gap") - 10)
+    until(reader.page, f"{GAP} < 20")
+    while reader.measure("gap") > 2:
+        before = reader.measure("top")
+        reader.move(1)
+        until(reader.page, f"{TOP} > {before}")
+    reader.grow()
+    assert reader.measure("gap") <= 2
+
+
+@pytest.mark.parametrize("reader", ["wheel"], indirect=True)
+def test_a_sent_message_is_shown_wherever_the_reader_was(reader: Reader) -> None:
+    """Who has gone up and sends a message sees it, and then its answer."""
+    page = reader.page
+    reader.move(-1)
     page.keyboard.press("Escape")
+    idle(page)
+    page.mouse.wheel(0, -300)
+    until(page, f"{GAP} > 250")
+    reader.rest()
+    say(page, "and on")
+    until(page, f"{GAP} <= 2")
+    reader.grow()
+    assert reader.measure("gap") <= 2
+
+
+def test_a_short_or_hidden_conversation_is_followed(flowing: Server, tap: Tap, visitor: Visitor) -> None:
+    """Scrolling where there is nothing to scroll is no wish to leave the end, nor is hiding the page."""
+    page = visitor.visit(flowing)
+    reader = Reader(page, tap, "wheel")
+    tap.open.clear()
+    say(page, "go on")
+    for way in (-1, 1, -1):
+        reader.move(way)
+        reader.frame()
+    reader.grow(600)
+    assert reader.measure("gap") <= 2
+    main, length = "document.querySelector('main')", "document.querySelector('.answer').textContent.length"
+    for gone_up in (False, True):
+        if gone_up:
+            reader.move(-1)
+            until(page, f"{GAP} > 2")
+        page.evaluate(f"{main}.hidden = true")
+        before = page.evaluate(length)
+        until(page, f"{length} > {before} + 300")
+        page.evaluate(f"{main}.hidden = false")
+        reader.frame()
+        reader.frame()
+        assert (reader.measure("gap") > 2) == gone_up
+    reader.grow()
+    assert reader.measure("gap") >= 400
+    page.click("#stop")
     idle(page)
 
 
@@ -726,7 +1152,7 @@ def test_the_readmes_page_with_the_component_works(
     make_server: Callable[..., Server], visitor: Visitor, tmp_path: Path
 ) -> None:
     """The README's page, served from another origin that is allowed, reaches this server with the user's token."""
-    [html] = re.findall(r"```html\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    [html] = re.findall(r"```html\n(.*?)```", (ROOT / "docs" / "component.md").read_text(), re.DOTALL)
     assert html.count("\n") == 15
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as pages:
         origin = f"http://localhost:{pages.server_port}"

@@ -1,4 +1,4 @@
-"""The README is a promise: what it shows is run here."""
+"""The README and the pages in docs/ are a promise: what they show is run here."""
 
 import os
 import re
@@ -12,9 +12,10 @@ import httpx
 import pytest
 from conftest import ROOT, SETTINGS, Server
 
-import settings
+from todochat import settings
 
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = "\n".join(page.read_text() for page in PAGES)
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 
 
@@ -88,3 +89,20 @@ def test_the_plain_commands_are_those_of_the_makefile() -> None:
     for command in ("app.py", "pytest", "npm ci --prefix tests", "requirements.txt"):
         assert command in makefile
         assert any(command in code for kind, code in BLOCKS if kind == "sh")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_links_between_the_pages_lead_somewhere(page: Path) -> None:
+    """Each relative link leads to a file, and its anchor to a heading there."""
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path) if path else page
+        assert there.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", there.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], target
+
+
+def test_the_readme_is_short() -> None:
+    """What a newcomer reads first fits into 200 lines."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200

@@ -188,6 +188,8 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
         (b'{"message": "\xff"}', 400),
         (DEEP, 400),
         (b'{"message": "hello", "x": ' + DEEP + b"}", 400),
+        (b'{"message": "hello", "x": 1}', 400),
+        (b'{"message": "hello", "timezone": 1}', 400),
         (b'{"message": "hello", "thread_id": ' + b"9" * 5000 + b"}", 400),
         (b'{"message": NaN}', 400),
         (b"{}", 400),
@@ -291,6 +293,21 @@ def test_a_bad_change_of_a_task_changes_nothing(alice: Client, body: dict[str, A
     task = alice.post("/api/tasks", json={"title": "buy milk"}).json()
     refusal(alice.patch(f"/api/tasks/{task['id']}", json=body), 400)
     assert alice.tasks() == [task]
+
+
+@pytest.mark.parametrize("name", ["descripton", "Title", "done", "id", "due_date", ""])
+def test_a_field_that_is_unknown_is_named_and_changes_nothing(alice: Client, name: str) -> None:
+    """A misspelt field is a 400 that names it, beside good ones too; none of it is done."""
+    task = alice.post("/api/tasks", json={"title": "buy milk"}).json()
+    thread = alice.say("hello").thread
+    for method, path, body in (
+        ("POST", "/api/tasks", {"title": "buy bread"}),
+        ("PATCH", f"/api/tasks/{task['id']}", {"title": "buy bread", "completed": True}),
+        ("PATCH", f"/api/conversations/{thread}", {"title": "Shopping"}),
+    ):
+        assert repr(name) in refusal(alice.request(method, path, json=body | {name: "x"}), 400)
+    assert alice.tasks() == [task]
+    assert alice.get(f"/api/conversations/{thread}").json()["title"] == "hello"
 
 
 def test_405_names_the_methods_that_are_allowed(alice: Client) -> None:

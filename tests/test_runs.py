@@ -1,184 +1,546 @@
-"""Runs, on a real store."""
+"""Runs, on a real store: what readers see, what is stored of it, and how an answer ends."""
 
 import asyncio
 import json
+import random
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import closing
-from contextvars import ContextVar, copy_context
-from functools import partial
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from agents import Model, ModelResponse
+from agents import FunctionTool, RunConfig, function_tool
+from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 from conftest import awaited
-from openai.types.responses import (
-    Response,
-    ResponseCompletedEvent,
-    ResponseOutputMessage,
-    ResponseOutputText,
-    ResponseTextDeltaEvent,
-)
-from starlette.types import Message
+from scripted import pieces, text, thought
+from starlette.types import Message as ASGIMessage
 
-import app
-import db
-import runs
+from todochat import app, runs
+from todochat.agent import TurnContext, TurnOptions, stream_turn, todo_agent
+from todochat.db import Limits, Store, Turn, TurnRequest
+from todochat.engines import Unavailable
+from todochat.engines.sqlite import SqliteEngine
+from todochat.events import Event, Message, ToolResult, fold, load
+from todochat.runs import Run, Runs
 
-CALL = {"type": "tool_call", "id": "1", "name": "add_task", "args": {"title": "x"}}
+pytestmark = pytest.mark.anyio
+
+CALL: Event = {"type": "tool_call", "id": "1", "name": "add_task", "args": {"title": "x"}}
+STARTED: Event = {"type": "started"}
+LIMITS = Limits(live=500, live_per_user=500)
 
 
-def test_what_cannot_be_stored_ends_its_turn_and_no_more(tmp_path: Path) -> None:
+def word(content: str) -> Event:
+    """Return a piece of text."""
+    return {"type": "text", "content": content}
+
+
+def result(output: object, call_id: str = "1") -> ToolResult:
+    """Return what a tool has answered."""
+    return {"type": "tool_result", "id": call_id, "name": "add_task", "result": output}
+
+
+@asynccontextmanager
+async def running(store: Store) -> AsyncIterator[Runs]:
+    """Have runs on a store until the block ends."""
+    live = Runs(store, LIMITS, "none")
+    yield live
+    await live.close()
+
+
+@pytest.fixture
+async def live(store: Store) -> AsyncIterator[Runs]:
+    """The runs of `store`."""
+    async with running(store) as live:
+        yield live
+
+
+async def begin(live: Runs, events: Callable[..., AsyncGenerator[Event, None]], thread: int | None = None) -> Run:
+    """Begin a turn whose events are made by `events(run, turn)`."""
+    _, run = await live.begin(TurnRequest("alice", "hi", title="hi", conversation_id=thread), awaited(events))
+    assert run is not None
+    return run
+
+
+async def seen(run: Run, after: int = 0) -> list[Event]:
+    """Return what a reader sees, to the end."""
+    return [event for batch in [batch async for batch in run.follow(after)] for event in batch]
+
+
+async def stored(store: Store, run: Run) -> Message:
+    """Return the answer as the database has it."""
+    message = await store.get_message("alice", run.id)
+    assert message is not None
+    return message
+
+
+# ---- what is stored is what readers saw ----
+
+
+class Witness:
+    """Another program that looks into the file whenever something was committed."""
+
+    def __init__(self, path: Path, run: Run) -> None:
+        self._file = sqlite3.connect(path, isolation_level=None)
+        self._run = run
+        self.states: list[list[Event]] = []  # what there was of the live answer, after each commit
+
+    def look(self) -> None:
+        """Take note of what is stored."""
+        rows = self._file.execute(
+            "SELECT first, events FROM live_events WHERE answer_id = ? ORDER BY first", (self._run.id,)
+        ).fetchall()
+        events: list[Event] = []
+        for first, dumped in rows:
+            assert first == len(events), "a gap, or something twice"
+            events += load(dumped)
+        if events and events != self.states[-1:]:
+            self.states.append(events)
+
+    async def watch(self) -> None:
+        """Look after each commit, until the run is over."""
+        version = 0
+        while not self._run.ended:
+            [(newer,)] = self._file.execute("PRAGMA data_version").fetchall()
+            if newer != version:
+                version = newer
+                self.look()
+            await asyncio.sleep(0)
+
+    def has(self, number: int, event: ToolResult) -> bool:
+        """Return whether an event is stored under its number, or the answer, which is over, has it."""
+        self.look()
+        [(status, calls)] = self._file.execute(
+            "SELECT status, tool_calls FROM messages WHERE id = ?", (self._run.id,)
+        ).fetchall()
+        if status == "streaming":
+            return self.states[-1][number : number + 1] == [event]
+        return {"id": event["id"], "result": event["result"]} in [
+            {"id": call["id"], "result": call.get("result")} for call in json.loads(calls)
+        ]
+
+    def close(self) -> None:
+        """Look no more."""
+        self._file.close()
+
+
+class Script:
+    """A turn made by chance: text, thoughts, several tools at once, ours and a host's, each as slow as it likes."""
+
+    def __init__(self, store: Store, chance: random.Random) -> None:
+        self._store, self._chance = store, chance
+
+    async def events(self, run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        """Return the events of the turn."""
+        todo = todo_agent(ScriptedModel([*(self._answer(n) for n in range(4)), pieces(*self._words("end"))]))
+        todo.tools.append(self._tool_of_the_host())
+        options = TurnOptions(RunConfig(tracing_disabled=True))
+        context = TurnContext("alice", self._store, run.run_tool_atomically)
+        return stream_turn(todo, turn.history, context, options, run)
+
+    def _answer(self, n: int) -> ModelStep:
+        calls = [
+            self._chance.choice(
+                [
+                    function_call("add_task", {"title": f"{n} {m}"}, call_id=f"{n} {m}"),
+                    function_call("list_tasks", {}, call_id=f"{n} {m}"),
+                    function_call("elsewhere", {}, call_id=f"{n} {m}"),
+                ]
+            )
+            for m in range(self._chance.randint(1, 4))
+        ]
+        return pieces(*self._words(str(n)), output=calls)
+
+    def _words(self, name: str) -> list[Any]:
+        return [self._chance.choice([text, text, thought])(f"{name} {m} ") for m in range(self._chance.randint(1, 9))]
+
+    def _tool_of_the_host(self) -> FunctionTool:
+        @function_tool
+        async def elsewhere() -> str:
+            """Take a while, and change nothing that we know."""
+            for _ in range(self._chance.randint(0, 40)):
+                await asyncio.sleep(0)
+            return json.dumps({"done": True})
+
+        return elsewhere
+
+
+class Readers:
+    """Readers of a run that come at any moment and go on from any number, as far as it has come."""
+
+    def __init__(self, run: Run, witness: Witness, chance: random.Random) -> None:
+        self._run, self._witness, self._chance = run, witness, chance
+        self._tasks: list[asyncio.Task[tuple[int, list[Event]]]] = []
+
+    async def come(self) -> None:
+        """Come, until the run is over."""
+        while not self._run.ended:
+            self._tasks.append(asyncio.create_task(self._read(self._chance.randint(0, len(self._run.events)))))
+            for _ in range(self._chance.randint(1, 50)):
+                await asyncio.sleep(0)
+
+    async def _read(self, after: int) -> tuple[int, list[Event]]:
+        got: list[Event] = []
+        async for batch in self._run.follow(after):
+            assert batch, "an empty batch"
+            for event in batch:
+                if event["type"] == "tool_result":
+                    assert self._witness.has(after + len(got), event), "shown before it was stored"
+                got.append(event)
+        return after, got
+
+    async def all(self) -> list[tuple[int, list[Event]]]:
+        """Return from which number each has read, and what."""
+        return await asyncio.gather(*self._tasks)
+
+
+async def trouble(path: Path, run: Run, chance: random.Random) -> None:
+    """Be another program that takes the file's lock now and then, for longer than the engine's patience."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other:
+        while not run.ended:
+            await asyncio.sleep(chance.random() / 20)
+            try:
+                other.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                continue
+            await asyncio.sleep(0.1)
+            other.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("troubled", [False, True])
+@pytest.mark.parametrize("seed", range(8))
+async def test_what_is_stored_is_what_readers_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, troubled: bool
+) -> None:
+    """After each commit the file has the first events of the list that readers saw, index for index, and no other.
+
+    No result is shown before it is stored, whoever makes it; whoever comes back with `after=N` misses nothing and sees
+    nothing twice; and what stays is what all of that adds up to. So it is too while the file is locked now and then.
+    """
+    monkeypatch.setattr(runs, "CHECKPOINT_EVERY", 0.0)  # a checkpoint at every moment
+    # Of several tools that fail at once openai-agents 0.24 looks at the first, and asyncio complains of the others.
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    chance, path = random.Random(seed), tmp_path / "chat.db"
+    store = await Store.open(str(path), patience=0.05 if troubled else 60.0)
+    async with running(store) as live:
+        _, run = await live.begin(TurnRequest("alice", "hi", title="hi"), Script(store, chance).events)
+        assert run is not None
+        witness = Witness(path, run)
+        readers = Readers(run, witness, chance)
+        disturbing = [trouble(path, run, chance)] if troubled else []
+        await asyncio.gather(seen(run), witness.watch(), readers.come(), *disturbing)
+        whole = await seen(run)
+        for state in witness.states:
+            assert state == whole[: len(state)]
+        for after, got in await readers.all():
+            assert got == whole[after:]
+        for after in range(len(whole) + 1):
+            assert await seen(run, after) == whole[after:]
+        await live.store_deferred_ends()
+        answer = await stored(store, run)
+        if troubled:
+            assert answer["status"] in ("done", "failed")
+        else:
+            assert (answer["status"], answer["error"]) == ("done", None)
+            assert len(witness.states) > 9
+        # Readers may have been told, instead of how it ended, that the end was not stored yet.
+        assert fold(whole) | {"error": answer["error"]} == {name: answer[name] for name in fold([])}  # type: ignore[literal-required]
+        added = [call for call in answer["tool_calls"] if call["name"] == "add_task" and "result" in call]
+        tasks = await store.list_tasks("alice")
+        assert [call["result"]["task_id"] for call in added] == [task["id"] for task in tasks] or troubled
+        assert {call["result"]["task_id"] for call in added} == {task["id"] for task in tasks}
+        witness.look()
+        with closing(sqlite3.connect(path)) as file:
+            assert file.execute("SELECT * FROM live_events").fetchall() == []
+        witness.close()
+    await store.close()
+
+
+async def test_text_waits_for_a_result_that_is_being_stored(store: Store, live: Runs, tmp_path: Path) -> None:
+    """What is said while a result is being stored is shown behind it, in its order."""
+    said, go_on = asyncio.Event(), asyncio.Event()
+
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield CALL
+        storing = asyncio.create_task(run.tool_ended(result(1)))
+        await asyncio.sleep(0.01)
+        yield word("behind")
+        said.set()
+        await go_on.wait()
+        await storing
+
+    with closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as other:
+        run = await begin(live, events)
+        got: list[Event] = []
+
+        async def read() -> None:
+            async for batch in run.follow():
+                got.extend(batch)
+
+        other.execute("BEGIN IMMEDIATE")
+        reading = asyncio.create_task(read())
+        await said.wait()
+        await asyncio.sleep(0.05)
+        assert result(1) not in got
+        other.execute("ROLLBACK")
+    go_on.set()
+    await reading
+    assert got == [STARTED, CALL, result(1), word("behind")]
+
+
+# ---- what could not be stored ----
+
+
+async def over_in_the_file(store: Store, path: Path, run: Run) -> None:
+    """Be another program that ends all answers."""
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute("UPDATE messages SET status = 'stopped' WHERE status = 'streaming'")
+
+
+async def deleted(store: Store, path: Path, run: Run) -> None:
+    """Delete the conversation."""
+    assert await store.delete_conversation("alice", run.conversation_id)
+
+
+@pytest.mark.parametrize("whose", ["ours", "a host's"])
+@pytest.mark.parametrize("over", [over_in_the_file, deleted])
+async def test_the_result_of_an_answer_that_is_over_is_not_shown(
+    store: Store, live: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str, over: Callable[..., Any]
+) -> None:
+    """A tool that ends when its answer is over in the file has done nothing to our store, and nobody sees a result."""
+    monkeypatch.setattr(runs, "CHECKPOINT_EVERY", 60)  # or that would notice first, and end the run
+
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield CALL
+        await over(store, tmp_path / "chat.db", run)
+        yield word("meanwhile")
+        run.tool_began("1")
+        if whose == "ours":
+            await run.run_tool_atomically("1", lambda: store.add_task("alice", "x"))
+        else:
+            await run.tool_ended(result(1))
+        yield word("never")
+
+    run = await begin(live, events)
+    whole = await seen(run)
+    assert whole[:-1] == [STARTED, CALL, word("meanwhile")]
+    why = runs.DELETED if over is deleted else runs.ELSEWHERE
+    assert whole[-1] == {"type": "error", "message": why}
+    assert await store.list_tasks("alice") == []
+
+
+@pytest.mark.parametrize("whose", ["ours", "a host's"])
+async def test_a_result_that_a_full_disk_does_not_take_is_not_shown(tmp_path: Path, whose: str) -> None:
+    """What could not be committed is neither shown nor done; what was said meanwhile is, in its order, and is kept."""
+    engine = await SqliteEngine.open(str(tmp_path / "chat.db"))
+    store = Store(engine)
+    long = "x" * 20_000
+
+    async def full() -> None:
+        [count] = await engine.read(lambda sql: sql("PRAGMA page_count"))
+        await engine.write(lambda sql: sql(f"PRAGMA max_page_count = {count['page_count'] + 2}"))
+
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield word("before ")
+        yield CALL
+        await full()
+        run.tool_began("1")
+        if whose == "ours":
+            storing = asyncio.create_task(run.run_tool_atomically("1", lambda: store.add_task("alice", long)))
+        else:
+            storing = asyncio.create_task(run.tool_ended(result(long)))  # type: ignore[arg-type]
+        for n in range(20):
+            await asyncio.sleep(0)
+            yield word(f"{n} ")
+        with pytest.raises(Unavailable, match="full"):
+            await storing
+        yield word("after")
+
+    async with running(store) as live:
+        run = await begin(live, events)
+        whole = await seen(run)
+        said = [word("before "), CALL, *(word(f"{n} ") for n in range(20)), word("after")]
+        assert whole == [STARTED, *said]
+        answer = await stored(store, run)
+        assert answer["status"] == "done"
+        assert fold(whole) == fold([STARTED, *said]) == {name: answer[name] for name in fold([])}  # type: ignore[literal-required]
+        assert await store.list_tasks("alice") == []
+    await store.close()
+
+
+async def test_what_cannot_be_stored_ends_its_turn_and_no_more(store: Store, live: Runs) -> None:
     """An answer that no database takes is a failed one: its readers are let go, and the conversation goes on."""
 
-    async def main() -> None:
-        store = await db.Store.open(str(tmp_path / "chat.db"))
-        live = runs.Runs(store, db.Unavailable)
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield word("half a character: \ud800")
 
-        async def stream(run: runs.Run, turn: db.Turn) -> AsyncGenerator[runs.Event, None]:
-            yield "half a character: \ud800"
-
-        def begin_turn(thread: int | None = None) -> Any:
-            limits: dict[str, Any] = {"history_limit": 5, "max_live": 5, "max_live_per_user": 5}
-            return store.begin_turn("alice", "hi", title="hi", conversation_id=thread, **limits)
-
-        _, run = await live.begin(begin_turn, awaited(stream), user_id="alice", model="none")
-        assert run is not None
-        events = [event async for batch in run.follow() for event in batch]
-        assert events[-1] == {"type": "error", "message": runs.BROKEN}
-        stored = await store.get_message("alice", run.id)
-        assert stored is not None
-        assert (stored["status"], stored["error"]) == ("failed", runs.BROKEN)
-        assert (await begin_turn(run.conversation_id)).answer.status == "streaming"
-        await live.close()
-        await store.close()
-
-    asyncio.run(main())
+    run = await begin(live, events)
+    assert (await seen(run))[-1] == {"type": "error", "message": runs.BROKEN}
+    answer = await stored(store, run)
+    assert (answer["status"], answer["error"]) == ("failed", runs.BROKEN)
+    again = await store.begin_turn(TurnRequest("alice", "hi", conversation_id=run.conversation_id), LIMITS)
+    assert again.answer["status"] == "streaming"
 
 
-def test_no_checkpoint_takes_back_what_a_tool_has_recorded(tmp_path: Path) -> None:
-    """However a checkpoint and a tool's commit fall together, what is stored has the tool's result."""
+async def test_an_end_that_cannot_be_stored_yet_is_stored_later(tmp_path: Path) -> None:
+    """While another program holds the file readers are told so and let go; afterwards the answer is what it was."""
+    store = await Store.open(str(tmp_path / "chat.db"), patience=0.1)
 
-    async def turn(store: db.Store, late: int) -> None:
-        done = asyncio.Event()
-        live = runs.Runs(store, db.Unavailable)
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield word("whole")
+        other.execute("BEGIN IMMEDIATE")
 
-        async def stream(run: runs.Run, turn: db.Turn) -> AsyncGenerator[runs.Event, None]:
-            yield CALL
-            await done.wait()
-
-        def begin_turn() -> Any:
-            limits: dict[str, Any] = {"history_limit": 5, "max_live": 500, "max_live_per_user": 500}
-            return store.begin_turn("alice", "hi", title="hi", conversation_id=None, **limits)
-
-        _, run = await live.begin(begin_turn, awaited(stream), user_id="alice", model="none")
-        assert run is not None
-        run.own.add("1")
-        tool = asyncio.create_task(run.record("1", lambda: store.add_task("alice", "x"), lambda task: task["id"]))
-        for _ in range(late):
-            await asyncio.sleep(0)
-        await live._checkpoint()
-        await tool
-        stored = await store.get_message("alice", run.id)
-        assert stored is not None
-        assert stored["tool_calls"][0]["result"] == (await tool)["id"], f"after {late} steps of the loop"
-        done.set()
-        await live.close()
-
-    async def main() -> None:
-        store = await db.Store.open(str(tmp_path / "chat.db"))
-        try:
-            for late in range(60):
-                await turn(store, late)
-        finally:
-            await store.close()
-
-    asyncio.run(main())
+    with closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as other:
+        async with running(store) as live:
+            run = await begin(live, events)
+            assert await seen(run) == [STARTED, word("whole"), {"type": "error", "message": runs.UNSAVED}]
+            assert (await stored(store, run))["status"] == "streaming"
+            other.execute("ROLLBACK")
+            again = await begin(live, events, run.conversation_id)  # at once, and so before the next checkpoint
+            answer = await stored(store, run)
+            assert (answer["status"], answer["content"], answer["error"]) == ("done", "whole", None)
+            await seen(again)
+            other.execute("ROLLBACK")
+    await store.close()
 
 
-def test_an_answer_that_was_ended_in_the_file_does_not_hide_the_next(tmp_path: Path) -> None:
+async def test_an_answer_that_was_ended_in_the_file_does_not_hide_the_next(
+    store: Store, live: Runs, tmp_path: Path
+) -> None:
     """When another program ends an answer, the next one in the conversation is followed and ended as its own."""
 
-    async def main() -> None:
-        store = await db.Store.open(str(tmp_path / "chat.db"))
-        live = runs.Runs(store, db.Unavailable)
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield word("word")
+        await asyncio.sleep(0.05 if turn.answer["id"] > 2 else 60)
 
-        async def stream(run: runs.Run, turn: db.Turn) -> AsyncGenerator[runs.Event, None]:
-            yield "word"
-            await asyncio.sleep(0.05 if turn.answer.id > 2 else 60)
-
-        def begin_turn(thread: int | None) -> Any:
-            limits: dict[str, Any] = {"history_limit": 5, "max_live": 5, "max_live_per_user": 5}
-            return store.begin_turn("alice", "hi", title="hi", conversation_id=thread, **limits)
-
-        begin = partial(live.begin, stream=awaited(stream), user_id="alice", model="none")
-        _, first = await begin(lambda: begin_turn(None))
-        with closing(sqlite3.connect(tmp_path / "chat.db")) as other, other:
-            other.execute("UPDATE messages SET status = 'stopped' WHERE status = 'streaming'")
-        _, second = await begin(lambda: begin_turn(1))
-        assert first is not None
-        assert second is not None
-        events = [event async for batch in first.follow() for event in batch]
-        assert events[-1] == {"type": "error", "message": runs.ELSEWHERE}
-        assert live.get(1) is second
-        events = [event async for batch in second.follow() for event in batch]
-        assert events[1:] == ["word"]
-        assert live.get(1) is None
-        stored = await store.get_message("alice", second.id)
-        assert stored is not None
-        assert stored["status"] == "done"
-        await live.close()
-        await store.close()
-
-    asyncio.run(main())
+    first = await begin(live, events)
+    await over_in_the_file(store, tmp_path / "chat.db", first)
+    second = await begin(live, events, first.conversation_id)
+    assert (await seen(first))[-1] == {"type": "error", "message": runs.ELSEWHERE}
+    assert live.live(first.conversation_id) is second
+    assert await seen(second) == [STARTED, word("word")]
+    assert live.live(first.conversation_id) is None
+    assert (await stored(store, second))["status"] == "done"
 
 
-# ---- text goes on at once ----
-
-WORDS = ["one", "two", "three"]
-NAME: ContextVar[str] = ContextVar("name")
+# ---- how it ends ----
 
 
-class Slow(Model):
-    """Says a word now and then; notes when it goes on."""
+async def test_a_stop_lets_a_tool_come_to_its_end(store: Store, live: Runs) -> None:
+    """A tool in the middle of its work when the answer is stopped is finished, stored and shown; none begins after."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
 
-    def __init__(self, order: list[str], pause: float = 2 * runs.BURST) -> None:
-        self._order = order
-        self._pause = pause
+    async def work() -> Any:
+        begun.set()
+        await go_on.wait()
+        return await store.add_task("alice", "x")
 
-    async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
-        raise NotImplementedError
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield CALL
+        yield CALL | {"id": "2"}  # type: ignore[operator]
+        run.tool_began("1")
+        run.tool_began("2")
+        waiting = run.run_tool_atomically("2", lambda: store.add_task("alice", "never"))
+        await asyncio.gather(run.run_tool_atomically("1", work), waiting)
 
-    async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        for n, word in enumerate(WORDS):
-            if self._pause:
-                await asyncio.sleep(self._pause)
-            where: dict[str, Any] = {"item_id": "m", "output_index": 0, "content_index": 0, "sequence_number": n}
-            yield ResponseTextDeltaEvent(type="response.output_text.delta", delta=word, logprobs=[], **where)
-            self._order.append(f"after {word}")
-        text = ResponseOutputText(type="output_text", text="".join(WORDS), annotations=[])
-        whole = ResponseOutputMessage(id="m", type="message", role="assistant", status="completed", content=[text])
-        response = Response(
-            id="r", object="response", created_at=0, model="slow", output=[whole],
-            tools=[], tool_choice="auto", parallel_tool_calls=True,
-        )  # fmt: skip
-        yield ResponseCompletedEvent(type="response.completed", response=response, sequence_number=9)
+    run = await begin(live, events)
+    await begun.wait()
+    stopping = asyncio.create_task(live.stop(run.conversation_id, "stopped"))
+    await asyncio.sleep(0.01)
+    assert not stopping.done()
+    go_on.set()
+    assert await stopping
+    [task] = await store.list_tasks("alice")
+    whole = await seen(run)
+    assert [event["type"] for event in whole] == ["started", "tool_call", "tool_call", "tool_result"]
+    assert whole[-1] == result(task)
+    answer = await stored(store, run)
+    assert (answer["status"], answer["error"]) == ("stopped", None)
+    assert ["result" in call for call in answer["tool_calls"]] == [True, False]
 
 
-async def ask(model: Model, folder: Path, sent: Callable[[bytes], None]) -> None:
+async def test_a_shutdown_interrupts_what_is_live_and_begins_no_more(store: Store) -> None:
+    """Readers are told, what there was is kept, and a new turn is refused in words."""
+    live = Runs(store, LIMITS, "none")
+
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield word("half")
+        await asyncio.sleep(60)
+
+    run = await begin(live, events)
+    reading = asyncio.create_task(seen(run))
+    await asyncio.sleep(0.01)
+    await live.close()
+    assert await reading == [STARTED, word("half"), {"type": "error", "message": runs.SHUT_DOWN}]
+    answer = await stored(store, run)
+    assert (answer["status"], answer["content"], answer["error"]) == ("interrupted", "half", runs.SHUT_DOWN)
+    with pytest.raises(runs.ShuttingDown):
+        await begin(live, events)
+
+
+async def test_an_agent_that_cannot_be_made_ends_the_turn(store: Store, live: Runs) -> None:
+    """A host's function that fails is a failed answer, of whose error nothing is shown."""
+
+    async def broken(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        raise ZeroDivisionError("a text that no client may see")
+
+    _, run = await live.begin(TurnRequest("alice", "hi", title="hi"), broken)
+    assert run is not None
+    assert await seen(run) == [STARTED, {"type": "error", "message": runs.BROKEN}]
+    assert (await stored(store, run))["status"] == "failed"
+
+
+async def test_all_readers_of_an_answer_go_on(store: Store, live: Runs) -> None:
+    """Each gets all, at its own pace; one that leaves, or takes nothing, holds nobody else."""
+    count, take = 3 * runs.MAX_BATCH, asyncio.Event()
+
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        for n in range(count):
+            yield word(f"{n} ")
+            if n % 100 == 0:
+                await asyncio.sleep(0)
+
+    async def leave(most: int) -> list[Event]:
+        got: list[Event] = []
+        async for batch in run.follow():
+            got += batch
+            if len(got) >= most:
+                break
+        return got
+
+    async def late() -> list[Event]:
+        got: list[Event] = []
+        async for batch in run.follow():
+            assert len(batch) <= runs.MAX_BATCH
+            got += batch
+            await take.wait()
+        return got
+
+    run = await begin(live, events)
+    slow = asyncio.create_task(late())
+    left, whole = await asyncio.gather(leave(5), seen(run))
+    take.set()
+    assert whole == [STARTED, *(word(f"{n} ") for n in range(count))] == await slow
+    assert left == whole[: len(left)]
+
+
+# ---- in an app ----
+
+
+async def ask(folder: Path, model: ScriptedModel, sent: Callable[[bytes], None]) -> None:
     """Send a message to an app with this model; `sent` is called with what the server is given to send."""
     requests = [{"type": "http.request", "body": b'{"message": "hi"}'}]
 
     async def alice(request: Any) -> str:
         return "alice"
 
-    async def receive() -> Message:
+    async def receive() -> ASGIMessage:
         if not requests:
             await asyncio.sleep(60)
         return requests.pop()
 
-    async def send(message: Message) -> None:
+    async def send(message: ASGIMessage) -> None:
         sent(message.get("body", b""))
 
     chat = app.create_app(model=model, store=f"sqlite:///{folder}/chat.db", authenticate=alice)
@@ -188,200 +550,21 @@ async def ask(model: Model, folder: Path, sent: Callable[[bytes], None]) -> None
         await chat(scope, receive, send)
 
 
-def test_a_word_is_sent_before_the_model_goes_on(tmp_path: Path) -> None:
-    """From the model to the server, a word waits for no turn of the loop; it is sent by the response all the same."""
-    order: list[str] = []
-    tasks: list[Any] = []
-
-    def sent(body: bytes) -> None:
-        if (word := next((word for word in WORDS if word.encode() in body), None)) is not None:
-            order.append(word)
-            tasks.append(asyncio.current_task())
-
-    asyncio.run(ask(Slow(order), tmp_path, sent))
-    assert order == ["one", "after one", "two", "after two", "three", "after three"]
-    assert len(set(tasks)) == 1
-
-
-def test_nothing_is_lost_where_tasks_begin_eagerly(tmp_path: Path) -> None:
+async def test_nothing_is_lost_where_tasks_begin_eagerly(tmp_path: Path) -> None:
     """A host may use `asyncio.eager_task_factory`, which Python has from 3.12 on: then the SDK runs ahead of us."""
+    asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
     bodies: list[bytes] = []
-
-    async def main() -> None:
-        asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory", None))
-        await asyncio.wait_for(ask(Slow([], pause=0), tmp_path, bodies.append), 20)
-
-    asyncio.run(main())
+    words = ["one ", "two ", "three"]
+    model = ScriptedModel(
+        [
+            pieces(*map(text, words), output=[function_call("add_task", {"title": "x"}, call_id="1")]),
+            [assistant_message("Done.")],
+        ]
+    )
+    async with asyncio.timeout(20):
+        await ask(tmp_path, model, bodies.append)
     frames = b"".join(bodies).decode().split("\n\n")
     events = [json.loads(frame.removeprefix("data: ")) for frame in frames[:-2]]
-    assert "".join(event["content"] for event in events if event["type"] == "text") == "".join(WORDS)
+    assert "".join(event["content"] for event in events if event["type"] == "text") == "one two three\n\nDone."
+    assert [event["result"]["success"] for event in events if event["type"] == "tool_result"] == [True]
     assert frames[-2:] == ["data: [DONE]", ""]
-
-
-def test_a_task_goes_on_within_the_call_that_wakes_it() -> None:
-    """As itself, until it waits again; whoever wakes it is itself again afterwards."""
-
-    async def main() -> None:
-        faults: list[Any] = []
-        asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
-        seen: list[Any] = []
-        first: runs.Waiter[int] = runs.Waiter()
-        second: runs.Waiter[int] = runs.Waiter()
-
-        async def reader() -> None:
-            NAME.set("reader")
-            seen.append(await first)
-            seen.append(asyncio.current_task())
-            seen.append(NAME.get())
-            seen.append(await second)
-
-        task = asyncio.create_task(reader())
-        NAME.set("writer")
-        await asyncio.sleep(0)
-        first.go_on(1)
-        assert seen == [1, task, "reader"]
-        assert asyncio.current_task() is not task
-        assert NAME.get() == "writer"
-        await asyncio.sleep(0)
-        assert seen == [1, task, "reader"]
-        second.set_result(2)
-        assert seen == [1, task, "reader"]
-        await task
-        await asyncio.sleep(0)
-        assert seen == [1, task, "reader", 2]
-        assert not faults  # it was woken twice, and not a third time
-
-    asyncio.run(main())
-
-
-def test_a_task_whose_context_is_in_use_goes_on_later() -> None:
-    """As where a host's tasks share one."""
-
-    async def main() -> None:
-        waiter: runs.Waiter[int] = runs.Waiter()
-
-        async def reader() -> int:
-            return await waiter
-
-        async def writer() -> None:
-            waiter.go_on(1)
-            assert not task.done()
-
-        shared = copy_context()
-        task = asyncio.create_task(reader(), context=shared)
-        await asyncio.sleep(0)
-        await asyncio.create_task(writer(), context=shared)
-        assert await asyncio.wait_for(task, 5) == 1
-
-    asyncio.run(main())
-
-
-def test_a_mistake_in_a_task_is_its_own() -> None:
-    """Nothing that goes wrong in the task that is woken reaches the one that wakes it."""
-
-    async def main() -> None:
-        waiter: runs.Waiter[None] = runs.Waiter()
-
-        async def reader() -> None:
-            await waiter
-            raise ValueError
-
-        task = asyncio.create_task(reader())
-        await asyncio.sleep(0)
-        waiter.go_on(None)
-        assert task.done()
-        with pytest.raises(ValueError):  # noqa: PT011
-            await task
-
-    asyncio.run(main())
-
-
-def test_all_readers_of_an_answer_go_on() -> None:
-    """And may leave, or wait again, while the others are still to be woken."""
-
-    async def main() -> None:
-        answer = db.Answer(2, 1, "", [], "streaming", "")
-        run = runs.Run(cast(runs.Store, None), answer, "alice", "none")
-        got: list[list[runs.Event]] = [[] for _ in range(4)]
-
-        async def reader(mine: list[runs.Event], most: int) -> None:
-            async for batch in run.follow():
-                mine += batch
-                if len(mine) == most:
-                    break
-
-        tasks = [asyncio.create_task(reader(mine, most)) for mine, most in zip(got, (1, 2, 3, 3), strict=True)]
-        await asyncio.sleep(0)
-        for word in WORDS:
-            await asyncio.sleep(2 * runs.BURST)
-            run.publish(word)
-        run.end(None)
-        await asyncio.wait_for(asyncio.gather(*tasks), 5)
-        assert got == [WORDS[:1], WORDS[:2], WORDS, WORDS]
-
-    asyncio.run(main())
-
-
-def test_a_burst_is_read_in_one_go() -> None:
-    """The first item goes on at once, and the rest together."""
-
-    async def main() -> None:
-        relay, got = runs.Relay(at_once=int), list[int]()
-
-        async def reader() -> None:
-            while True:
-                got.append(await relay.get())
-
-        task = asyncio.create_task(reader())
-        await asyncio.sleep(0)
-        for n in range(100):
-            relay.put_nowait(n)
-            assert got == [0]
-        await asyncio.sleep(0)
-        assert got == list(range(100))
-        task.cancel()
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("at_once", [int, str])
-def test_a_relay_loses_nothing(at_once: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether its items go on at once or not, and though a reader gives up: each comes once, and in its order."""
-    monkeypatch.setattr(runs, "BURST", 0.0)
-
-    async def main() -> None:
-        relay = runs.Relay(at_once)
-        got: list[int] = []
-
-        async def reader() -> None:
-            while len(got) < 6:
-                got.append(await relay.get())
-
-        given_up = asyncio.create_task(reader())
-        await asyncio.sleep(0)
-        given_up.cancel()
-        await asyncio.wait((given_up,))
-        relay.put_nowait(0)
-        task = asyncio.create_task(reader())
-        await asyncio.sleep(0)
-        relay.put_nowait(1)
-        assert got == ([0, 1] if at_once is int else [0])
-        relay.put_nowait(2)
-        relay.put_nowait(3)
-        await asyncio.sleep(0)
-        assert got == [0, 1, 2, 3]
-        relay.put_nowait(4)
-        task.cancel()  # when it has been woken, but has not got its item yet
-        await asyncio.wait((task,))
-        await asyncio.wait_for(asyncio.gather(reader(), relay.put(5)), 5)
-        assert got == [0, 1, 2, 3, 4, 5]
-        waiting = asyncio.create_task(relay.get())
-        await asyncio.sleep(0)
-        relay.put_nowait("for nobody")
-        if not waiting.done():
-            relay.get_nowait()  # as the SDK does with what nobody shall see any more
-            await asyncio.sleep(0)
-            relay.put_nowait("for nobody")
-        assert await asyncio.wait_for(waiting, 5) == "for nobody"
-
-    asyncio.run(main())

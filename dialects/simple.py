@@ -1,0 +1,51 @@
+"""The simple dialect: what a request says, and each event as exactly one frame.
+
+So the number of a frame is the number of its event.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from json.encoder import encode_basestring_ascii as quoted  # the standard encoder's own, a tenth of a `dumps`
+from typing import Any, Literal, NamedTuple
+
+from starlette.exceptions import HTTPException
+
+from todochat import inputs
+from todochat.dialects import THINKING
+from todochat.dialects.sse import frame
+from todochat.events import Event
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Request(NamedTuple):
+    """What a request says; `thread_id` is None for a new conversation, and 0 for one that cannot exist."""
+
+    message: str
+    thread_id: int | None
+    on_disconnect: Literal["continue", "stop"]
+    timezone: str | None  # nothing needs it yet
+
+
+def request_in(body: Mapping[str, Any]) -> Request:
+    """Return what a request says, however it is spelt, or answer 400 or 413."""
+    inputs.fields(body, "message", "thread_id", "on_disconnect", "timezone")
+    message = inputs.text_in(body, "message", inputs.MAX_MESSAGE, too_long=413)
+    timezone, on_disconnect = inputs.timezone_in(body), body.get("on_disconnect", "continue")
+    if on_disconnect not in ("continue", "stop"):
+        raise HTTPException(400, 'on_disconnect must be "continue" or "stop".')
+    return Request(message, inputs.thread_in(body), on_disconnect, timezone)
+
+
+async def frames(thread_id: int, batches: AsyncGenerator[list[Event], None]) -> AsyncGenerator[bytes, None]:
+    """Turn batches of events into chunks of frames, and the end into `[DONE]`."""
+    async for batch in batches:
+        yield "".join([_frame(thread_id, event) for event in batch]).encode("ascii")
+    yield DONE
+
+
+def _frame(thread_id: int, event: Event) -> str:
+    if event["type"] == "text":  # by far the most frequent
+        return f'data: {{"type":"text","content":{quoted(event["content"])}}}\n\n'
+    if event["type"] == "started":
+        return frame({"type": "thinking", "content": THINKING, "thread_id": thread_id})
+    return frame(event)
