@@ -187,7 +187,7 @@ def demo_secret(database: str) -> str:
     Raises `BadSetting`.
     """
     if database == ":memory:" or "://" in database:
-        raise BadSetting("Only a database in a file has a place for a secret: set BETTER_AUTH_SECRET.")
+        raise BadSetting("A database in memory or on a server has no place for a secret: set BETTER_AUTH_SECRET.")
     path = Path(f"{database}.secret")
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -351,7 +351,7 @@ def _translated(statement: str) -> bytes:
 def _reason(error: Exception) -> str:
     """Return what an error says, in a line that names no password."""
     if isinstance(error, TimeoutError):
-        return "it does not answer"
+        return "the server does not answer"
     said = (isinstance(error, psycopg.Error) and error.diag.message_primary) or str(error)
     return said.splitlines()[0].removeprefix("connection failed: ").split("FATAL:  ")[-1].rstrip(".")
 

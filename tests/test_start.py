@@ -79,7 +79,8 @@ def test_with_a_secret_no_token_is_printed(make_server: Callable[..., Server]) -
         ({"HOST": "no such host", "BETTER_AUTH_SECRET": SECRET}, "Cannot listen"),
         ({"PORT": "http"}, "PORT"),
         ({"PORT": "70000"}, "PORT"),
-        ({"DATABASE_URL": "postgresql://x/y"}, "sqlite:///path"),
+        ({"DATABASE_URL": "mysql://x/y"}, "sqlite:///path"),
+        ({"DATABASE_URL": "mysql://x/y"}, "postgresql://user:password@host/database"),
         ({"DATABASE_URL": "sqlite:////nowhere/at/all.db"}, "nowhere"),
         ({"DATABASE_URL": "sqlite:////tmp"}, "is not a file"),
         ({"DATABASE_URL": "sqlite://"}, "no place for a secret"),
@@ -111,8 +112,9 @@ def test_a_bad_setting_is_one_line_and_exit_code_2(tmp_path: Path, settings: dic
 
 PASSWORD = "hunter2-hunter2"
 WITH_PASSWORD = [
-    f"postgresql://u:{PASSWORD}@h/db",
-    f"postgresql+psycopg://h/db?user=u&password={PASSWORD}",
+    f"mysql://u:{PASSWORD}@h/db",
+    f"postgresql+psycog://u:{PASSWORD}@h/db",
+    f"postgres:/u:{PASSWORD}@h/db",
     f"host=h user=u password={PASSWORD}",
     f"u:{PASSWORD}@h/db",
     f"sqlite://u:{PASSWORD}@h/db",
