@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from todochat import inputs, pages
 from todochat.agent import Tasks, TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.auth import Authenticate, bearer, verifier_for
-from todochat.db import Busy, Conflict, Limits, NotFound, Store, TooMany, Turn, TurnRequest
+from todochat.db import Busy, Conflict, Limits, NotFound, ServerFull, Store, TooMany, Turn, TurnRequest
 from todochat.dialects import chatkit, mcp, replay, simple
 from todochat.dialects.sse import EventStream
 from todochat.engines import T, Unavailable
@@ -352,7 +352,7 @@ def routes(parts: Collection[Part] = PARTS) -> list[BaseRoute]:
     return chosen
 
 
-EXPECTED = (HTTPException, NotFound, Conflict, TooMany, Unavailable, ShuttingDown)
+EXPECTED = (HTTPException, NotFound, Conflict, TooMany, ServerFull, Unavailable, ShuttingDown)
 
 
 async def refuse(request: Request, error: Exception) -> Response:
@@ -365,9 +365,9 @@ async def refuse(request: Request, error: Exception) -> Response:
             return JSONResponse({"detail": str(error)}, 404)
         case Conflict():
             return JSONResponse({"detail": str(error)}, 409)
-        case TooMany(of_user=True):
+        case TooMany():
             return JSONResponse({"detail": str(error)}, 429, later)
-    return JSONResponse({"detail": str(error)}, 503, later)  # TooMany of all, Unavailable, ShuttingDown
+    return JSONResponse({"detail": str(error)}, 503, later)  # ServerFull, Unavailable, ShuttingDown
 
 
 def create_app(
@@ -475,8 +475,7 @@ def _lifespan(
 
 def _refuse_unusable(store: object, parts: Collection[str], prefix: str) -> None:
     if store is not None and not isinstance(store, str | Store):
-        kind = type(store).__name__
-        raise BadSetting(f"store is a {kind}: it must be a URL such as sqlite:///chat.db, or a db.Store.")
+        raise BadSetting("store must be a URL such as sqlite:///chat.db, or an open db.Store.")
     if unknown := set(parts) - set(PARTS):
         raise BadSetting(f"parts has {min(unknown)!r}: there is {', '.join(PARTS)}.")
     if prefix and not re.fullmatch(r"(/[^/\s?#]+)+", prefix):
