@@ -65,8 +65,8 @@ class Service:
         agent = self.agent if isinstance(self.agent, Agent) else await _awaited(self.agent(run.user_id))
         if not isinstance(agent, Agent):
             raise TypeError("The agent function must return an agents.Agent.")
-        run_tool = run.run_tool_atomically if self.tasks is self.store else run.run_tool_then_store
-        context = await _awaited(self.context(TurnContext(run.user_id, self.tasks, run_tool)))
+        record = run.run_tool_atomically if self.tasks is self.store else run.run_tool_then_store
+        context = await _awaited(self.context(TurnContext(run.user_id, self.tasks, record)))
         agent = copy(agent)  # openai-agents 0.24 compares an agent's tools with those in each run that it is in
         return stream_turn(agent, turn.history, context, self.options, run, conversation_id=run.conversation_id)
 

@@ -117,7 +117,7 @@ async def test_what_is_written_together_fails_apart(store: Store) -> None:
         store.add_task("alice", "b"),
         return_exceptions=True,
     )
-    assert [type(outcome) for outcome in outcomes] == [dict, db.Busy, db.Turn, db.TooMany, dict]
+    assert [type(outcome) for outcome in outcomes] == [dict, db.Busy, db.Turn, db.ServerFull, dict]
     assert [task["title"] for task in await store.list_tasks("alice")] == ["a", "b"]
     assert await store.get_conversation("alice", thread) == before
     assert len(await store.list_conversations("bob", 9, 0)) == 1
