@@ -9,7 +9,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -323,20 +323,8 @@ async def _upgrade(connection: aiosqlite.Connection, version: int) -> None:
     if version == SCHEMA_VERSION:
         return
     steps = [UPGRADES[v] for v in range(version, SCHEMA_VERSION) if version and v in UPGRADES]
-    await connection.execute_fetchall("BEGIN IMMEDIATE")
-    for statement in (s for step in [*steps, SCHEMA.read_text()] for s in _statements(step)):
-        await connection.execute_fetchall(statement)  # executescript would commit in between
-    await connection.execute_fetchall(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    await connection.execute_fetchall("COMMIT")
-
-
-def _statements(sql: str) -> Iterable[str]:
-    statement = ""
-    for line in sql.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+    script = ["BEGIN IMMEDIATE;", *steps, SCHEMA.read_text(), f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"]
+    await connection.executescript("\n".join(script))
 
 
 def _lock(path: str) -> sqlite3.Connection:
