@@ -7,6 +7,8 @@ threads; what its items are is said in chatkit_items.py.
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -224,7 +226,7 @@ async def frames(kind: str, turn: Turn, batches: AsyncGenerator[list[Event], Non
     writer = ItemWriter(turn.conversation["id"], turn.answer["id"], turn.answer["created_at"])
     async for batch in batches:
         # A thought is not sent again for each of its pieces: there may be nothing to send.
-        if chunk := "".join([_framed(told) for event in _joined(batch) for told in writer.write(event)]):
+        if chunk := "".join([frame(told) for event in _joined(batch) for told in writer.write(event)]):
             yield chunk.encode("ascii")
     if chunk := "".join(map(frame, writer.close())):
         yield chunk.encode("ascii")
@@ -242,20 +244,10 @@ def _opening(kind: str, turn: Turn) -> Iterator[Json]:
     yield {"type": "stream_options", "stream_options": {"allow_cancel": True}}
 
 
-def _framed(told: Json | str) -> str:
-    return told if isinstance(told, str) else frame(told)
-
-
 def _joined(batch: list[Event]) -> Iterator[Event]:
     """Yield the events of a batch, neighbouring pieces of text as one."""
-    text: list[str] = []
-    for event in batch:
-        if event["type"] == "text":
-            text.append(event["content"])
-            continue
-        if text:
-            yield {"type": "text", "content": "".join(text)}
-            text.clear()
-        yield event
-    if text:
-        yield {"type": "text", "content": "".join(text)}
+    for kind, events in groupby(batch, itemgetter("type")):
+        if kind == "text":
+            yield {"type": "text", "content": "".join(event["content"] for event in events if event["type"] == "text")}
+        else:
+            yield from events
