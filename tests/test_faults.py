@@ -639,8 +639,8 @@ async def test_stop_during_a_tool_counts_it_with_its_record_or_not_at_all(make: 
         user = f"user-{n}"
         program = 'say 2 5\ncall add_task {"title": "x"}\nsay 1000 5'
         async with request(server, "POST", "/chatkit", {"message": program}, user=user) as stream:
-            await stream.take(2)
-            await asyncio.sleep(chance.uniform(0, 0.01))
+            await stream.take(1)
+            await asyncio.sleep(chance.uniform(0, 0.015))
             await call(server, "POST", f"/api/conversations/{stream.record.thread}/stop", user=user)
             record = await stream.rest()
         _, answer = await settled(server, record.thread, user)
