@@ -23,7 +23,7 @@ _KINDS: dict[str, type[BaseModel]] = {
 
 
 class ResponsesStream(AsyncStream[object]):
-    """A stream of the Responses API that is cleaned. As it is said to be of objects, the client yields plain JSON data."""
+    """A stream of the Responses API that is cleaned; as one of objects, it has plain JSON data from the client."""
 
     async def __aiter__(self) -> AsyncIterator[BaseModel]:
         async for data in super().__aiter__():
