@@ -102,13 +102,6 @@ async def signed_in(request: Request) -> tuple[Service, str]:
     return service, user_id
 
 
-def found(thing: T | None) -> T:
-    """Return what was looked up, or answer 404: the same for what is not there and for what is somebody else's."""
-    if not thing:
-        raise HTTPException(404, "Not found.")
-    return thing
-
-
 # ---- handlers: chat ----
 
 
@@ -197,7 +190,7 @@ async def join(request: Request) -> Response | EventStream:
     conversation_id, after = inputs.id_of(request), inputs.count_in(request, "after", 0)
     run = service.runs.live(conversation_id)
     if run is None or run.user_id != user_id:
-        found(await service.store.has_conversation(user_id, conversation_id))
+        inputs.found(await service.store.has_conversation(user_id, conversation_id))
         return Response(status_code=204)
     if after > len(run.events):
         raise HTTPException(400, f"after is {after}, but the live answer has only {len(run.events)} frames so far.")
@@ -208,11 +201,11 @@ async def stop(request: Request) -> Response:
     """POST /api/conversations/{id}/stop: end the live answer and return it as it stands."""
     service, user_id = await signed_in(request)
     conversation_id = inputs.id_of(request)
-    found(await service.store.has_conversation(user_id, conversation_id))
+    inputs.found(await service.store.has_conversation(user_id, conversation_id))
     run = service.runs.live(conversation_id)
     if run is None or not await service.runs.stop(conversation_id, "stopped"):
         raise HTTPException(409, "Nothing is being answered in this conversation.")
-    message = found(await service.store.get_message(user_id, run.id))
+    message = inputs.found(await service.store.get_message(user_id, run.id))
     if message["status"] == "streaming":
         raise Unavailable(UNSAVED)
     return JSONResponse(message)
@@ -232,7 +225,7 @@ async def list_conversations(request: Request) -> Response:
 async def get_conversation(request: Request) -> Response:
     """GET /api/conversations/{id}: with its messages."""
     service, user_id = await signed_in(request)
-    return JSONResponse(found(await service.store.get_conversation(user_id, inputs.id_of(request))))
+    return JSONResponse(inputs.found(await service.store.get_conversation(user_id, inputs.id_of(request))))
 
 
 async def rename_conversation(request: Request) -> Response:
@@ -241,14 +234,14 @@ async def rename_conversation(request: Request) -> Response:
     body = await inputs.body_of(request)
     inputs.fields(body, "title")
     title = inputs.title_in(body)
-    return JSONResponse(found(await service.store.rename_conversation(user_id, inputs.id_of(request), title)))
+    return JSONResponse(inputs.found(await service.store.rename_conversation(user_id, inputs.id_of(request), title)))
 
 
 async def delete_conversation(request: Request) -> Response:
     """DELETE /api/conversations/{id}: with its messages; a live answer in it ends."""
     service, user_id = await signed_in(request)
     conversation_id = inputs.id_of(request)
-    found(await service.store.delete_conversation(user_id, conversation_id))
+    inputs.found(await service.store.delete_conversation(user_id, conversation_id))
     await service.runs.end_deleted(conversation_id)
     return JSONResponse({"status": "deleted"})
 
@@ -277,13 +270,13 @@ async def update_task(request: Request) -> Response:
     """PATCH /api/tasks/{id} with any of title, description, completed."""
     service, user_id = await signed_in(request)
     changes = inputs.task_changes_in(await inputs.body_of(request))
-    return JSONResponse(dict(found(await service.tasks.update_task(user_id, inputs.id_of(request), **changes))))
+    return JSONResponse(dict(inputs.found(await service.tasks.update_task(user_id, inputs.id_of(request), **changes))))
 
 
 async def delete_task(request: Request) -> Response:
     """DELETE /api/tasks/{id}."""
     service, user_id = await signed_in(request)
-    found(await service.tasks.delete_task(user_id, inputs.id_of(request)))
+    inputs.found(await service.tasks.delete_task(user_id, inputs.id_of(request)))
     return JSONResponse({"status": "deleted"})
 
 

@@ -906,11 +906,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT, folder / "source", ignore=ignored)  # setuptools builds in the source tree
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(folder / "source")]
-    subprocess.run(build, check=True, capture_output=True, timeout=60)
+    subprocess.run(build, check=True, capture_output=True, timeout=200)
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"
     [wheel] = folder.glob("*.whl")
-    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True, timeout=60)
+    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True, timeout=200)
     [site] = (folder / "venv" / "lib").glob("python*/site-packages")
     borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     (site / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
@@ -986,7 +986,7 @@ def test_a_hosts_type_checker_knows_what_create_app_takes(installed: Path, tmp_p
         "create_app(store=db.Store())\ncreate_app(settings=5)\ncreate_app(tasks=8)\ncreate_app(parts=['chat'])\n"
     )
     command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(installed), "host.py"]
-    ended = subprocess.run(command, cwd=tmp_path, env=clean_env(), capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, cwd=tmp_path, env=clean_env(), capture_output=True, text=True, timeout=400)
     lines = [line.split(":")[1] for line in ended.stdout.splitlines() if ": error:" in line]
     assert lines == ["5", "6", "7", "8"], ended.stdout
 

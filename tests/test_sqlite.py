@@ -96,8 +96,10 @@ class Tool:
         await self._working
 
     async def _work(self, sql: Sql) -> None:
-        await self._engine.write(add("of the tool"))
-        self._began.set()
+        try:
+            await self._engine.write(add("of the tool"))
+        finally:
+            self._began.set()
         await self._goes_on.wait()
         if self._then is not None:
             await self._then()
@@ -367,14 +369,21 @@ async def test_a_task_that_outlives_its_tool_has_a_transaction_of_its_own(either
 
 
 async def test_two_engines_do_not_take_each_others_transactions(engine: SqliteEngine, tmp_path: Path) -> None:
-    """A tool that works on another database too writes there at once."""
-    other = await SqliteEngine.open(str(tmp_path / "other.db"))
+    """A tool that works on another database too is one of many writers there: what fails here or there is its own."""
+
+    async def fail() -> None:
+        raise ZeroDivisionError
 
     async def work(sql: Sql) -> None:
         await engine.write(add("undone"))
-        await other.write(add("kept"))
+        async with at_work(other, fail):
+            writing = asyncio.create_task(other.write(add("kept")))
+            for _ in range(20):  # while somebody else's tool is at work there, and then fails
+                await asyncio.sleep(0.001)
+        await writing
         raise ZeroDivisionError
 
+    other = await SqliteEngine.open(str(tmp_path / "other.db"))
     with pytest.raises(ZeroDivisionError):
         await engine.transaction(work)
     assert (await titles(engine), await titles(other)) == ([], ["kept"])
