@@ -5,17 +5,16 @@ import contextvars
 import os
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import opened
 
 from todochat import db
 from todochat.db import Limits, Progress, Store, TurnRequest
 from todochat.engines import StoreError, Unavailable
-from todochat.engines.sqlite import SqliteEngine
 from todochat.events import Event, Message, Status, fold, unfold
 
 pytestmark = pytest.mark.anyio
@@ -31,26 +30,6 @@ EVENTS: list[Event] = [
     RESULT,
     {"type": "text", "content": "two."},
 ]
-
-
-@asynccontextmanager
-async def opened(folder: Path, **options: Any) -> AsyncIterator[Store]:
-    """Open the store of a folder, until the block ends."""
-    store = await Store.open(str(folder / "chat.db"), **options)
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-@pytest.fixture
-async def small(tmp_path: Path) -> AsyncIterator[Store]:
-    """A store on a disk that has room for little more than the tables."""
-    engine = await SqliteEngine.open(str(tmp_path / "chat.db"))
-    [pages] = await engine.read(lambda sql: sql("PRAGMA page_count"))
-    await engine.write(lambda sql: sql(f"PRAGMA max_page_count = {pages['page_count'] + 5}"))
-    yield Store(engine)
-    await engine.close()
 
 
 async def begin(

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,28 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "chat.db"
 
 
+@asynccontextmanager
+async def open_engine(path: Path | str, **options: Any) -> AsyncIterator[SqliteEngine]:
+    """Open an engine, until the block ends: one that stays open would keep the process from ending."""
+    engine = await SqliteEngine.open(str(path), **options)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
 @pytest.fixture
 async def engine(path: Path) -> AsyncIterator[SqliteEngine]:
     """An engine on a file of its own."""
-    opened = await SqliteEngine.open(str(path))
-    yield opened
-    await opened.close()
+    async with open_engine(path) as engine:
+        yield engine
 
 
 @pytest.fixture(params=["file", "memory"])
 async def either(path: Path, request: pytest.FixtureRequest) -> AsyncIterator[SqliteEngine]:
     """An engine on a file, and one on a database in memory."""
-    opened = await SqliteEngine.open(":memory:" if request.param == "memory" else str(path))
-    yield opened
-    await opened.close()
+    async with open_engine(":memory:" if request.param == "memory" else path) as engine:
+        yield engine
 
 
 def add(*titles: str) -> Callable[[Sql], Coroutine[Any, Any, None]]:
@@ -383,11 +391,10 @@ async def test_two_engines_do_not_take_each_others_transactions(engine: SqliteEn
         await writing
         raise ZeroDivisionError
 
-    other = await SqliteEngine.open(str(tmp_path / "other.db"))
-    with pytest.raises(ZeroDivisionError):
-        await engine.transaction(work)
-    assert (await titles(engine), await titles(other)) == ([], ["kept"])
-    await other.close()
+    async with open_engine(tmp_path / "other.db") as other:
+        with pytest.raises(ZeroDivisionError):
+            await engine.transaction(work)
+        assert (await titles(engine), await titles(other)) == ([], ["kept"])
 
 
 # ---- patience ----
@@ -395,59 +402,57 @@ async def test_two_engines_do_not_take_each_others_transactions(engine: SqliteEn
 
 async def test_a_lock_of_another_program_is_a_sentence_within_the_patience(path: Path) -> None:
     """While another program holds the file, writing says so in words and leaves nothing; afterwards it works."""
-    engine = await SqliteEngine.open(str(path), patience=0.2)
-    with locked_by_another_process(path):
-        for work in (engine.write, engine.transaction):
-            with pytest.raises(Unavailable, match="in use by another program"):
-                await work(add("a"))
-    await engine.write(add("b"))
-    assert await titles(engine) == ["b"]
-    await engine.close()
+    async with open_engine(path, patience=0.2) as engine:
+        with locked_by_another_process(path):
+            for work in (engine.write, engine.transaction):
+                with pytest.raises(Unavailable, match="in use by another program"):
+                    await work(add("a"))
+        await engine.write(add("b"))
+        assert await titles(engine) == ["b"]
 
 
 async def test_a_tool_that_works_for_too_long_is_a_sentence_for_those_who_wait(path: Path) -> None:
     """Who waits for longer than the patience is told so, and is not written afterwards."""
-    engine = await SqliteEngine.open(str(path), patience=0.1)
-    async with at_work(engine) as tool:
-        outcomes = await asyncio.gather(*(elsewhere(engine.write(add("x"))) for _ in range(3)), return_exceptions=True)
-        assert {str(outcome) for outcome in outcomes} == {"The database is busy. Please try again in a moment."}
-        await tool.end()
-    assert await titles(engine) == ["of the tool"]
-    await engine.close()
+    async with open_engine(path, patience=0.1) as engine:
+        async with at_work(engine) as tool:
+            outcomes = await asyncio.gather(
+                *(elsewhere(engine.write(add("x"))) for _ in range(3)), return_exceptions=True
+            )
+            assert {str(outcome) for outcome in outcomes} == {"The database is busy. Please try again in a moment."}
+            await tool.end()
+        assert await titles(engine) == ["of the tool"]
 
 
 async def test_patience_is_one_deadline_for_the_lock_and_the_file(path: Path) -> None:
     """Who has waited for another writer for most of its patience has only the rest of it for another program's lock."""
-    engine = await SqliteEngine.open(str(path), patience=2)
-    with locked_by_another_process(path):
-        first = asyncio.create_task(engine.write(add("a")))
-        await asyncio.sleep(0.2)
-        second = asyncio.create_task(engine.write(add("b")))
-        with pytest.raises(Unavailable):
-            await first
-        begun = time.monotonic()
-        with pytest.raises(Unavailable):
-            await second
-        took = time.monotonic() - begun
-    await engine.close()
-    assert took < 1, "it waited for 2 seconds more, and not for what was left of the first"
+    async with open_engine(path, patience=2) as engine:
+        with locked_by_another_process(path):
+            first = asyncio.create_task(engine.write(add("a")))
+            await asyncio.sleep(0.2)
+            second = asyncio.create_task(engine.write(add("b")))
+            with pytest.raises(Unavailable):
+                await first
+            begun = time.monotonic()
+            with pytest.raises(Unavailable):
+                await second
+            took = time.monotonic() - begun
+        assert took < 1, "it waited for 2 seconds more, and not for what was left of the first"
 
 
 async def test_patience_is_one_deadline_for_all_that_wait_together(path: Path) -> None:
     """Twenty writers that another program keeps waiting give up together, and not one after the other."""
-    engine = await SqliteEngine.open(str(path), patience=0.5)
-    with locked_by_another_process(path):
-        first = asyncio.create_task(engine.write(add("first")))
-        await asyncio.sleep(0.4)
-        together = [asyncio.create_task(engine.write(add(str(n)))) for n in range(20)]
-        await asyncio.wait((first,))
-        begun = time.monotonic()
-        outcomes = await asyncio.gather(first, *together, return_exceptions=True)
-        took = time.monotonic() - begun
-    assert {type(outcome) for outcome in outcomes} == {Unavailable}
-    assert took < 3, "one after the other they wait for 8 seconds"
-    assert await titles(engine) == []
-    await engine.close()
+    async with open_engine(path, patience=0.5) as engine:
+        with locked_by_another_process(path):
+            first = asyncio.create_task(engine.write(add("first")))
+            await asyncio.sleep(0.4)
+            together = [asyncio.create_task(engine.write(add(str(n)))) for n in range(20)]
+            await asyncio.wait((first,))
+            begun = time.monotonic()
+            outcomes = await asyncio.gather(first, *together, return_exceptions=True)
+            took = time.monotonic() - begun
+        assert {type(outcome) for outcome in outcomes} == {Unavailable}
+        assert took < 3, "one after the other they wait for 8 seconds"
+        assert await titles(engine) == []
 
 
 async def test_what_is_closed_says_so(either: SqliteEngine) -> None:
@@ -478,21 +483,21 @@ async def test_closing_waits_for_the_unit_that_is_under_way(path: Path) -> None:
 
 async def test_a_database_in_memory_serves_a_whole_turn() -> None:
     """What works on a file works in memory, tools included, and nothing of it is on a disk."""
-    store = await Store.open(":memory:")
-    turn = await store.begin_turn(TurnRequest("alice", "hi", title="hi"), Limits())
+    async with open_engine(":memory:") as engine:
+        store = Store(engine)
+        turn = await store.begin_turn(TurnRequest("alice", "hi", title="hi"), Limits())
 
-    async def tool() -> Any:
-        return [await store.add_task("alice", "x"), await store.list_tasks("alice")]
+        async def tool() -> Any:
+            return [await store.add_task("alice", "x"), await store.list_tasks("alice")]
 
-    task, listed = await store.record_tool(
-        turn.answer["id"], tool, lambda result: Progress(turn.answer["id"], 0, [{"type": "text", "content": "x"}])
-    )
-    assert listed == [task] == await store.list_tasks("alice")
-    live = await store.get_message("alice", turn.answer["id"])
-    assert live is not None
-    assert live["content"] == "x"
-    await store.finish_answer(turn.answer["id"], "done", fold([{"type": "text", "content": "xy"}]))
-    conversation = await store.get_conversation("alice", turn.conversation["id"])
-    assert conversation is not None
-    assert [message["content"] for message in conversation["messages"]] == ["hi", "xy"]
-    await store.close()
+        task, listed = await store.record_tool(
+            turn.answer["id"], tool, lambda result: Progress(turn.answer["id"], 0, [{"type": "text", "content": "x"}])
+        )
+        assert listed == [task] == await store.list_tasks("alice")
+        live = await store.get_message("alice", turn.answer["id"])
+        assert live is not None
+        assert live["content"] == "x"
+        await store.finish_answer(turn.answer["id"], "done", fold([{"type": "text", "content": "xy"}]))
+        conversation = await store.get_conversation("alice", turn.conversation["id"])
+        assert conversation is not None
+        assert [message["content"] for message in conversation["messages"]] == ["hi", "xy"]
