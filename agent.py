@@ -57,7 +57,7 @@ class Tasks(Protocol):
     async def delete_task(self, user_id: str, task_id: int) -> Mapping[str, Any] | None: ...
 
 
-RunTool = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+Record = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
 async def just_run(call_id: str, work: Callable[[], Awaitable[Any]]) -> Any:
@@ -69,13 +69,13 @@ async def just_run(call_id: str, work: Callable[[], Awaitable[Any]]) -> Any:
 class TurnContext:
     """What reaches the tools of one turn, and never the prompt.
 
-    `run_tool(call_id, work)` does a tool's work and stores its result in the answer, both or neither. Until the work
+    `record(call_id, work)` does a tool's work and stores its result in the answer, both or neither. Until the work
     has ended nobody else can write to the store, so the work must not wait for others who want to.
     """
 
     user_id: str
     tasks: Tasks
-    run_tool: RunTool = just_run
+    record: Record = just_run
 
 
 # ---- the agent and its tools ----
@@ -190,7 +190,7 @@ def _stored(tool: FunctionTool) -> FunctionTool:
     invoke = tool.on_invoke_tool
 
     async def on_invoke_tool(ctx: ToolContext[Any], arguments: str) -> Any:
-        return await ctx.context.run_tool(ctx.tool_call_id, lambda: invoke(ctx, arguments))
+        return await ctx.context.record(ctx.tool_call_id, lambda: invoke(ctx, arguments))
 
     return dataclasses.replace(tool, on_invoke_tool=on_invoke_tool)
 

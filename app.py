@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from todochat import inputs, pages
 from todochat.agent import Tasks, TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.auth import Authenticate, bearer, verifier_for
-from todochat.db import Busy, Conflict, Limits, NotFound, Store, TooMany, Turn, TurnRequest
+from todochat.db import Busy, Conflict, Limits, NotFound, ServerFull, Store, TooMany, Turn, TurnRequest
 from todochat.dialects import chatkit, mcp, replay, simple
 from todochat.dialects.sse import EventStream
 from todochat.engines import T, Unavailable
@@ -65,8 +65,8 @@ class Service:
         agent = self.agent if isinstance(self.agent, Agent) else await _awaited(self.agent(run.user_id))
         if not isinstance(agent, Agent):
             raise TypeError("The agent function must return an agents.Agent.")
-        run_tool = run.run_tool_atomically if self.tasks is self.store else run.run_tool_then_store
-        context = await _awaited(self.context(TurnContext(run.user_id, self.tasks, run_tool)))
+        record = run.run_tool_atomically if self.tasks is self.store else run.run_tool_then_store
+        context = await _awaited(self.context(TurnContext(run.user_id, self.tasks, record)))
         agent = copy(agent)  # openai-agents 0.24 compares an agent's tools with those in each run that it is in
         return stream_turn(agent, turn.history, context, self.options, run, conversation_id=run.conversation_id)
 
@@ -100,13 +100,6 @@ async def signed_in(request: Request) -> tuple[Service, str]:
     if not isinstance(user_id, str):
         raise TypeError("authenticate() must return the user's id as a str, or None.")
     return service, user_id
-
-
-def found(thing: T | None) -> T:
-    """Return what was looked up, or answer 404: the same for what is not there and for what is somebody else's."""
-    if not thing:
-        raise HTTPException(404, "Not found.")
-    return thing
 
 
 # ---- handlers: chat ----
@@ -197,7 +190,7 @@ async def join(request: Request) -> Response | EventStream:
     conversation_id, after = inputs.id_of(request), inputs.count_in(request, "after", 0)
     run = service.runs.live(conversation_id)
     if run is None or run.user_id != user_id:
-        found(await service.store.has_conversation(user_id, conversation_id))
+        inputs.found(await service.store.has_conversation(user_id, conversation_id))
         return Response(status_code=204)
     if after > len(run.events):
         raise HTTPException(400, f"after is {after}, but the live answer has only {len(run.events)} frames so far.")
@@ -208,11 +201,11 @@ async def stop(request: Request) -> Response:
     """POST /api/conversations/{id}/stop: end the live answer and return it as it stands."""
     service, user_id = await signed_in(request)
     conversation_id = inputs.id_of(request)
-    found(await service.store.has_conversation(user_id, conversation_id))
+    inputs.found(await service.store.has_conversation(user_id, conversation_id))
     run = service.runs.live(conversation_id)
     if run is None or not await service.runs.stop(conversation_id, "stopped"):
         raise HTTPException(409, "Nothing is being answered in this conversation.")
-    message = found(await service.store.get_message(user_id, run.id))
+    message = inputs.found(await service.store.get_message(user_id, run.id))
     if message["status"] == "streaming":
         raise Unavailable(UNSAVED)
     return JSONResponse(message)
@@ -232,7 +225,7 @@ async def list_conversations(request: Request) -> Response:
 async def get_conversation(request: Request) -> Response:
     """GET /api/conversations/{id}: with its messages."""
     service, user_id = await signed_in(request)
-    return JSONResponse(found(await service.store.get_conversation(user_id, inputs.id_of(request))))
+    return JSONResponse(inputs.found(await service.store.get_conversation(user_id, inputs.id_of(request))))
 
 
 async def rename_conversation(request: Request) -> Response:
@@ -241,14 +234,14 @@ async def rename_conversation(request: Request) -> Response:
     body = await inputs.body_of(request)
     inputs.fields(body, "title")
     title = inputs.title_in(body)
-    return JSONResponse(found(await service.store.rename_conversation(user_id, inputs.id_of(request), title)))
+    return JSONResponse(inputs.found(await service.store.rename_conversation(user_id, inputs.id_of(request), title)))
 
 
 async def delete_conversation(request: Request) -> Response:
     """DELETE /api/conversations/{id}: with its messages; a live answer in it ends."""
     service, user_id = await signed_in(request)
     conversation_id = inputs.id_of(request)
-    found(await service.store.delete_conversation(user_id, conversation_id))
+    inputs.found(await service.store.delete_conversation(user_id, conversation_id))
     await service.runs.end_deleted(conversation_id)
     return JSONResponse({"status": "deleted"})
 
@@ -277,13 +270,13 @@ async def update_task(request: Request) -> Response:
     """PATCH /api/tasks/{id} with any of title, description, completed."""
     service, user_id = await signed_in(request)
     changes = inputs.task_changes_in(await inputs.body_of(request))
-    return JSONResponse(dict(found(await service.tasks.update_task(user_id, inputs.id_of(request), **changes))))
+    return JSONResponse(dict(inputs.found(await service.tasks.update_task(user_id, inputs.id_of(request), **changes))))
 
 
 async def delete_task(request: Request) -> Response:
     """DELETE /api/tasks/{id}."""
     service, user_id = await signed_in(request)
-    found(await service.tasks.delete_task(user_id, inputs.id_of(request)))
+    inputs.found(await service.tasks.delete_task(user_id, inputs.id_of(request)))
     return JSONResponse({"status": "deleted"})
 
 
@@ -352,7 +345,7 @@ def routes(parts: Collection[Part] = PARTS) -> list[BaseRoute]:
     return chosen
 
 
-EXPECTED = (HTTPException, NotFound, Conflict, TooMany, Unavailable, ShuttingDown)
+EXPECTED = (HTTPException, NotFound, Conflict, TooMany, ServerFull, Unavailable, ShuttingDown)
 
 
 async def refuse(request: Request, error: Exception) -> Response:
@@ -365,9 +358,9 @@ async def refuse(request: Request, error: Exception) -> Response:
             return JSONResponse({"detail": str(error)}, 404)
         case Conflict():
             return JSONResponse({"detail": str(error)}, 409)
-        case TooMany(of_user=True):
+        case TooMany():
             return JSONResponse({"detail": str(error)}, 429, later)
-    return JSONResponse({"detail": str(error)}, 503, later)  # TooMany of all, Unavailable, ShuttingDown
+    return JSONResponse({"detail": str(error)}, 503, later)  # ServerFull, Unavailable, ShuttingDown
 
 
 def create_app(
@@ -475,8 +468,7 @@ def _lifespan(
 
 def _refuse_unusable(store: object, parts: Collection[str], prefix: str) -> None:
     if store is not None and not isinstance(store, str | Store):
-        kind = type(store).__name__
-        raise BadSetting(f"store is a {kind}: it must be a URL such as sqlite:///chat.db, or a db.Store.")
+        raise BadSetting("store must be a URL such as sqlite:///chat.db, or an open db.Store.")
     if unknown := set(parts) - set(PARTS):
         raise BadSetting(f"parts has {min(unknown)!r}: there is {', '.join(PARTS)}.")
     if prefix and not re.fullmatch(r"(/[^/\s?#]+)+", prefix):

@@ -36,11 +36,11 @@ class NotFound(Exception):
 
 
 class TooMany(Exception):
-    """There is no room for another live answer; the text is a sentence for the user."""
+    """The user has as many live answers as a user may have; the text is a sentence for the user."""
 
-    def __init__(self, sentence: str, *, of_user: bool) -> None:
-        super().__init__(sentence)
-        self.of_user = of_user
+
+class ServerFull(Exception):
+    """There is no room for another live answer; the text is a sentence for the user."""
 
 
 class AnswerOver(Exception):
@@ -280,7 +280,7 @@ class Store:
 
         A retry removes what came after the message that it answers. A key that was used before stores nothing, and
         returns the earlier answer. Raises `NotFound`, `Busy` if the conversation has a live answer, `Conflict` if the
-        key came with another request, and `TooMany` if there are as many live answers as `limits` allows.
+        key came with another request, and `TooMany` or `ServerFull` if `limits` allows no other live answer.
         """
 
         async def work(sql: Sql) -> Turn:
@@ -495,7 +495,7 @@ async def _conversation_for(sql: Sql, request: TurnRequest, now: str) -> Convers
 
 
 async def _admit(sql: Sql, user_id: str, conversation_id: int, limits: Limits) -> None:
-    """Raise `Busy` or `TooMany` if no other answer may be live."""
+    """Raise `Busy`, `TooMany` or `ServerFull` if no other answer may be live."""
     [live] = await sql(
         """
         SELECT COUNT(*) AS everybodys, COUNT(CASE WHEN c.user_id = ? THEN 1 END) AS the_users,
@@ -507,9 +507,9 @@ async def _admit(sql: Sql, user_id: str, conversation_id: int, limits: Limits) -
     if live["the_conversations"]:
         raise Busy(BUSY)
     if live["the_users"] >= limits.live_per_user:
-        raise TooMany("You have too many answers running. Wait for one to end, or stop it.", of_user=True)
+        raise TooMany("You have too many answers running. Wait for one to end, or stop it.")
     if live["everybodys"] >= limits.live:
-        raise TooMany("The server is busy with other answers. Please try again in a moment.", of_user=False)
+        raise ServerFull("The server is busy with other answers. Please try again in a moment.")
 
 
 async def _insert_messages(sql: Sql, conversation_id: int, request: TurnRequest, now: str) -> list[Message]:

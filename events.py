@@ -166,11 +166,8 @@ def _call_events(call: StoredCall) -> list[Event]:
 
 def dump(events: Sequence[Event]) -> str:
     """Return events as JSON. A piece of text, by far the most frequent event, is a bare string: half the size."""
-    return json.dumps(
-        [event["content"] if event["type"] == "text" else event for event in events],
-        ensure_ascii=False,
-        separators=(",", ":"),
-    )
+    short = [event["content"] if event["type"] == "text" else event for event in events]
+    return json.dumps(short, ensure_ascii=False, separators=(",", ":"))
 
 
 def load(dumped: str) -> list[Event]:

@@ -9,6 +9,8 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from todochat.engines import T
+
 MAX_BODY = 1024 * 1024  # bytes
 MAX_MESSAGE = 32_000  # characters
 MAX_TITLE = 200
@@ -147,6 +149,13 @@ def id_of(request: Request) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,18}", text) or int(text) >= 2**63:
         raise HTTPException(404, "Not found.")
     return int(text)
+
+
+def found(thing: T | None) -> T:
+    """Return what was looked up, or answer 404: the same for what is not there and for what is somebody else's."""
+    if not thing:
+        raise HTTPException(404, "Not found.")
+    return thing
 
 
 def only(request: Request, *names: str) -> None:

@@ -40,7 +40,7 @@ MAX_BATCH = 500  # events in one write: what a reader that has fallen behind cos
 
 SHUT_DOWN = "The server is shutting down, so this answer ends here. Please ask again in a moment."
 DELETED = "This conversation has been deleted."
-ELSEWHERE = "This conversation was changed by another program, so this answer ends here."
+ELSEWHERE = "This conversation was changed or deleted elsewhere, so this answer ends here."
 BROKEN = "Something went wrong while answering. Please try again."
 UNSAVED = "The database does not answer, so the end of this answer is not saved yet. Please reload in a moment."
 
@@ -388,7 +388,7 @@ class Runs:
         assert run.producer is not None
         await asyncio.wait((run.producer,))
         await run.finish_tools()
-        ending, sentence = await self._outcome(run, run.producer)
+        ending, sentence = self._outcome(run, run.producer)
         end = _End(run.id, run.conversation_id, ending, {**fold(run.events[: run.visible]), "error": sentence})
         try:
             end = await self._store_end(end)
@@ -417,7 +417,7 @@ class Runs:
             del self._live[end.conversation_id]
         return end
 
-    async def _outcome(self, run: Run, producer: "asyncio.Task[str | None]") -> tuple[Ending, str | None]:
+    def _outcome(self, run: Run, producer: "asyncio.Task[str | None]") -> tuple[Ending, str | None]:
         """Return how a run has ended, and the sentence for the user if that is not well."""
         if run.stopped_as is not None:
             return run.stopped_as
@@ -428,18 +428,11 @@ class Runs:
             sentence = producer.result()
             return ("failed", sentence) if sentence else ("done", None)
         if isinstance(error, AnswerOver):  # as a tool has noticed, and the next checkpoint would have
-            return "stopped", await self._why_over(run)
+            return "stopped", ELSEWHERE
         if isinstance(error, Unavailable):
             return "failed", str(error)
         log_mistake(f"conversation {run.conversation_id}", error)
         return "failed", BROKEN
-
-    async def _why_over(self, run: Run) -> str:
-        """Say why somebody else has ended an answer in the database."""
-        with suppress(Unavailable):
-            if not await self._store.has_conversation(run.user_id, run.conversation_id):
-                return DELETED
-        return ELSEWHERE
 
     async def _checkpoint_always(self) -> None:
         """Store, while there are live answers, all that is new in them, in one transaction."""
@@ -469,4 +462,4 @@ class Runs:
             run.saved = max(run.saved, saved.first + len(saved.events))
         for run in changed:
             if run.id not in live:
-                run.stop("stopped", await self._why_over(run))
+                run.stop("stopped", ELSEWHERE)

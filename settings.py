@@ -3,9 +3,10 @@
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from todochat.engines import POSTGRES
 
@@ -13,6 +14,7 @@ Parsed = TypeVar("Parsed")
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 ALGORITHMS = ("HS256", "RS256", "ES256")
+LOCAL_ORIGINS = ("http://localhost:3000", "http://localhost:5173")
 
 
 class BadSetting(Exception):
@@ -26,73 +28,6 @@ def default_database() -> str:
     """
     is_checkout = Path(__file__).with_name("pyproject.toml").is_file()
     return str(Path(__file__).with_name("todochat.db")) if is_checkout else "todochat.db"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All settings but the model's, with their defaults. README.md has the table. Times are in seconds."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    database: str = default_database()  # a path, ":memory:", or a URL of PostgreSQL's
-    secret: str | None = None
-    algorithm: str = "HS256"
-    public_key: str | None = None  # PEM
-    issuer: str | None = None
-    audience: str | None = None
-    cors_origins: tuple[str, ...] = ("http://localhost:3000", "http://localhost:5173")
-    history_limit: int = 50
-    log_level: str = "INFO"
-    model_idle_timeout: float = 60.0
-    tool_timeout: float = 30.0
-    max_turns: int = 10
-    max_live: int = 200
-    max_live_per_user: int = 4
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> "Settings":
-        """Return the settings that `env` makes. Raises `BadSetting`."""
-        algorithm = _read(env, "JWT_ALGORITHM", _one_of(ALGORITHMS), cls.algorithm)
-        public_key = _read(env, "JWT_PUBLIC_KEY", _pem, None)
-        if (algorithm == "HS256") == (public_key is not None):
-            raise BadSetting("JWT_PUBLIC_KEY and JWT_ALGORITHM=RS256 (or ES256) go together: set both, or neither.")
-        return cls(
-            host=_read(env, "HOST", _host, cls.host),
-            port=_read(env, "PORT", _whole(0, 65535), cls.port),
-            database=_read(env, "DATABASE_URL", database_path, cls.database),
-            secret=_read(env, "BETTER_AUTH_SECRET", str, None),
-            algorithm=algorithm,
-            public_key=public_key,
-            issuer=_read(env, "JWT_ISSUER", str, None),
-            audience=_read(env, "JWT_AUDIENCE", str, None),
-            cors_origins=_read(env, "CORS_ORIGINS", _origins, cls.cors_origins),
-            history_limit=_read(env, "HISTORY_LIMIT", _whole(1, 10_000), cls.history_limit),
-            log_level=_read(env, "LOG_LEVEL", lambda text: _one_of(LOG_LEVELS)(text.upper()), cls.log_level),
-            model_idle_timeout=_read(env, "MODEL_IDLE_TIMEOUT", _seconds, cls.model_idle_timeout),
-            tool_timeout=_read(env, "TOOL_TIMEOUT", _seconds, cls.tool_timeout),
-            max_turns=_read(env, "MAX_TURNS", _whole(1, 1000), cls.max_turns),
-            max_live=_read(env, "MAX_LIVE", _whole(1, 100_000), cls.max_live),
-            max_live_per_user=_read(env, "MAX_LIVE_PER_USER", _whole(1, 100_000), cls.max_live_per_user),
-        )
-
-    @classmethod
-    def for_app(cls, env: Mapping[str, str], *, store: bool, users: bool) -> "Settings":
-        """Return the settings of an app inside another: what is not asked for may mean something of the host's own.
-
-        `store` and `users` say whether the environment decides about these. Raises `BadSetting`.
-        """
-        unasked = {"HOST", "PORT", "LOG_LEVEL"}  # those are for serve.py
-        unasked |= set() if store else {"DATABASE_URL"}
-        unasked |= set() if users else {"BETTER_AUTH_SECRET", "JWT_ALGORITHM", "JWT_PUBLIC_KEY"}
-        return cls.from_env({name: value for name, value in env.items() if name not in unasked})
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether `host` can be reached from this machine only."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
 
 
 def database_path(url: str) -> str:
@@ -129,22 +64,16 @@ def _read(env: Mapping[str, str], name: str, parse: Callable[[str], Parsed], def
         raise BadSetting(f"{name}{shown}: {error}.") from error
 
 
-def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"it must be one of {', '.join(choices)}")
-        return text
-
-    return parse
+def _one_of(choices: tuple[str, ...], text: str) -> str:
+    if text not in choices:
+        raise ValueError(f"it must be one of {', '.join(choices)}")
+    return text
 
 
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
-            raise ValueError(f"it must be a whole number from {low} to {high}")
-        return int(text)
-
-    return parse
+def _whole(low: int, high: int, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
+        raise ValueError(f"it must be a whole number from {low} to {high}")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -175,3 +104,62 @@ def _pem(text: str) -> str:
     if "PRIVATE KEY" in key:
         raise ValueError("it is a private key, which belongs to whoever makes the tokens: give the public one")
     return key.replace("\\n", "\n")  # as .env files have it
+
+
+def _setting(name: str, parse: Callable[[str], Parsed], default: Parsed) -> Parsed:
+    """Return the field for a setting whose name in the environment is `name`, and whose text there `parse` reads.
+
+    Its type is said to be that of its value, as it is with `dataclasses.field`.
+    """
+    made: Parsed = field(default=default, metadata={"name": name, "parse": parse})
+    return made
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings but the model's, with their defaults. README.md has the table. Times are in seconds."""
+
+    host: str = _setting("HOST", _host, "127.0.0.1")
+    port: int = _setting("PORT", partial(_whole, 0, 65535), 8000)
+    database: str = _setting("DATABASE_URL", database_path, default_database())  # a path, ":memory:", or a URL
+    secret: str | None = _setting("BETTER_AUTH_SECRET", str, None)
+    algorithm: str = _setting("JWT_ALGORITHM", partial(_one_of, ALGORITHMS), "HS256")
+    public_key: str | None = _setting("JWT_PUBLIC_KEY", _pem, None)  # PEM
+    issuer: str | None = _setting("JWT_ISSUER", str, None)
+    audience: str | None = _setting("JWT_AUDIENCE", str, None)
+    cors_origins: tuple[str, ...] = _setting("CORS_ORIGINS", _origins, LOCAL_ORIGINS)
+    history_limit: int = _setting("HISTORY_LIMIT", partial(_whole, 1, 10_000), 50)
+    log_level: str = _setting("LOG_LEVEL", lambda text: _one_of(LOG_LEVELS, text.upper()), "INFO")
+    model_idle_timeout: float = _setting("MODEL_IDLE_TIMEOUT", _seconds, 60.0)
+    tool_timeout: float = _setting("TOOL_TIMEOUT", _seconds, 30.0)
+    max_turns: int = _setting("MAX_TURNS", partial(_whole, 1, 1000), 10)
+    max_live: int = _setting("MAX_LIVE", partial(_whole, 1, 100_000), 200)
+    max_live_per_user: int = _setting("MAX_LIVE_PER_USER", partial(_whole, 1, 100_000), 4)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> "Settings":
+        """Return the settings that `env` makes. Raises `BadSetting`."""
+        values: dict[str, Any] = {made.name: _read(env, **made.metadata, default=made.default) for made in fields(cls)}
+        settings = cls(**values)
+        if (settings.algorithm == "HS256") == (settings.public_key is not None):
+            raise BadSetting("JWT_PUBLIC_KEY and JWT_ALGORITHM=RS256 (or ES256) go together: set both, or neither.")
+        return settings
+
+    @classmethod
+    def for_app(cls, env: Mapping[str, str], *, store: bool, users: bool) -> "Settings":
+        """Return the settings of an app inside another: what is not asked for may mean something of the host's own.
+
+        `store` and `users` say whether the environment decides about these. Raises `BadSetting`.
+        """
+        unasked = {"HOST", "PORT", "LOG_LEVEL"}  # those are for serve.py
+        unasked |= set() if store else {"DATABASE_URL"}
+        unasked |= set() if users else {"BETTER_AUTH_SECRET", "JWT_ALGORITHM", "JWT_PUBLIC_KEY"}
+        return cls.from_env({name: value for name, value in env.items() if name not in unasked})
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether `host` can be reached from this machine only."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"

@@ -7,6 +7,8 @@ threads; what its items are is said in chatkit_items.py.
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -138,16 +140,10 @@ async def _items_of(params: Mapping[str, Any], store: Store, user_id: str) -> tu
     limit, newest_first, after = _page_in(params)
     cursor = re.fullmatch(f"({ID})|{ANSWER_ITEM}", after or "")
     # A question is one item and an answer may be none: twice as many messages as items, and the cursor's own.
-    found = await store.page_of_messages(
-        user_id,
-        thread_id,
-        since=int(cursor[1] or cursor[2]) if cursor else None,
-        newest_first=newest_first,
-        limit=2 * limit + 4,
+    since = int(cursor[1] or cursor[2]) if cursor else None
+    conversation, messages = inputs.found(
+        await store.page_of_messages(user_id, thread_id, since=since, newest_first=newest_first, limit=2 * limit + 4)
     )
-    if found is None:
-        raise HTTPException(404, "Not found.")
-    conversation, messages = found
     data = [item for message in messages for item in items(thread_id, message)[:: -1 if newest_first else 1]]
     if after is not None:  # from behind the cursor; if it is not there (any more), there is nothing behind it
         place = next((n for n, item in enumerate(data) if item["id"] == after), len(data))
@@ -157,15 +153,11 @@ async def _items_of(params: Mapping[str, Any], store: Store, user_id: str) -> tu
 
 async def _rename_thread(params: Mapping[str, Any], store: Store, user_id: str) -> Json:
     thread_id, title = id_in(params, "thread_id"), inputs.title_in(params)
-    conversation = await store.rename_conversation(user_id, thread_id, title)
-    if conversation is None:
-        raise HTTPException(404, "Not found.")
-    return thread(conversation)
+    return thread(inputs.found(await store.rename_conversation(user_id, thread_id, title)))
 
 
 async def _delete_thread(params: Mapping[str, Any], store: Store, user_id: str) -> Json:
-    if not await store.delete_conversation(user_id, id_in(params, "thread_id")):
-        raise HTTPException(404, "Not found.")
+    inputs.found(await store.delete_conversation(user_id, id_in(params, "thread_id")))
     return {}
 
 
@@ -179,8 +171,9 @@ async def _feedback(params: Mapping[str, Any], store: Store, user_id: str) -> Js
     answers = {int(name[1]) for name in named if name}
     messages = [await store.get_message(user_id, answer) for answer in answers]
     known = [item["id"] for message in messages if message is not None for item in items(thread_id, message)]
-    if not all(item_id in known for item_id in ids) or not await store.give_feedback(user_id, thread_id, answers, kind):
-        raise HTTPException(404, "Not found.")
+    inputs.found(
+        all(item_id in known for item_id in ids) and await store.give_feedback(user_id, thread_id, answers, kind)
+    )
     return {}
 
 
@@ -224,7 +217,7 @@ async def frames(kind: str, turn: Turn, batches: AsyncGenerator[list[Event], Non
     writer = ItemWriter(turn.conversation["id"], turn.answer["id"], turn.answer["created_at"])
     async for batch in batches:
         # A thought is not sent again for each of its pieces: there may be nothing to send.
-        if chunk := "".join([_framed(told) for event in _joined(batch) for told in writer.write(event)]):
+        if chunk := "".join([frame(told) for event in _joined(batch) for told in writer.write(event)]):
             yield chunk.encode("ascii")
     if chunk := "".join(map(frame, writer.close())):
         yield chunk.encode("ascii")
@@ -242,20 +235,10 @@ def _opening(kind: str, turn: Turn) -> Iterator[Json]:
     yield {"type": "stream_options", "stream_options": {"allow_cancel": True}}
 
 
-def _framed(told: Json | str) -> str:
-    return told if isinstance(told, str) else frame(told)
-
-
 def _joined(batch: list[Event]) -> Iterator[Event]:
     """Yield the events of a batch, neighbouring pieces of text as one."""
-    text: list[str] = []
-    for event in batch:
-        if event["type"] == "text":
-            text.append(event["content"])
-            continue
-        if text:
-            yield {"type": "text", "content": "".join(text)}
-            text.clear()
-        yield event
-    if text:
-        yield {"type": "text", "content": "".join(text)}
+    for kind, events in groupby(batch, itemgetter("type")):
+        if kind == "text":
+            yield {"type": "text", "content": "".join(event["content"] for event in events if event["type"] == "text")}
+        else:
+            yield from events

@@ -7,7 +7,6 @@ they came. Their ids are those of the message, with a dot and a number behind th
 import json
 import re
 from collections.abc import Iterator
-from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, Literal
 
 from todochat.dialects import THINKING
@@ -61,12 +60,10 @@ class ItemWriter:
         self._kind: Literal["", "text", "calls", "thought"] = ""  # of the last item, while it is being written
         self._pieces: list[str] = []  # of its text
         self._shown = self._unshown = 0  # characters of a thought that the reader has, and has not
-        self._head = ""  # of the frames of its deltas
         self._calls: dict[str, tuple[Json, int]] = {}  # by call id: the workflow and the place in it
-        self._waiting: dict[str, int] = {}  # by item id: calls without a result
 
-    def write(self, event: Event) -> Iterator[Json | str]:
-        """Yield what an event becomes: thread events, and for a delta of the text its finished frame."""
+    def write(self, event: Event) -> Iterator[Json]:
+        """Yield the thread events that an event becomes."""
         if event["type"] == "text":
             yield from self._text(event["content"])
         elif event["type"] == "started":
@@ -84,9 +81,7 @@ class ItemWriter:
     def close(self, *, still_live: bool = False) -> Iterator[Json]:
         """Yield the ends of the items that are open. In an answer that is `still_live`, tools may be running."""
         yield from self._end_item()
-        for workflow in [] if still_live else self.items:
-            if not self._waiting.pop(workflow["id"], 0):
-                continue
+        for workflow in [] if still_live else filter(_is_open, self.items):
             for n, task in enumerate(workflow["workflow"]["tasks"]):
                 if task["status_indicator"] == "loading":
                     task |= {"status_indicator": "none", "content": "Cut off before it was done."}
@@ -119,24 +114,18 @@ class ItemWriter:
             item["workflow"]["tasks"][0] |= {"content": text, "status_indicator": "complete"}
             yield _task("updated", item, 0)
             yield _end_workflow(item)
-        elif kind == "calls" and not self._waiting[self.items[-1]["id"]]:
-            del self._waiting[self.items[-1]["id"]]
+        elif kind == "calls" and not _is_open(self.items[-1]):
             yield _end_workflow(self.items[-1])
 
-    def _text(self, delta: str) -> Iterator[Json | str]:
+    def _text(self, delta: str) -> Iterator[Json]:
         if self._kind != "text":
             delta = delta.lstrip()
             if not delta:
                 return
             yield from self._begin("text", type="assistant_message", content=[])
-            item = self.items[-1]
-            yield _update(item, "assistant_message.content_part.added", content_index=0, content=_output(""))
-            self._head = (
-                f'data: {{"type":"thread.item.updated","item_id":"{item["id"]}","update":'
-                '{"type":"assistant_message.content_part.text_delta","content_index":0,"delta":'
-            )
+            yield _update(self.items[-1], "assistant_message.content_part.added", content_index=0, content=_output(""))
         self._pieces.append(delta)
-        yield f"{self._head}{quoted(delta)}}}}}\n\n"
+        yield _update(self.items[-1], "assistant_message.content_part.text_delta", content_index=0, delta=delta)
 
     def _thought(self, delta: str) -> Iterator[Json]:
         if self._kind != "thought":
@@ -164,7 +153,6 @@ class ItemWriter:
         tasks = item["workflow"]["tasks"]
         tasks.append({"type": "custom", "title": title(call["name"], call["args"]), "status_indicator": "loading"})
         self._calls[call["id"]] = item, len(tasks) - 1
-        self._waiting[item["id"]] = self._waiting.get(item["id"], 0) + 1
         yield _task("added", item, len(tasks) - 1)
 
     def _result(self, event: ToolResult) -> Iterator[Json]:
@@ -172,10 +160,8 @@ class ItemWriter:
         if item is None:
             return
         item["workflow"]["tasks"][n] |= {"status_indicator": "complete", "content": outcome(event["result"])}
-        self._waiting[item["id"]] -= 1
         yield _task("updated", item, n)
-        if item is not self.items[-1] and not self._waiting[item["id"]]:  # text or reasoning has gone past it
-            del self._waiting[item["id"]]
+        if item is not self.items[-1] and not _is_open(item):  # text or reasoning has gone past it
             yield _end_workflow(item)
 
 
@@ -193,6 +179,11 @@ def _workflow(kind: Literal["custom", "reasoning"]) -> Json:
 
 def _task(change: Literal["added", "updated"], item: Json, n: int) -> Json:
     return _update(item, f"workflow.task.{change}", task_index=n, task=item["workflow"]["tasks"][n])
+
+
+def _is_open(item: Json) -> bool:
+    """Return whether a task of an item, if it is a workflow, has no result yet."""
+    return any(task["status_indicator"] == "loading" for task in item.get("workflow", {}).get("tasks", ()))
 
 
 def _end_workflow(item: Json) -> Json:

@@ -10,19 +10,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from agents.tool_context import ToolContext
-from mcp import MCPError
+from mcp import MCPError, types
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.types import (
-    INVALID_PARAMS,
-    CallToolRequestParams,
-    CallToolResult,
-    ListToolsResult,
-    PaginatedRequestParams,
-    TextContent,
-    Tool,
-)
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -43,10 +34,10 @@ def endpoint(tasks: Tasks, max_body: int) -> StreamableHTTPSessionManager:
     """
     tools = {tool.name: tool for tool in todo_tools(strict=False)}
 
-    async def list_tools(ctx: RequestContext, params: PaginatedRequestParams | None) -> ListToolsResult:
-        return ListToolsResult(
+    async def list_tools(ctx: RequestContext, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
+        return types.ListToolsResult(
             tools=[
-                Tool(
+                types.Tool(
                     name=tool.name,
                     description=tool.description,
                     input_schema=tool.params_json_schema | {"additionalProperties": False},
@@ -55,9 +46,9 @@ def endpoint(tasks: Tasks, max_body: int) -> StreamableHTTPSessionManager:
             ]
         )
 
-    async def call_tool(ctx: RequestContext, params: CallToolRequestParams) -> CallToolResult:
+    async def call_tool(ctx: RequestContext, params: types.CallToolRequestParams) -> types.CallToolResult:
         if (tool := tools.get(params.name)) is None:
-            raise MCPError(INVALID_PARAMS, f"There is no tool {params.name[:50]!r}.")
+            raise MCPError(types.INVALID_PARAMS, f"There is no tool {params.name[:50]!r}.")
         given = params.arguments or {}
         if unknown := given.keys() - tool.params_json_schema["properties"].keys():
             # Ignored, a misspelt one would be a success that did nothing.
@@ -89,10 +80,10 @@ def refuse_foreign_page(request: Request, origins: Collection[str]) -> None:
         raise HTTPException(403, "Pages of this origin may not call: CORS_ORIGINS has those that may.")
 
 
-def _failure(sentence: str) -> CallToolResult:
+def _failure(sentence: str) -> types.CallToolResult:
     return _result({"success": False, "error": sentence})
 
 
-def _result(output: Mapping[str, Any]) -> CallToolResult:
-    text = TextContent(type="text", text=json.dumps(output))
-    return CallToolResult(content=[text], structured_content=dict(output), is_error=not output["success"])
+def _result(output: Mapping[str, Any]) -> types.CallToolResult:
+    text = types.TextContent(type="text", text=json.dumps(output))
+    return types.CallToolResult(content=[text], structured_content=dict(output), is_error=not output["success"])

@@ -26,9 +26,12 @@ HEADERS = {
 }
 
 
+_as_json = json.JSONEncoder(separators=(",", ":")).encode  # made once: `json.dumps` would make an encoder each time
+
+
 def frame(data: object) -> str:
     """Return JSON data as a frame."""
-    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
+    return f"data: {_as_json(data)}\n\n"
 
 
 class EventStream:

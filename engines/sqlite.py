@@ -9,7 +9,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,10 +135,10 @@ class SqliteEngine(Engine):
         unit = _Unit(work)
         self._waiting.append(unit)
         try:
-            async with self._alone(self._writing) as patience_left:
+            async with self._alone(self._writing) as deadline:
                 if not unit.begun:
                     units, self._waiting = self._waiting, []
-                    await self._write_together(units, patience_left)
+                    await self._write_together(units, deadline)
         except Unavailable:
             if not unit.begun:  # it was not our turn in time, or is no longer
                 self._waiting.remove(unit)
@@ -149,21 +149,21 @@ class SqliteEngine(Engine):
         result: T = unit.result
         return result
 
-    async def _write_together(self, units: Sequence[_Unit], patience: float) -> None:
+    async def _write_together(self, units: Sequence[_Unit], deadline: float) -> None:
         """Do all units in one transaction, or, if one of them fails, each in its own."""
         for unit in units:
             unit.begun = True
         try:
-            if len(units) == 1 or not await self._try_together(units, patience):
+            if len(units) == 1 or not await self._try_together(units, deadline):
                 for unit in units:
-                    await self._do(unit, patience)
+                    await self._do(unit, deadline)
         finally:
             for unit in units:
                 unit.over.set()
 
-    async def _try_together(self, units: Sequence[_Unit], patience: float) -> bool:
+    async def _try_together(self, units: Sequence[_Unit], deadline: float) -> bool:
         try:
-            await self._begin(patience)
+            await self._begin(deadline)
             for unit in units:
                 unit.result = await unit.work(self._execute)
             await self._writer.execute_fetchall("COMMIT")
@@ -173,10 +173,10 @@ class SqliteEngine(Engine):
         finally:
             await self._roll_back(self._writer)
 
-    async def _do(self, unit: _Unit, patience: float) -> None:
+    async def _do(self, unit: _Unit, deadline: float) -> None:
         try:
             with _in_words():
-                await self._begin(patience)
+                await self._begin(deadline)
                 unit.result = await unit.work(self._execute)
                 await self._writer.execute_fetchall("COMMIT")
         except Exception as error:  # goes to whoever waits for it
@@ -185,8 +185,8 @@ class SqliteEngine(Engine):
             await self._roll_back(self._writer)
 
     async def _transaction(self, work: Work[T]) -> T:
-        async with self._alone(self._writing) as patience_left:
-            await self._begin(patience_left)
+        async with self._alone(self._writing) as deadline:
+            await self._begin(deadline)
             transaction = Transaction(self, self._execute)
             try:
                 return await transaction.run(work, lambda: self._writer.execute_fetchall("COMMIT"))
@@ -209,7 +209,7 @@ class SqliteEngine(Engine):
 
     @asynccontextmanager
     async def _alone(self, lock: asyncio.Lock) -> AsyncIterator[float]:
-        """Have a connection for this task alone; yields how much is left of its patience, in seconds."""
+        """Have a connection for this task alone; yields when its patience ends, on the monotonic clock."""
         deadline = time.monotonic() + self._patience
         try:
             async with asyncio.timeout(self._patience):
@@ -220,13 +220,14 @@ class SqliteEngine(Engine):
             if self._closing:
                 raise Unavailable("The server is shutting down. Please try again in a moment.")
             with _in_words():
-                yield max(0.0, deadline - time.monotonic())
+                yield deadline
         finally:
             lock.release()
 
-    async def _begin(self, patience: float) -> None:
+    async def _begin(self, deadline: float) -> None:
+        patience = int(1000 * max(0.0, deadline - time.monotonic()))
         # IMMEDIATE: a transaction that reads first and writes later could fail with BUSY whatever the timeout.
-        await self._writer.executescript(f"PRAGMA busy_timeout = {int(1000 * patience)}; BEGIN IMMEDIATE")
+        await self._writer.executescript(f"PRAGMA busy_timeout = {patience}; BEGIN IMMEDIATE")
 
     async def _roll_back(self, connection: aiosqlite.Connection) -> None:
         if connection.in_transaction:  # a full disk has rolled back already
@@ -262,20 +263,8 @@ async def _upgrade(connection: aiosqlite.Connection, version: int) -> None:
     if version == SCHEMA_VERSION:
         return
     steps = [UPGRADES[v] for v in range(version, SCHEMA_VERSION) if version and v in UPGRADES]
-    await connection.execute_fetchall("BEGIN IMMEDIATE")
-    for statement in (s for step in [*steps, SCHEMA.read_text()] for s in _statements(step)):
-        await connection.execute_fetchall(statement)  # executescript would commit in between
-    await connection.execute_fetchall(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    await connection.execute_fetchall("COMMIT")
-
-
-def _statements(sql: str) -> Iterable[str]:
-    statement = ""
-    for line in sql.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+    script = ["BEGIN IMMEDIATE;", *steps, SCHEMA.read_text(), f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"]
+    await connection.executescript("\n".join(script))
 
 
 def _lock(path: str) -> sqlite3.Connection:

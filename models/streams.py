@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from agents import ModelBehaviorError
 from openai import AsyncStream, BaseModel
@@ -15,19 +15,22 @@ from pydantic import ValidationError
 M = TypeVar("M", bound=BaseModel)
 
 
-class _Event:
-    """How the client is to read one event of the Responses API."""
+# By the type of an event of the Responses API, how it is read: only OpenAI's discriminator says which one it is, and
+# pydantic would try all fifty.
+_KINDS: dict[str, type[BaseModel]] = {
+    get_args(kind.model_fields["type"].annotation)[0]: kind for kind in get_args(get_args(ResponseStreamEvent)[0])
+}
 
-    # By the event's type; only OpenAI's discriminator says which one it is, and pydantic would try all fifty.
-    kinds: ClassVar = {
-        get_args(kind.model_fields["type"].annotation)[0]: kind for kind in get_args(get_args(ResponseStreamEvent)[0])
-    }
 
-    @classmethod
-    def build(cls, *, response: Any, data: Any) -> BaseModel:
-        """Return the event: called by the client."""
-        kind: type[BaseModel] | None = cls.kinds.get(_string(data.get("type"))) if isinstance(data, dict) else None
-        return _read(BaseModel, data) if kind is None else _read(kind, _cleaned(data))
+class ResponsesStream(AsyncStream[object]):
+    """A stream of the Responses API that is cleaned; as one of objects, it has plain JSON data from the client."""
+
+    async def __aiter__(self) -> AsyncIterator[BaseModel]:
+        async for data in super().__aiter__():
+            if isinstance(data, dict) and (kind := _KINDS.get(_string(data.get("type")))):
+                yield _read(kind, _cleaned(data))
+            else:
+                yield _read(BaseModel, data)
 
 
 def _cleaned(event: dict[str, Any]) -> dict[str, Any]:
@@ -47,20 +50,7 @@ def _item(item: Any) -> Any:
     return item | {"call_id": item.get("call_id") or item.get("id"), "arguments": _json(item.get("arguments")) or "{}"}
 
 
-class ResponsesStream(AsyncStream[_Event]):
-    """A stream of the Responses API."""
-
-
-class _Chunk:
-    """How the client is to read one event of a stream of Chat Completions: not at all, see `ChatStream`."""
-
-    @classmethod
-    def build(cls, *, response: Any, data: Any) -> Any:
-        """Return the event: called by the client."""
-        return data
-
-
-class ChatStream(AsyncStream[Any]):
+class ChatStream(AsyncStream[object]):
     """A stream of Chat Completions that is cleaned, and ends with an error when it broke off.
 
     openai 3.54 ends a stream that is cut as if it were complete, and openai-agents 0.24 checks only OpenAI's own.
@@ -236,5 +226,6 @@ def _read(kind: type[M], data: Any) -> M:
 
 def build_event_types() -> None:
     """Build the types that the offline model does not use: `openai` would do it in the first user's turn."""
-    for event in (*_Event.kinds.values(), ChatCompletionChunk):
-        event.model_rebuild()
+    for kind in _KINDS.values():
+        kind.model_rebuild()
+    ChatCompletionChunk.model_rebuild()

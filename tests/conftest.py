@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from postgres import any_store, bouncer, cluster, database
 from serving import ROOT, SECRET, SETTINGS, Server
 
 from todochat.db import Store
+from todochat.engines.sqlite import SqliteEngine
 
 # What the tests take from here, though it is made elsewhere.
 __all__ = ["ROOT", "SECRET", "SETTINGS", "Client", "Server", "Turn", "forge", "token"]
@@ -30,9 +31,30 @@ def anyio_backend() -> str:
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     """A store on a file of the test's own."""
-    opened = await Store.open(str(tmp_path / "chat.db"))
-    yield opened
-    await opened.close()
+    async with opened(tmp_path) as store:
+        yield store
+
+
+@pytest.fixture
+async def small(tmp_path: Path) -> AsyncIterator[Store]:
+    """A store on a disk that has room for little more than the tables."""
+    engine = await SqliteEngine.open(str(tmp_path / "chat.db"))
+    try:
+        [pages] = await engine.read(lambda sql: sql("PRAGMA page_count"))
+        await engine.write(lambda sql: sql(f"PRAGMA max_page_count = {pages['page_count'] + 5}"))
+        yield Store(engine)
+    finally:
+        await engine.close()
+
+
+@asynccontextmanager
+async def opened(folder: Path, **options: Any) -> AsyncIterator[Store]:
+    """Open the store of a folder, until the block ends: one that stays open would keep the process from ending."""
+    store = await Store.open(str(folder / "chat.db"), **options)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 def report(config: Any, name: str, table: Any) -> None:

@@ -396,9 +396,9 @@ def test_a_conversation_deleted_elsewhere_is_not_gone_on_with(server: Server, vi
     idle(page)
 
 
-def test_a_link_opened_in_the_same_tab_signs_in(server: Server, visitor: Visitor) -> None:
+def test_a_link_opened_in_the_same_tab_signs_in(make_server: Callable[..., Server], visitor: Visitor) -> None:
     """The printed link works where the page is open already, and its token does not stay in the address."""
-    page = visitor.visit(server, signed_in=False)
+    page = visitor.visit(make_server(), signed_in=False)
     expect(page.locator("#sign-in")).to_be_visible()
     page.evaluate("(hash) => { location.hash = hash; }", f"token={token(visitor.user)}")
     expect(page.locator("#suggestions button")).to_have_count(4)

@@ -21,8 +21,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import missing
+from conftest import Server, missing
 from postgres import PASSWORD, Bouncer, Line, Postgres, folder, free_port, lacking, line, look, running
+from serving import environment
 
 from todochat import db
 from todochat.db import Limits, Progress, Store, TurnRequest
@@ -927,6 +928,48 @@ except StoreError as error:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "pip install 'todochat[postgres]'" in result.stdout
     assert PASSWORD not in result.stdout + result.stderr
+
+
+# ---- the service ----
+
+
+@BOTH
+def test_the_service_answers_on_postgresql(database: str, make_server: Callable[..., Server]) -> None:
+    """A message, its tool and its answer are there after a restart; nothing is written beside the server."""
+    server = make_server(script="tests/unpaced.py", DATABASE_URL=database)
+    with server.client() as client:
+        turn = client.say("add buy milk")
+        assert turn.complete
+    server.kill(signal.SIGTERM)
+    server.start()
+    with server.client() as client:
+        assert [task["title"] for task in client.tasks()] == ["buy milk"]
+        assert [message["status"] for message in client.messages(turn.thread)] == ["done", "done"]
+    server.kill(signal.SIGTERM)
+    assert [path.name for path in server.folder.iterdir()] == ["log.txt"]
+    assert PASSWORD not in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [([], "BETTER_AUTH_SECRET"), (["token", "alice"], "BETTER_AUTH_SECRET"), (["backup", "copy.db"], "pg_dump")],
+)
+@DIRECT
+def test_what_needs_a_file_is_refused_in_words(tmp_path: Path, database: str, command: list[str], says: str) -> None:
+    """The demo's secret and the copy are for a database in a file; the URL is not quoted."""
+    ended = subprocess.run(
+        [sys.executable, ROOT / "app.py", *command],
+        cwd=tmp_path,
+        env=environment(PORT=0, DATABASE_URL=database),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    [line_] = ended.stderr.splitlines()
+    assert says in line_
+    assert PASSWORD not in ended.stderr + ended.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- the store ----

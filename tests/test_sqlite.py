@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,28 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "chat.db"
 
 
+@asynccontextmanager
+async def open_engine(path: Path | str, **options: Any) -> AsyncIterator[SqliteEngine]:
+    """Open an engine, until the block ends: one that stays open would keep the process from ending."""
+    engine = await SqliteEngine.open(str(path), **options)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
 @pytest.fixture
 async def engine(path: Path) -> AsyncIterator[SqliteEngine]:
     """An engine on a file of its own."""
-    opened = await SqliteEngine.open(str(path))
-    yield opened
-    await opened.close()
+    async with open_engine(path) as engine:
+        yield engine
 
 
 @pytest.fixture(params=["file", "memory"])
 async def either(path: Path, request: pytest.FixtureRequest) -> AsyncIterator[SqliteEngine]:
     """An engine on a file, and one on a database in memory."""
-    opened = await SqliteEngine.open(":memory:" if request.param == "memory" else str(path))
-    yield opened
-    await opened.close()
+    async with open_engine(":memory:" if request.param == "memory" else path) as engine:
+        yield engine
 
 
 def add(*titles: str) -> Callable[[Sql], Coroutine[Any, Any, None]]:
@@ -73,23 +81,41 @@ def elsewhere(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 class Tool:
     """A tool in the middle of its work: it has added a task, and goes on when it is told to."""
 
-    def __init__(self, engine: SqliteEngine, then: Callable[[], Awaitable[Any]] | None = None) -> None:
+    def __init__(self, engine: SqliteEngine, then: Callable[[], Awaitable[Any]] | None) -> None:
         self._engine, self._then = engine, then
-        self.began, self.goes_on = asyncio.Event(), asyncio.Event()
+        self._began, self._goes_on = asyncio.Event(), asyncio.Event()
 
-    async def __call__(self, sql: Sql) -> None:
-        """Work."""
-        await self._engine.write(add("of the tool"))
-        self.began.set()
-        await self.goes_on.wait()
+    async def __aenter__(self) -> "Tool":
+        self._working = elsewhere(self._engine.transaction(self._work))
+        await self._began.wait()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.go_on()  # or the engine would not close
+        await asyncio.wait((self._working,))
+
+    def go_on(self) -> None:
+        """Have it end its work."""
+        self._goes_on.set()
+
+    async def end(self) -> None:
+        """Have it end its work, and wait for that."""
+        self.go_on()
+        await self._working
+
+    async def _work(self, sql: Sql) -> None:
+        try:
+            await self._engine.write(add("of the tool"))
+        finally:
+            self._began.set()
+        await self._goes_on.wait()
         if self._then is not None:
             await self._then()
 
-    async def begin(self) -> asyncio.Task[None]:
-        """Begin, and go on until the task is added."""
-        task = elsewhere(self._engine.transaction(self))
-        await self.began.wait()
-        return task
+
+def at_work(engine: SqliteEngine, then: Callable[[], Awaitable[Any]] | None = None) -> Tool:
+    """Have a tool at work until the block ends; the last thing that it does is `then`."""
+    return Tool(engine, then)
 
 
 @contextmanager
@@ -101,8 +127,10 @@ def locked_by_another_process(path: Path) -> Iterator[None]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"locked\n"
-        yield
-        process.communicate(b"\n", timeout=10)
+        try:
+            yield
+        finally:
+            process.communicate(b"\n", timeout=10)
 
 
 def commits(path: Path) -> int:
@@ -118,24 +146,20 @@ def commits(path: Path) -> int:
 
 async def test_a_read_does_not_wait_for_a_tool_that_works(engine: SqliteEngine) -> None:
     """While a tool works in its transaction others read, and see nothing of it until it is done."""
-    tool = Tool(engine)
-    working = await tool.begin()
-    assert await titles(engine) == []
-    tool.goes_on.set()
-    await working
+    async with at_work(engine) as tool:
+        assert await titles(engine) == []
+        await tool.end()
     assert await titles(engine) == ["of the tool"]
 
 
 async def test_a_read_does_not_wait_for_writers_that_wait(engine: SqliteEngine) -> None:
     """Nor for those who wait for that tool."""
-    tool = Tool(engine)
-    working = await tool.begin()
-    waiting = [elsewhere(engine.write(add(str(n)))) for n in range(3)]
-    await asyncio.sleep(0)
-    assert await titles(engine) == []
-    assert not any(task.done() for task in waiting)
-    tool.goes_on.set()
-    await asyncio.gather(working, *waiting)
+    async with at_work(engine) as tool:
+        waiting = [elsewhere(engine.write(add(str(n)))) for n in range(3)]
+        await asyncio.sleep(0)
+        assert await titles(engine) == []
+        assert not any(task.done() for task in waiting)
+        await asyncio.gather(tool.end(), *waiting)
     assert await titles(engine) == ["of the tool", "0", "1", "2"]
 
 
@@ -192,13 +216,11 @@ async def test_a_reader_that_fails_is_followed_by_others(either: SqliteEngine) -
 
 async def test_writers_that_wait_at_the_same_time_share_a_transaction(engine: SqliteEngine, path: Path) -> None:
     """Twenty who wait for the same tool cost one sync of the disk."""
-    tool = Tool(engine)
-    working = await tool.begin()
-    before = commits(path)
-    waiting = [elsewhere(engine.write(add(str(n)))) for n in range(20)]
-    await asyncio.sleep(0)
-    tool.goes_on.set()
-    await asyncio.gather(working, *waiting)
+    async with at_work(engine) as tool:
+        before = commits(path)
+        waiting = [elsewhere(engine.write(add(str(n)))) for n in range(20)]
+        await asyncio.sleep(0)
+        await asyncio.gather(tool.end(), *waiting)
     assert commits(path) - before == 2  # the tool's, and theirs
     assert await titles(engine) == ["of the tool", *map(str, range(20))]
 
@@ -303,14 +325,12 @@ async def test_nobody_elses_writes_are_in_a_tools_transaction(engine: SqliteEngi
     async def fail() -> None:
         raise ZeroDivisionError
 
-    tool = Tool(engine, fail)
-    working = await tool.begin()
-    waiting = elsewhere(engine.write(add("of somebody else")))
-    await asyncio.sleep(0)
-    tool.goes_on.set()
-    with pytest.raises(ZeroDivisionError):
-        await working
-    await waiting
+    async with at_work(engine, fail) as tool:
+        waiting = elsewhere(engine.write(add("of somebody else")))
+        await asyncio.sleep(0)
+        with pytest.raises(ZeroDivisionError):
+            await tool.end()
+        await waiting
     assert await titles(engine) == ["of somebody else"]
 
 
@@ -357,18 +377,24 @@ async def test_a_task_that_outlives_its_tool_has_a_transaction_of_its_own(either
 
 
 async def test_two_engines_do_not_take_each_others_transactions(engine: SqliteEngine, tmp_path: Path) -> None:
-    """A tool that works on another database too writes there at once."""
-    other = await SqliteEngine.open(str(tmp_path / "other.db"))
+    """A tool that works on another database too is one of many writers there: what fails here or there is its own."""
+
+    async def fail() -> None:
+        raise ZeroDivisionError
 
     async def work(sql: Sql) -> None:
         await engine.write(add("undone"))
-        await other.write(add("kept"))
+        async with at_work(other, fail):
+            writing = asyncio.create_task(other.write(add("kept")))
+            for _ in range(20):  # while somebody else's tool is at work there, and then fails
+                await asyncio.sleep(0.001)
+        await writing
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        await engine.transaction(work)
-    assert (await titles(engine), await titles(other)) == ([], ["kept"])
-    await other.close()
+    async with open_engine(tmp_path / "other.db") as other:
+        with pytest.raises(ZeroDivisionError):
+            await engine.transaction(work)
+        assert (await titles(engine), await titles(other)) == ([], ["kept"])
 
 
 # ---- patience ----
@@ -376,44 +402,57 @@ async def test_two_engines_do_not_take_each_others_transactions(engine: SqliteEn
 
 async def test_a_lock_of_another_program_is_a_sentence_within_the_patience(path: Path) -> None:
     """While another program holds the file, writing says so in words and leaves nothing; afterwards it works."""
-    engine = await SqliteEngine.open(str(path), patience=0.2)
-    with locked_by_another_process(path):
-        for work in (engine.write, engine.transaction):
-            with pytest.raises(Unavailable, match="in use by another program"):
-                await work(add("a"))
-    await engine.write(add("b"))
-    assert await titles(engine) == ["b"]
-    await engine.close()
+    async with open_engine(path, patience=0.2) as engine:
+        with locked_by_another_process(path):
+            for work in (engine.write, engine.transaction):
+                with pytest.raises(Unavailable, match="in use by another program"):
+                    await work(add("a"))
+        await engine.write(add("b"))
+        assert await titles(engine) == ["b"]
 
 
 async def test_a_tool_that_works_for_too_long_is_a_sentence_for_those_who_wait(path: Path) -> None:
     """Who waits for longer than the patience is told so, and is not written afterwards."""
-    engine = await SqliteEngine.open(str(path), patience=0.1)
-    tool = Tool(engine)
-    working = await tool.begin()
-    outcomes = await asyncio.gather(*(elsewhere(engine.write(add("x"))) for _ in range(3)), return_exceptions=True)
-    assert {str(outcome) for outcome in outcomes} == {"The database is busy. Please try again in a moment."}
-    tool.goes_on.set()
-    await working
-    assert await titles(engine) == ["of the tool"]
-    await engine.close()
+    async with open_engine(path, patience=0.1) as engine:
+        async with at_work(engine) as tool:
+            outcomes = await asyncio.gather(
+                *(elsewhere(engine.write(add("x"))) for _ in range(3)), return_exceptions=True
+            )
+            assert {str(outcome) for outcome in outcomes} == {"The database is busy. Please try again in a moment."}
+            await tool.end()
+        assert await titles(engine) == ["of the tool"]
 
 
 async def test_patience_is_one_deadline_for_the_lock_and_the_file(path: Path) -> None:
     """Who has waited for another writer for most of its patience has only the rest of it for another program's lock."""
-    engine = await SqliteEngine.open(str(path), patience=2)
-    with locked_by_another_process(path):
-        first = asyncio.create_task(engine.write(add("a")))
-        await asyncio.sleep(0.2)
-        second = asyncio.create_task(engine.write(add("b")))
-        with pytest.raises(Unavailable):
-            await first
-        begun = time.monotonic()
-        with pytest.raises(Unavailable):
-            await second
-        took = time.monotonic() - begun
-    await engine.close()
-    assert took < 1, "it waited for 2 seconds more, and not for what was left of the first"
+    async with open_engine(path, patience=2) as engine:
+        with locked_by_another_process(path):
+            first = asyncio.create_task(engine.write(add("a")))
+            await asyncio.sleep(0.2)
+            second = asyncio.create_task(engine.write(add("b")))
+            with pytest.raises(Unavailable):
+                await first
+            begun = time.monotonic()
+            with pytest.raises(Unavailable):
+                await second
+            took = time.monotonic() - begun
+        assert took < 1, "it waited for 2 seconds more, and not for what was left of the first"
+
+
+async def test_patience_is_one_deadline_for_all_that_wait_together(path: Path) -> None:
+    """Twenty writers that another program keeps waiting give up together, and not one after the other."""
+    async with open_engine(path, patience=0.5) as engine:
+        with locked_by_another_process(path):
+            first = asyncio.create_task(engine.write(add("first")))
+            await asyncio.sleep(0.4)
+            together = [asyncio.create_task(engine.write(add(str(n)))) for n in range(20)]
+            await asyncio.wait((first,))
+            begun = time.monotonic()
+            outcomes = await asyncio.gather(first, *together, return_exceptions=True)
+            took = time.monotonic() - begun
+        assert {type(outcome) for outcome in outcomes} == {Unavailable}
+        assert took < 3, "one after the other they wait for 8 seconds"
+        assert await titles(engine) == []
 
 
 async def test_what_is_closed_says_so(either: SqliteEngine) -> None:
@@ -428,13 +467,11 @@ async def test_what_is_closed_says_so(either: SqliteEngine) -> None:
 async def test_closing_waits_for_the_unit_that_is_under_way(path: Path) -> None:
     """What has begun is stored before the file is let go; what waits is refused in words."""
     engine = await SqliteEngine.open(str(path))
-    tool = Tool(engine)
-    working = await tool.begin()
-    waiting = elsewhere(engine.write(add("x")))
-    closing_ = asyncio.create_task(engine.close())
-    await asyncio.sleep(0)
-    tool.goes_on.set()
-    await asyncio.gather(working, closing_)
+    async with at_work(engine) as tool:
+        waiting = elsewhere(engine.write(add("x")))
+        closed = asyncio.create_task(engine.close())
+        await asyncio.sleep(0)
+        await asyncio.gather(tool.end(), closed)
     with pytest.raises(Unavailable, match="shutting down"):
         await waiting
     with closing(sqlite3.connect(path)) as file:
@@ -446,21 +483,21 @@ async def test_closing_waits_for_the_unit_that_is_under_way(path: Path) -> None:
 
 async def test_a_database_in_memory_serves_a_whole_turn() -> None:
     """What works on a file works in memory, tools included, and nothing of it is on a disk."""
-    store = await Store.open(":memory:")
-    turn = await store.begin_turn(TurnRequest("alice", "hi", title="hi"), Limits())
+    async with open_engine(":memory:") as engine:
+        store = Store(engine)
+        turn = await store.begin_turn(TurnRequest("alice", "hi", title="hi"), Limits())
 
-    async def tool() -> Any:
-        return [await store.add_task("alice", "x"), await store.list_tasks("alice")]
+        async def tool() -> Any:
+            return [await store.add_task("alice", "x"), await store.list_tasks("alice")]
 
-    task, listed = await store.record_tool(
-        turn.answer["id"], tool, lambda result: Progress(turn.answer["id"], 0, [{"type": "text", "content": "x"}])
-    )
-    assert listed == [task] == await store.list_tasks("alice")
-    live = await store.get_message("alice", turn.answer["id"])
-    assert live is not None
-    assert live["content"] == "x"
-    await store.finish_answer(turn.answer["id"], "done", fold([{"type": "text", "content": "xy"}]))
-    conversation = await store.get_conversation("alice", turn.conversation["id"])
-    assert conversation is not None
-    assert [message["content"] for message in conversation["messages"]] == ["hi", "xy"]
-    await store.close()
+        task, listed = await store.record_tool(
+            turn.answer["id"], tool, lambda result: Progress(turn.answer["id"], 0, [{"type": "text", "content": "x"}])
+        )
+        assert listed == [task] == await store.list_tasks("alice")
+        live = await store.get_message("alice", turn.answer["id"])
+        assert live is not None
+        assert live["content"] == "x"
+        await store.finish_answer(turn.answer["id"], "done", fold([{"type": "text", "content": "xy"}]))
+        conversation = await store.get_conversation("alice", turn.conversation["id"])
+        assert conversation is not None
+        assert [message["content"] for message in conversation["messages"]] == ["hi", "xy"]
