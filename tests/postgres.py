@@ -231,20 +231,21 @@ def running(program: Program) -> Iterator[None]:
 
 
 class Line:
-    """A TCP proxy that stands between an engine and its server, and can lose what is sent."""
+    """A TCP proxy that stands between an engine and its server, and can lose what is sent. See `line`."""
 
     def __init__(self, port: int) -> None:
         self._port = port  # of the server
         self.port = 0
-        self.cut_before: bytes | None = None  # the connection is lost when the client sends this, which is not sent on
-        self.cut_after: bytes | None = None  # ... or when it was sent on, before the server's answer
-        self.is_cut = asyncio.Event()
+        self.trips = 0  # how often a client has sent something
+        self.open = asyncio.Event()  # nothing passes while it is not set: a network that is silent
+        self.open.set()
+        self.silent_after: bytes | None = None  # it becomes silent when a client has sent this
+        self.cut_before: bytes | None = None  # the connection is lost when a client sends this, which is not sent on
+        self.cut_after: bytes | None = None  # ... or which is sent on, but not the server's answer
         self.silent_after_cut = False
-        self.held = asyncio.Event()  # nothing passes while it is not set: a network that is silent
-        self.held.set()
-        self.held_at: bytes | None = None  # what the client sends just before the network becomes silent
-        self.trips = 0  # how often the client has sent something
-        self._writers: set[asyncio.StreamWriter] = set()
+        self.is_cut = asyncio.Event()
+        self._ends: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def url(self, url: str) -> str:
         """Return the server's URL by way of this line."""
@@ -252,69 +253,84 @@ class Line:
 
     def cut(self) -> None:
         """Lose all connections."""
-        for writer in self._writers:
-            writer.transport.abort()
+        for end in self._ends:
+            end.transport.abort()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def close(self) -> None:
+        """Lose all connections for good."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a client."""
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = {writer}
+        self._ends.add(writer)
         try:
+            await self.open.wait()  # or a server that ends would wait for what this connection has to say
             there, back = await asyncio.open_connection("127.0.0.1", self._port)
-        except OSError:
-            writer.transport.abort()
-            return
-        self._writers |= {writer, back}
-        try:
-            await asyncio.gather(self._forward(reader, back, writer), self._pass(there, writer))
-        except (OSError, EOFError):
+            ends.add(back)
+            self._ends.add(back)
+            async with asyncio.TaskGroup() as both:
+                answers = both.create_task(self._answer(there, writer))
+                await self._ask(reader, back, writer)
+                if back.is_closing():
+                    answers.cancel()
+        except* OSError:  # it is lost: there is nobody to tell
             pass
         finally:
-            for end in (writer, back):
-                self._writers.discard(end)
+            self._ends -= ends
+            for end in ends:
                 end.transport.abort()
 
-    async def _forward(self, reader: asyncio.StreamReader, to: asyncio.StreamWriter, end: asyncio.StreamWriter) -> None:
+    async def _ask(self, reader: asyncio.StreamReader, to: asyncio.StreamWriter, client: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
-            await self.held.wait()
+            await self.open.wait()
             self.trips += 1
-            if self.held_at is not None and self.held_at in data:
-                self.held.clear()
-            if self.cut_before is not None and self.cut_before in data:
-                self._lose()
-            lost = self.cut_after is not None and self.cut_after in data
+            if self.silent_after is not None and self.silent_after in data:
+                self.silent_after = None
+                self.open.clear()
+            before = self.cut_before is not None and self.cut_before in data
+            after = self.cut_after is not None and self.cut_after in data
+            if before or after:
+                client.transport.abort()
+                self.cut_before = self.cut_after = None
+                if self.silent_after_cut:
+                    self.open.clear()
+                self.is_cut.set()
+            if before:
+                break
             to.write(data)
             await to.drain()
-            if lost:
-                end.transport.abort()  # the client hears nothing, and the server has all that was sent
-                self._lose(0.05)
-                await asyncio.sleep(0.05)
-                raise EOFError
-        raise EOFError
+            if after:
+                to.write_eof()  # it gets all of it before it sees the end
+                return
+        to.transport.abort()
 
-    def _lose(self, wait: float = 0.0) -> None:
-        self.is_cut.set()
-        self.cut_before = self.cut_after = None
-        if self.silent_after_cut:
-            self.held.clear()
-        if not wait:
-            raise EOFError
-
-    async def _pass(self, reader: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+    async def _answer(self, reader: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
-            await self.held.wait()
-            to.write(data)
-            await to.drain()
-        raise EOFError
+            await self.open.wait()
+            if not to.is_closing():
+                to.write(data)
+                await to.drain()
+        to.transport.abort()
 
 
 @asynccontextmanager
 async def line(port: int) -> AsyncIterator[Line]:
     """Open a line to a server on 127.0.0.1 until the block ends."""
     made = Line(port)
-    async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(made.accept, "127.0.0.1", 0) as server:
         made.port = server.sockets[0].getsockname()[1]
-        yield made
-        made.held.set()
-        made.cut()
+        try:
+            yield made
+        finally:
+            await made.close()
 
 
 # ---- fixtures, which conftest.py takes from here ----
