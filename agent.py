@@ -313,6 +313,9 @@ async def stream_turn(
     finally:
         watchdog.stop()
         result.cancel()  # leaving the loop would not: the SDK's run goes on without its reader
+        # Not public in openai-agents 0.24: a function for runs in a sandbox, which holds the result that holds it, and
+        # so all that a run has made until the garbage collector comes. Should its name change, memory is freed later.
+        result._sandbox_cleanup = None
         usage = result.context_wrapper.usage
         observer.tokens_used(usage.input_tokens, usage.output_tokens)
 

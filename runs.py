@@ -98,19 +98,20 @@ class Run(Observer):
         Ends when the run has ended and everything was yielded. A slow reader costs its place in the list, no more.
         """
         clock = asyncio.get_running_loop().time
-        yielded = 0.0
+        yielded = 0.0, 0.0  # when the last batch but one was yielded, and the last
         while True:
             if after < self.visible:
                 batch = self.events[after : min(self.visible, after + MAX_BATCH)]
                 after += len(batch)
-                yielded = clock()
+                yielded = yielded[1], clock()
                 yield batch
             elif self.ended:
                 return
             else:
                 self._news.clear()
                 await self._news.wait()
-                if (left := yielded + BURST - clock()) > 0:  # a write for each event of a burst would cost most of all
+                # A write to the socket for each event of a burst would cost most of all.
+                if (left := yielded[0] + BURST - clock()) > 0:
                     await asyncio.sleep(left)
 
     # ---- what is stored ----

@@ -157,7 +157,7 @@ def warm_up() -> None:
     asyncio.run(_take_turn())
     build_event_types()
     gc.freeze()
-    gc.set_threshold(20_000, 5)  # a turn leaves little garbage: Python's 700 would look through what lives all the time
+    gc.set_threshold(20_000, 5)  # a turn leaves no garbage: Python's 700 would look through the live ones all the time
 
 
 async def _take_turn() -> None:

@@ -1,6 +1,7 @@
 """Inside somebody else's app: `create_app`, agents of the host's own, and the installed package."""
 
 import asyncio
+import gc
 import importlib.util
 import json
 import os
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 import venv
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, nullcontext, suppress
@@ -606,6 +608,32 @@ def test_tools_receive_the_hosts_context(tmp_path: Path) -> None:
         assert results["paint"] == "alice's desk is red"
         assert results["add_task"]["success"]
         assert [task["title"] for task in host.get("/todo/api/tasks").json()] == ["Dry it"]
+
+
+def test_a_turn_leaves_nothing_to_the_garbage_collector(tmp_path: Path) -> None:
+    """What a turn has made is gone when it is over, and does not wait in memory for the garbage collector."""
+    contexts: list[weakref.ref[Desk]] = []
+
+    def context(turn: agent.TurnContext) -> Desk:
+        desk = Desk(turn.user_id, turn.tasks, turn.record)
+        contexts.append(weakref.ref(desk))
+        return desk
+
+    model = ScriptedModel(
+        [[function_call("add_task", {"title": "Milk"}, call_id="1")], [assistant_message("Added.")]] * 2
+    )
+    with Host(tmp_path, agent=agent.todo_agent(model), context=context) as host:
+        host.say("add milk")  # what is made only once
+        gc.collect()
+        gc.disable()
+        try:
+            host.say("add milk")
+            deadline = time.monotonic() + 5
+            while contexts[-1]() is not None and time.monotonic() < deadline:
+                host.get("/todo/health")  # whatever the loop still has to do
+            assert contexts[-1]() is None
+        finally:
+            gc.enable()
 
 
 def test_a_model_is_for_every_agent(tmp_path: Path) -> None:

@@ -74,6 +74,9 @@ def test_the_first_setting_that_matches_chooses_the_model(
         ({"OPENAI_BASE_URL": "localhost:1", "OPENAI_MODEL": "m"}, "http://"),
         ({"OPENAI_BASE_URL": "http://localhost:99999/v1", "OPENAI_MODEL": "m"}, "base URL"),
         ({"OPENAI_BASE_URL": "http://ho st:1/v1", "OPENAI_MODEL": "m"}, "base URL"),
+        ({"OPENAI_BASE_URL": "http://u:secret@localhost:1/v1", "OPENAI_MODEL": "m"}, "no user and password"),
+        ({"OPENAI_BASE_URL": "http://u:secret@localhost:1/v1"}, "OPENAI_MODEL"),
+        ({"MODEL": "http://u:secret@localhost:1/v1"}, "litellm/<provider>/<model>"),
         ({"OPENAI_API_KEY": "sk-\u00e9"}, "API key"),
         ({"OPENAI_API_KEY": "k", "OPENAI_API": "soap"}, "responses"),
         ({"GEMINI_API_KEY": "k", "OPENAI_API": "soap"}, "responses"),
@@ -81,8 +84,9 @@ def test_the_first_setting_that_matches_chooses_the_model(
 )
 def test_a_bad_choice_says_what_to_set(env: dict[str, str], says: str) -> None:
     """A setting that cannot work is one sentence that names the remedy."""
-    with pytest.raises(models.BadModel, match=says):
+    with pytest.raises(models.BadModel, match=says) as bad:
         models.choose_model(env)
+    assert "secret" not in str(bad.value)  # a URL may hold a password
 
 
 # ---- a model behind HTTP ----
