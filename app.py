@@ -28,7 +28,7 @@ from todochat.db import Busy, Conflict, Limits, NotFound, ServerFull, Store, Too
 from todochat.dialects import chatkit, mcp, replay, simple
 from todochat.dialects.sse import EventStream
 from todochat.engines import T, Unavailable
-from todochat.events import Event
+from todochat.events import Event, Feed
 from todochat.middleware import middleware
 from todochat.models import Choice, choose_model, offline
 from todochat.runs import UNSAVED, Run, Runs, ShuttingDown
@@ -99,6 +99,7 @@ async def signed_in(request: Request) -> tuple[Service, str]:
         raise HTTPException(401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"})
     if not isinstance(user_id, str):
         raise TypeError("authenticate() must return the user's id as a str, or None.")
+    service.runs.others.in_use()
     return service, user_id
 
 
@@ -114,10 +115,10 @@ async def post_chatkit(request: Request) -> Response | EventStream:
     asked = simple.request_in(body)
     title = inputs.conversation_title(asked.message)
     turn_request = TurnRequest(user_id, asked.message, title, conversation_id=asked.thread_id)
-    turn, run = await begin(request, service, turn_request, asked._asdict())
-    frames = simple.frames(turn.conversation["id"], batches(turn, run))
-    stop = stop_when_left(service, run) if asked.on_disconnect == "stop" else None
-    return EventStream(frames, names_of(turn.conversation["id"], turn.answer["id"]), stop)
+    turn, answer = await begin(request, service, turn_request, asked._asdict())
+    frames = simple.frames(turn.conversation["id"], batches(turn, answer))
+    leave = await service.runs.stop_when_left(answer) if answer and asked.on_disconnect == "stop" else None
+    return EventStream(frames, names_of(turn.conversation["id"], turn.answer["id"]), leave)
 
 
 async def chatkit_protocol(
@@ -135,50 +136,34 @@ async def chatkit_protocol(
         text, message = chatkit.message_in(params)
         title = inputs.conversation_title(text) if thread is None else None
         asked = TurnRequest(user_id, message, title, conversation_id=thread)
-    turn, run = await begin(request, service, asked, body)
-    frames = chatkit.frames(kind, turn, batches(turn, run))
-    return EventStream(frames, names_of(turn.conversation["id"], turn.answer["id"]), stop_when_left(service, run))
+    turn, answer = await begin(request, service, asked, body)
+    frames = chatkit.frames(kind, turn, batches(turn, answer))
+    leave = await service.runs.stop_when_left(answer) if answer else None
+    return EventStream(frames, names_of(turn.conversation["id"], turn.answer["id"]), leave)
 
 
 async def begin(
     request: Request, service: Service, asked: TurnRequest, body: Mapping[str, Any]
-) -> tuple[Turn, Run | None]:
+) -> tuple[Turn, Feed | None]:
     """Store a turn and start its run, once for each idempotency key."""
     asked = replace(asked, key=inputs.key_of(request), digest=inputs.digest_of(body))
     try:
         return await service.runs.begin(asked, service.start_turn)
     except Busy:
         # Who has just stopped the last answer, by closing the connection, cannot know when that is done.
-        if asked.conversation_id is None or not await service.runs.wait_for_stop(asked.conversation_id):
+        if asked.conversation_id is None or not await service.runs.wait_for_stop(asked.user_id, asked.conversation_id):
             raise
         return await service.runs.begin(asked, service.start_turn)
 
 
-def batches(turn: Turn, run: Run | None) -> AsyncGenerator[list[Event], None]:
-    """Return the events of a turn as its run makes them, or of an answer whose run is over."""
-    return replay(turn.answer) if run is None else run.follow()
+def batches(turn: Turn, answer: Feed | None) -> AsyncGenerator[list[Event], None]:
+    """Return the events of a turn as they are made, or of an answer that is complete."""
+    return replay(turn.answer) if answer is None else answer.follow()
 
 
 def names_of(conversation_id: int, answer_id: int) -> dict[str, str]:
     """Return the headers that say which answer a stream is: one that is joined later must not be taken for another."""
     return {"X-Thread-Id": str(conversation_id), "X-Message-Id": str(answer_id)}
-
-
-def stop_when_left(service: Service, run: Run | None) -> Callable[[], Awaitable[None]] | None:
-    """Return what a response does when its reader goes away: the last of a run's readers who do this stops it.
-
-    There are several when a request was sent again with its idempotency key.
-    """
-    if run is None:
-        return None
-    run.stop_readers += 1
-
-    async def leave() -> None:
-        run.stop_readers -= 1
-        if not run.stop_readers and service.runs.live(run.conversation_id) is run:  # and not one begun since
-            await service.runs.stop(run.conversation_id, "stopped")
-
-    return leave
 
 
 async def join(request: Request) -> Response | EventStream:
@@ -188,13 +173,13 @@ async def join(request: Request) -> Response | EventStream:
         raise HTTPException(405, "Use GET.", {"Allow": "GET"})
     inputs.only(request, "after")
     conversation_id, after = inputs.id_of(request), inputs.count_in(request, "after", 0)
-    run = service.runs.live(conversation_id)
-    if run is None or run.user_id != user_id:
+    answer = await service.runs.live(user_id, conversation_id)
+    if answer is None:
         inputs.found(await service.store.has_conversation(user_id, conversation_id))
         return Response(status_code=204)
-    if after > len(run.events):
-        raise HTTPException(400, f"after is {after}, but the live answer has only {len(run.events)} frames so far.")
-    return EventStream(simple.frames(conversation_id, run.follow(after)), names_of(conversation_id, run.id))
+    if after > len(answer.events) and isinstance(answer, Run):  # a mirror may be behind what its owner has shown
+        raise HTTPException(400, f"after is {after}, but the live answer has only {len(answer.events)} frames so far.")
+    return EventStream(simple.frames(conversation_id, answer.follow(after)), names_of(conversation_id, answer.id))
 
 
 async def stop(request: Request) -> Response:
@@ -202,10 +187,10 @@ async def stop(request: Request) -> Response:
     service, user_id = await signed_in(request)
     conversation_id = inputs.id_of(request)
     inputs.found(await service.store.has_conversation(user_id, conversation_id))
-    run = service.runs.live(conversation_id)
-    if run is None or not await service.runs.stop(conversation_id, "stopped"):
+    answer_id = await service.runs.stop(user_id, conversation_id)
+    if answer_id is None:
         raise HTTPException(409, "Nothing is being answered in this conversation.")
-    message = inputs.found(await service.store.get_message(user_id, run.id))
+    message = inputs.found(await service.store.get_message(user_id, answer_id))
     if message["status"] == "streaming":
         raise Unavailable(UNSAVED)
     return JSONResponse(message)
@@ -452,6 +437,7 @@ def _lifespan(
         opened = store if isinstance(store, Store) else await Store.open(path)
         try:
             service = app.state.service = service_on(opened)
+            service.runs.others.in_use()  # those that are gone may have left answers
             log.info("answers come from %s", service.model.description)
             try:
                 async with service.mcp.run():

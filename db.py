@@ -6,12 +6,13 @@ this file says what is stored; where it is stored, and how, is the business of a
 """
 
 import json
+import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NotRequired, TypedDict, cast
 
-from todochat.engines import Engine, Row, Sql, T, open_engine
+from todochat.engines import Engine, Row, Sql, T, Value, open_engine
 from todochat.events import Body, Event, Message, Status, dump, fold, load
 
 CONVERSATION = "id, title, created_at, updated_at"
@@ -44,7 +45,13 @@ class ServerFull(Exception):
 
 
 class AnswerOver(Exception):
-    """The answer is no longer being written: it was stopped, or its conversation was deleted."""
+    """The answer is no longer being written: it was stopped, or its conversation was deleted.
+
+    `asked` is whether a user has asked another process to stop it.
+    """
+
+    def __init__(self, *, asked: bool = False) -> None:
+        self.asked = asked
 
 
 class Conversation(TypedDict):
@@ -118,11 +125,26 @@ class Progress:
     events: Sequence[Event]
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What other processes want of a live answer: whether it is to stop, and how many of them have `stop_readers`.
+
+    That is None if none of them has had any.
+    """
+
+    stop: bool
+    stop_readers: int | None
+
+
 class Store:
-    """What is stored. Made by `await Store.open(database)`, ended by `await store.close()`."""
+    """What is stored. Made by `await Store.open(database)`, ended by `await store.close()`.
+
+    Where several processes share a database, `process` tells the answers that are made here from those of the others.
+    """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self.engine = engine
+        self.process = secrets.token_hex(8)
 
     @classmethod
     async def open(cls, database: str, *, patience: float = 3.0) -> "Store":
@@ -134,8 +156,8 @@ class Store:
         """
         store = cls(await open_engine(database, patience))
         try:
-            if not store._engine.shared:
-                await store._engine.write(_interrupt)
+            if not store.engine.shared:
+                await store.engine.write(lambda sql: interrupt(sql, "1 = 1"))
         except BaseException:
             await store.close()
             raise
@@ -143,17 +165,17 @@ class Store:
 
     async def close(self) -> None:
         """Wait for the unit of work that is under way, then let go of the database. A closed store stays closed."""
-        await self._engine.close()
+        await self.engine.close()
 
     async def ping(self) -> None:
         """Read something from the database; raises `Unavailable` if that cannot be done."""
-        await self._engine.read(lambda sql: sql("SELECT 1 FROM conversations LIMIT 1"))
+        await self.engine.read(lambda sql: sql("SELECT 1 FROM conversations LIMIT 1"))
 
     # ---- conversations ----
 
     async def list_conversations(self, user_id: str, limit: int, offset: int) -> list[Conversation]:
         """Return the user's conversations without their messages, last used first."""
-        rows = await self._engine.read(
+        rows = await self.engine.read(
             lambda sql: sql(
                 f"""
                 SELECT {CONVERSATION} FROM conversations WHERE user_id = ?
@@ -169,7 +191,7 @@ class Store:
     ) -> list[Conversation]:
         """Return up to `limit` conversations in the order they were begun in; none, if `after` is not the user's."""
         compare, order = ("<", "DESC") if newest_first else (">", "ASC")
-        rows = await self._engine.read(
+        rows = await self.engine.read(
             lambda sql: sql(
                 f"""
                 SELECT {CONVERSATION} FROM conversations
@@ -184,7 +206,7 @@ class Store:
 
     async def has_conversation(self, user_id: str, conversation_id: int) -> bool:
         """Return whether the user has a conversation with this id."""
-        return await self._engine.read(lambda sql: _find(sql, user_id, conversation_id)) is not None
+        return await self.engine.read(lambda sql: _find(sql, user_id, conversation_id)) is not None
 
     async def get_conversation(self, user_id: str, conversation_id: int) -> Conversation | None:
         """Return a conversation with all its messages, oldest first; None if the user has none with this id."""
@@ -195,7 +217,7 @@ class Store:
                 conversation["messages"] = await _messages(sql, conversation_id)
             return conversation
 
-        return await self._engine.read(work)
+        return await self.engine.read(work)
 
     async def page_of_messages(
         self, user_id: str, conversation_id: int, *, since: int | None, newest_first: bool, limit: int
@@ -219,7 +241,7 @@ class Store:
             )
             return conversation, [await _message(sql, row) for row in rows]
 
-        return await self._engine.read(work)
+        return await self.engine.read(work)
 
     async def get_message(self, user_id: str, message_id: int) -> Message | None:
         """Return one message; None if the user has none with this id."""
@@ -234,11 +256,11 @@ class Store:
             )
             return await _message(sql, rows[0]) if rows else None
 
-        return await self._engine.read(work)
+        return await self.engine.read(work)
 
     async def rename_conversation(self, user_id: str, conversation_id: int, title: str) -> Conversation | None:
         """Set the title and return the conversation; None if the user has none with this id."""
-        rows = await self._engine.write(
+        rows = await self.engine.write(
             lambda sql: sql(
                 f"UPDATE conversations SET title = ? WHERE id = ? AND user_id = ? RETURNING {CONVERSATION}",
                 (title, conversation_id, user_id),
@@ -248,7 +270,7 @@ class Store:
 
     async def delete_conversation(self, user_id: str, conversation_id: int) -> bool:
         """Delete a conversation with its messages, a live answer included; False if the user has none with this id."""
-        rows = await self._engine.write(
+        rows = await self.engine.write(
             lambda sql: sql(
                 "DELETE FROM conversations WHERE id = ? AND user_id = ? RETURNING id", (conversation_id, user_id)
             )
@@ -271,7 +293,7 @@ class Store:
             await sql(f"UPDATE messages SET feedback = ? WHERE {answers}", (kind, conversation_id, *message_ids))
             return True
 
-        return await self._engine.write(work)
+        return await self.engine.write(work)
 
     # ---- turns ----
 
@@ -284,19 +306,19 @@ class Store:
         """
 
         async def work(sql: Sql) -> Turn:
-            await self._engine.lock(sql, request.user_id)  # or two that come at once would both be the last one allowed
+            await self.engine.lock(sql, request.user_id)  # or two that come at once would both be the last one allowed
             if (earlier := await _earlier(sql, request)) is not None:
                 return earlier
-            now = _now()
+            now = utc_now()
             conversation = await _conversation_for(sql, request, now)
-            await _admit(sql, request.user_id, conversation["id"], limits)
+            await self._admit(sql, request.user_id, conversation["id"], limits)
             if request.retry_of is not None:
                 await sql(
                     "DELETE FROM messages WHERE conversation_id = ? AND id > ?", (conversation["id"], request.retry_of)
                 )
             is_new = conversation["created_at"] == now
             history = [] if is_new else await _messages(sql, conversation["id"], last=limits.history)
-            *question, answer = await _insert_messages(sql, conversation["id"], request, now)
+            *question, answer = await self._insert_messages(sql, conversation["id"], request, now)
             history = [*history, *question][-limits.history :]
             if request.key is not None:
                 await sql(
@@ -308,47 +330,87 @@ class Store:
                 )
             return Turn(conversation, history, answer)
 
-        return await self._engine.write(work)
+        return await self.engine.write(work)
 
-    async def save_progress(self, progress: Callable[[], Iterable[Progress]]) -> set[int]:
-        """Add to what is stored of live answers, all in one transaction; return the ids of all that are `streaming`.
+    async def _admit(self, sql: Sql, user_id: str, conversation_id: int, limits: Limits) -> None:
+        """Raise `Busy`, `TooMany` or `ServerFull` if no other answer may be live."""
+        [live] = await sql(
+            """
+            SELECT COUNT(CASE WHEN m.owner = ? THEN 1 END) AS the_processes,
+                COUNT(CASE WHEN c.user_id = ? THEN 1 END) AS the_users,
+                COUNT(CASE WHEN c.id = ? THEN 1 END) AS the_conversations
+            FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE m.status = 'streaming'
+            """,
+            (self.process, user_id, conversation_id),
+        )
+        if live["the_conversations"]:
+            raise Busy(BUSY)
+        if live["the_users"] >= limits.live_per_user:
+            raise TooMany("You have too many answers running. Wait for one to end, or stop it.")
+        if live["the_processes"] >= limits.live:
+            raise ServerFull("The server is busy with other answers. Please try again in a moment.")
+
+    async def _insert_messages(self, sql: Sql, conversation_id: int, request: TurnRequest, now: str) -> list[Message]:
+        """Insert what the user says, if it is new, and the empty answer; return them in this order."""
+        new: list[tuple[str, str, Status, str | None]] = [("assistant", "", "streaming", self.process)]
+        if request.retry_of is None:
+            new.insert(0, ("user", request.message, "done", None))
+        rows = await sql(
+            f"""
+            INSERT INTO messages (conversation_id, created_at, role, content, status, owner)
+            VALUES {", ".join(["(?, ?, ?, ?, ?, ?)"] * len(new))} RETURNING {MESSAGE}
+            """,
+            [value for message in new for value in (conversation_id, now, *message)],
+        )
+        return [await _message(sql, row) for row in sorted(rows, key=lambda row: int(row["id"]))]
+
+    async def save_progress(self, progress: Callable[[], Iterable[Progress]]) -> dict[int, Wishes]:
+        """Add to what is stored of live answers, all in one transaction; return all that this process makes, by id.
 
         `progress` is called when nobody else can write any more, so that nothing older follows what is newer.
         """
+        ours = "SELECT id, asked, stop_readers FROM messages WHERE status = 'streaming' AND owner = ?"
 
-        async def work(sql: Sql) -> set[int]:
-            live = {row["id"] for row in await sql("SELECT id FROM messages WHERE status = 'streaming'")}
+        async def work(sql: Sql) -> dict[int, Wishes]:
+            rows = await sql(ours, (self.process,))
+            live = {row["id"]: Wishes(row["asked"] is not None, row["stop_readers"]) for row in rows}
             await _append(sql, *(new for new in progress() if new.answer_id in live))
             return live
 
-        return await self._engine.write(work)
+        return await self.engine.write(work)
 
     async def record_tool(self, answer_id: int, work: Callable[[], Awaitable[T]], record: Callable[[T], Progress]) -> T:
         """Do a tool's `work` on this store and add what `record` makes of its result to the answer: both, or neither.
 
-        Raises `AnswerOver`, and does neither, if the answer is not `streaming` any more.
+        Raises `AnswerOver`, and does neither, if the answer is not `streaming` any more, or is asked to stop.
         """
 
         async def both(sql: Sql) -> T:
             result = await work()
             # Written, and not only read: so nobody else can end the answer before this is committed.
-            still = "UPDATE messages SET status = 'streaming' WHERE id = ? AND status = 'streaming' RETURNING id"
-            if not await sql(still, (answer_id,)):
-                raise AnswerOver
+            ours = (
+                "UPDATE messages SET owner = owner WHERE id = ? AND status = 'streaming' AND owner = ? RETURNING asked"
+            )
+            rows = await sql(ours, (answer_id, self.process))
+            if not rows or rows[0]["asked"] is not None:
+                raise AnswerOver(asked=bool(rows))
             await _append(sql, record(result))
             return result
 
-        return await self._engine.transaction(both)
+        return await self.engine.transaction(both)
 
-    async def finish_answer(self, answer_id: int, status: Status, body: Body) -> None:
-        """Store an answer in its final state in place of its events, unless it is no longer streaming."""
-        await self._engine.write(lambda sql: _finish(sql, answer_id, status, body))
+    async def finish_answer(self, last: Progress, status: Status, body: Body) -> None:
+        """Store an answer in its final state, unless it is no longer streaming. `last` are its events not stored yet.
+
+        In a file its events are deleted. A shared database keeps them a while, for those who follow it elsewhere.
+        """
+        await self.engine.write(lambda sql: _finish(sql, last, status, body, keep_events=self.engine.shared))
 
     # ---- tasks ----
 
     async def list_tasks(self, user_id: str, completed: bool | None = None) -> list[Task]:
         """Return the user's tasks, oldest first: all of them, or only the completed or the pending ones."""
-        rows = await self._engine.read(
+        rows = await self.engine.read(
             lambda sql: sql(
                 f"SELECT {TASK} FROM tasks WHERE user_id = ? AND completed = COALESCE(?, completed) ORDER BY id",
                 (user_id, completed),
@@ -358,8 +420,8 @@ class Store:
 
     async def add_task(self, user_id: str, title: str, description: str | None = None) -> Task:
         """Add a pending task and return it."""
-        now = _now()
-        [row] = await self._engine.write(
+        now = utc_now()
+        [row] = await self.engine.write(
             lambda sql: sql(
                 f"""
                 INSERT INTO tasks (user_id, title, description, created_at, updated_at) VALUES (?, ?, ?, ?, ?)
@@ -374,17 +436,17 @@ class Store:
         """Set `title`, `description` or `completed` and return the task; None if the user has none with this id."""
         columns = [column for column in ("title", "description", "completed") if column in changes]
         assignments = "".join(f"{column} = ?, " for column in columns)
-        rows = await self._engine.write(
+        rows = await self.engine.write(
             lambda sql: sql(
                 f"UPDATE tasks SET {assignments} updated_at = ? WHERE id = ? AND user_id = ? RETURNING {TASK}",
-                (*(changes[column] for column in columns), _now(), task_id, user_id),
+                (*(changes[column] for column in columns), utc_now(), task_id, user_id),
             )
         )
         return _task(rows[0]) if rows else None
 
     async def delete_task(self, user_id: str, task_id: int) -> Task | None:
         """Delete a task and return what it was; None if the user has none with this id."""
-        rows = await self._engine.write(
+        rows = await self.engine.write(
             lambda sql: sql(f"DELETE FROM tasks WHERE id = ? AND user_id = ? RETURNING {TASK}", (task_id, user_id))
         )
         return _task(rows[0]) if rows else None
@@ -423,29 +485,33 @@ async def _events(sql: Sql, answer_id: int) -> list[Event]:
 
 
 async def _append(sql: Sql, *progress: Progress) -> None:
-    # Twice from the same number on: then there is more the second time, as what is stored is never taken back.
-    if progress:
+    # Twice from the same number on: the longer list has more of the same, whichever comes first.
+    if progress := tuple(new for new in progress if new.events):
         await sql(
             f"""
             INSERT INTO live_events (answer_id, first, events) VALUES {", ".join(["(?, ?, ?)"] * len(progress))}
             ON CONFLICT (answer_id, first) DO UPDATE SET events = excluded.events
+            WHERE LENGTH(excluded.events) > LENGTH(live_events.events)
             """,
             [value for new in progress for value in (new.answer_id, new.first, dump(new.events))],
         )
 
 
-async def _finish(sql: Sql, answer_id: int, status: Status, body: Body) -> None:
+async def _finish(sql: Sql, last: Progress, status: Status, body: Body, *, keep_events: bool) -> None:
     # The conversation first, as whoever deletes it begins there too: the other way round is a deadlock.
     if not await sql(
         """
         UPDATE conversations SET updated_at = ?
         WHERE id = (SELECT conversation_id FROM messages WHERE id = ? AND status = 'streaming') RETURNING id
         """,
-        (_now(), answer_id),
+        (utc_now(), last.answer_id),
     ):
         return
     # Then the events, so that the message is written to the pages of the file that they leave free.
-    await sql("DELETE FROM live_events WHERE answer_id = ?", (answer_id,))
+    if keep_events:
+        await _append(sql, last)
+    else:
+        await sql("DELETE FROM live_events WHERE answer_id = ?", (last.answer_id,))
     await sql(
         """
         UPDATE messages SET content = ?, tool_calls = ?, reasoning = ?, status = ?, error = ?
@@ -457,17 +523,27 @@ async def _finish(sql: Sql, answer_id: int, status: Status, body: Body) -> None:
             json.dumps(body["reasoning"]),
             status,
             body["error"],
-            answer_id,
+            last.answer_id,
         ),
     )
 
 
-async def _interrupt(sql: Sql) -> None:
-    """End the answers that nobody makes any more, with what was stored of them."""
-    for row in await sql(f"SELECT {MESSAGE} FROM messages WHERE status = 'streaming'"):
-        answer = await _message(sql, row)
-        answer["error"] = INTERRUPTED
-        await _finish(sql, answer["id"], "interrupted", answer)
+async def interrupt(sql: Sql, which: str, *parameters: Value, keep_events: bool = False) -> None:
+    """End live answers that nobody makes any more, with what was stored of them: those for which `which` is true.
+
+    An answer that was asked to stop is stopped.
+    """
+    columns = f"{MESSAGE}, asked"
+    for row in await sql(
+        f"SELECT {columns} FROM messages WHERE status = 'streaming' AND {which} ORDER BY id", parameters
+    ):
+        answer, events = await _message(sql, row), await _events(sql, row["id"])
+        last: list[Event] = []
+        if not row["asked"]:
+            answer["error"] = INTERRUPTED
+            last.append({"type": "error", "message": INTERRUPTED})
+        end = Progress(row["id"], len(events), last)
+        await _finish(sql, end, row["asked"] or "interrupted", answer, keep_events=keep_events)
 
 
 async def _conversation_for(sql: Sql, request: TurnRequest, now: str) -> Conversation:
@@ -494,43 +570,11 @@ async def _conversation_for(sql: Sql, request: TurnRequest, now: str) -> Convers
     return _conversation(rows[0])
 
 
-async def _admit(sql: Sql, user_id: str, conversation_id: int, limits: Limits) -> None:
-    """Raise `Busy`, `TooMany` or `ServerFull` if no other answer may be live."""
-    [live] = await sql(
-        """
-        SELECT COUNT(*) AS everybodys, COUNT(CASE WHEN c.user_id = ? THEN 1 END) AS the_users,
-            COUNT(CASE WHEN c.id = ? THEN 1 END) AS the_conversations
-        FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE m.status = 'streaming'
-        """,
-        (user_id, conversation_id),
-    )
-    if live["the_conversations"]:
-        raise Busy(BUSY)
-    if live["the_users"] >= limits.live_per_user:
-        raise TooMany("You have too many answers running. Wait for one to end, or stop it.")
-    if live["everybodys"] >= limits.live:
-        raise ServerFull("The server is busy with other answers. Please try again in a moment.")
-
-
-async def _insert_messages(sql: Sql, conversation_id: int, request: TurnRequest, now: str) -> list[Message]:
-    """Insert what the user says, if it is new, and the empty answer; return them in this order."""
-    new = [] if request.retry_of is not None else [("user", request.message, "done")]
-    new.append(("assistant", "", "streaming"))
-    rows = await sql(
-        f"""
-        INSERT INTO messages (conversation_id, role, content, status, created_at)
-        VALUES {", ".join(["(?, ?, ?, ?, ?)"] * len(new))} RETURNING {MESSAGE}
-        """,
-        [value for role, content, status in new for value in (conversation_id, role, content, status, now)],
-    )
-    return [await _message(sql, row) for row in sorted(rows, key=lambda row: int(row["id"]))]
-
-
 async def _earlier(sql: Sql, request: TurnRequest) -> Turn | None:
     """Return the turn that the request's idempotency key has begun before."""
     if request.key is None:
         return None
-    await sql("DELETE FROM idempotency_keys WHERE created_at < ?", (_now(ago=KEY_LIFETIME),))
+    await sql("DELETE FROM idempotency_keys WHERE created_at < ?", (utc_now(ago=KEY_LIFETIME),))
     rows = await sql(
         "SELECT request, answer_id FROM idempotency_keys WHERE user_id = ? AND key = ?", (request.user_id, request.key)
     )
@@ -565,5 +609,5 @@ def _task(row: Row) -> Task:
     return cast(Task, {**row, "completed": bool(row["completed"])})
 
 
-def _now(ago: timedelta = timedelta()) -> str:
+def utc_now(ago: timedelta = timedelta()) -> str:
     return (datetime.now(UTC) - ago).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,13 +1,15 @@
 """The events of an answer, and the pure functions between a list of events and a stored message.
 
-An answer in the making is a list of events that only grows. Readers follow that list by index, and the database keeps
-it as it is while the answer lives (`dump`, `load`). When the answer ends, `fold` makes the row of it that stays;
-`unfold` turns such a row into events again, for whoever reads it later. How a client sees an event is the business of
-the dialects: each event is one frame of the simple dialect, so the number of a live answer's frame is its index here.
+An answer in the making is a list of events that only grows, a `Feed`. Readers follow that list by index, and the
+database keeps it as it is while the answer lives (`dump`, `load`). When the answer ends, `fold` makes the row of it
+that stays; `unfold` turns such a row into events again, for whoever reads it later. How a client sees an event is the
+business of the dialects: each event is one frame of the simple dialect, so the number of a live answer's frame is its
+index here.
 """
 
+import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any, Literal, NotRequired, TypedDict, assert_never
 
 Status = Literal["streaming", "done", "stopped", "failed", "interrupted"]
@@ -61,6 +63,71 @@ class Failure(TypedDict):
 
 
 Event = Started | Thinking | Text | ToolCall | ToolResult | Failure
+
+BURST = 0.01  # seconds: what comes faster goes to a reader together
+MAX_BATCH = 500  # events in one write: what a reader that has fallen behind costs in memory
+
+
+class Feed:
+    """The events of one live answer so far, which any number of readers follow."""
+
+    def __init__(self, answer_id: int, conversation_id: int, user_id: str) -> None:
+        self.id = answer_id
+        self.conversation_id = conversation_id
+        self.user_id = user_id
+        self.events: list[Event] = []
+        self.ended = False
+        self.readers = 0
+        self.stop_readers = 0  # those of them by whose leaving, if it is the last, the answer is stopped
+        self._news = asyncio.Event()
+
+    def publish(self, event: Event) -> None:
+        """Append an event, and wake the readers."""
+        self.events.append(event)
+        self._news.set()
+
+    @property
+    def visible(self) -> int:
+        """How many of the events readers may see."""
+        return len(self.events)
+
+    async def follow(self, after: int = 0) -> AsyncGenerator[list[Event], None]:
+        """Yield the events from number `after` on, all that there are at once.
+
+        Ends when the answer has ended and everything was yielded. A slow reader costs its place in the list, no more.
+        """
+        self.readers += 1
+        try:
+            clock = asyncio.get_running_loop().time
+            yielded = 0.0, 0.0  # when the last batch but one was yielded, and the last
+            while True:
+                if after < self.visible:
+                    batch = self.events[after : min(self.visible, after + MAX_BATCH)]
+                    after += len(batch)
+                    yielded = yielded[1], clock()
+                    yield batch
+                elif self.ended:
+                    if after > len(self.events):  # a process has died that had shown more than it had stored
+                        yield self.events[-1:]
+                    return
+                else:
+                    self._news.clear()
+                    await self._news.wait()
+                    # A write to the socket for each event of a burst would cost most of all.
+                    if (left := yielded[0] + BURST - clock()) > 0:
+                        await asyncio.sleep(left)
+        finally:
+            self.readers -= 1
+
+    def end(self, sentence: str | None) -> None:
+        """Say why the answer did not end well, if it did not, and let the readers go."""
+        if self.ended:
+            return
+        if sentence is not None:
+            self.publish({"type": "error", "message": sentence})
+        self.ended = True
+        self._news.set()
+
 
 # ---- what is stored ----
 

@@ -10,6 +10,8 @@ follow the same one. The life of an answer:
 5. `_conclude` waits for tools that are still at work, and stores the end: the events, folded into one message.
 6. Then the readers see the end. If the database does not answer, they are told that the end is not saved yet, and it is
    stored when that is possible again. If the process dies before, the next start ends the answer as `interrupted`.
+
+Where several processes share a database, an answer that another one makes is followed and stopped by processes.py.
 """
 
 import asyncio
@@ -23,8 +25,9 @@ from typing import Literal
 from todochat.agent import Observer
 from todochat.db import AnswerOver, Limits, Progress, Store, Turn, TurnRequest
 from todochat.engines import T, Unavailable
-from todochat.events import Body, Event, ToolCall, ToolResult, fold
+from todochat.events import Body, Event, Feed, ToolCall, ToolResult, fold
 from todochat.logs import TurnLog, log_mistake
+from todochat.processes import DELETED, Processes, wait_for_end
 from todochat.tool_output import as_json
 
 Ending = Literal["done", "stopped", "failed", "interrupted"]
@@ -34,12 +37,10 @@ log = logging.getLogger("todochat")
 CHECKPOINT_EVERY = 0.2  # seconds: half a second is promised, and the machine may be busy or its disk slow
 FINISHING = 5.0  # seconds that a tool in the middle of its work is given when its run has ended; our store needs 3
 LOOK_AGAIN = 0.05  # seconds
+ENDING_ELSEWHERE = 1.0  # seconds for which an answer that another process may just be stopping is waited for
 CLOSING = 2.0  # seconds that the ends of all answers are given at the shutdown
-BURST = 0.01  # seconds: what comes faster goes to a reader together
-MAX_BATCH = 500  # events in one write: what a reader that has fallen behind costs in memory
 
 SHUT_DOWN = "The server is shutting down, so this answer ends here. Please ask again in a moment."
-DELETED = "This conversation has been deleted."
 ELSEWHERE = "This conversation was changed or deleted elsewhere, so this answer ends here."
 BROKEN = "Something went wrong while answering. Please try again."
 UNSAVED = "The database does not answer, so the end of this answer is not saved yet. Please reload in a moment."
@@ -49,8 +50,8 @@ class ShuttingDown(Exception):
     """No new answers are begun; the text is a sentence for the user."""
 
 
-class Run(Observer):
-    """One answer: the list of its events so far, and the task that makes them.
+class Run(Feed, Observer):
+    """One answer in the making: the feed of its events, and the task that makes them.
 
     A tool's result can come by three ways, of which the first to come counts. A tool that works on our store has it
     stored in the transaction of its work (`record`). Any other function tool of the agent is heard of when it ends
@@ -59,22 +60,17 @@ class Run(Observer):
     """
 
     def __init__(self, store: Store, answer_id: int, conversation_id: int, user_id: str) -> None:
-        self.id = answer_id
-        self.conversation_id = conversation_id
-        self.user_id = user_id
-        self.events: list[Event] = []
+        super().__init__(answer_id, conversation_id, user_id)
         self.saved = 0  # how many of them the database has
-        self.ended = False
         self.log = TurnLog(user_id, conversation_id)
         self.producer: asyncio.Task[str | None] | None = None  # returns why the turn failed, if it did
         self.conclusion: asyncio.Task[None] | None = None  # waits for the producer, and stores the end
         self.tool_tasks: set[asyncio.Task[object]] = set()  # what is not cancelled with the producer
         self.stopped_as: tuple[Ending, str | None] | None = None
         self.given_up = False  # whether the tools that are still at work are waited for no longer
-        self.stop_readers = 0  # when the last reader of this kind leaves, the run is stopped
+        self.left = False  # whether a reader has left by whose leaving, if it was the last of these, this is stopped
         self.storing_result = asyncio.Lock()
         self._store = store
-        self._news = asyncio.Event()
         self._in_doubt: int | None = None  # the number of an event that is not committed yet
         self._own: set[str] = set()  # the calls that are this run's, and not those of an agent inside a tool
         self._answered: set[str] = set()  # the calls whose results are stored
@@ -82,37 +78,14 @@ class Run(Observer):
     # ---- what readers see ----
 
     def publish(self, event: Event) -> None:
-        """Append an event, and wake the readers."""
+        """See `Feed.publish`."""
         self.log.note(event)
-        self.events.append(event)
-        self._news.set()
+        super().publish(event)
 
     @property
     def visible(self) -> int:
         """How many events readers may see: those before the one that is not committed yet."""
         return len(self.events) if self._in_doubt is None else self._in_doubt
-
-    async def follow(self, after: int = 0) -> AsyncGenerator[list[Event], None]:
-        """Yield the events from number `after` on, all that there are at once.
-
-        Ends when the run has ended and everything was yielded. A slow reader costs its place in the list, no more.
-        """
-        clock = asyncio.get_running_loop().time
-        yielded = 0.0, 0.0  # when the last batch but one was yielded, and the last
-        while True:
-            if after < self.visible:
-                batch = self.events[after : min(self.visible, after + MAX_BATCH)]
-                after += len(batch)
-                yielded = yielded[1], clock()
-                yield batch
-            elif self.ended:
-                return
-            else:
-                self._news.clear()
-                await self._news.wait()
-                # A write to the socket for each event of a burst would cost most of all.
-                if (left := yielded[0] + BURST - clock()) > 0:
-                    await asyncio.sleep(left)
 
     # ---- what is stored ----
 
@@ -230,6 +203,10 @@ class Run(Observer):
             self.stopped_as = ending, sentence
             self.producer.cancel()
 
+    def is_left(self, elsewhere: int | None) -> bool:
+        """Whether the last reader has left by whose leaving this is stopped, of which there are so many elsewhere."""
+        return (self.left or elsewhere is not None) and not self.stop_readers and not elsewhere
+
     async def finish_tools(self) -> None:
         """Wait for the tools that are still at work, and cancel those that do not come to an end."""
         if self.tool_tasks:
@@ -238,15 +215,6 @@ class Run(Observer):
             for tool in hanging:
                 tool.cancel()
 
-    def end(self, sentence: str | None) -> None:
-        """Say why the answer did not end well, if it did not, and let the readers go."""
-        if self.ended:
-            return
-        if sentence is not None:
-            self.publish({"type": "error", "message": sentence})
-        self.ended = True
-        self._news.set()
-
 
 def _result(call: ToolCall, output: object) -> ToolResult:
     return {"type": "tool_result", "id": call["id"], "name": call["name"], "result": as_json(output)}
@@ -254,10 +222,10 @@ def _result(call: ToolCall, output: object) -> ToolResult:
 
 @dataclass(frozen=True)
 class _End:
-    """The end of an answer, as it is to be stored."""
+    """The end of an answer, as it is to be stored: `last` are the events that are not stored yet."""
 
-    answer_id: int
     conversation_id: int
+    last: Progress
     ending: Ending
     body: Body
 
@@ -275,20 +243,27 @@ class Runs:
         self._model = model
         self._live: dict[int, Run] = {}  # by conversation; a run stays until its final state is stored
         self._deferred: dict[int, _End] = {}  # by conversation: ends that could not be stored yet
-        self._beginnings: set[asyncio.Task[tuple[Turn, Run | None]]] = set()
+        self._beginnings: set[asyncio.Task[tuple[Turn, Feed | None]]] = set()
         self._checkpoints: asyncio.Task[None] | None = None
         self._close_by: float | None = None  # when the shutdown stops waiting
+        self.others = Processes(store, lambda: [run.id for run in self._live.values()])
 
-    def live(self, conversation_id: int) -> Run | None:
-        """Return the run of the conversation's live answer."""
+    def _own(self, conversation_id: int) -> Run | None:
         run = self._live.get(conversation_id)
         return None if run is None or run.ended else run
 
-    async def begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Run | None]:
+    async def live(self, user_id: str, conversation_id: int) -> Feed | None:
+        """Return the live answer in a conversation of the user's, whichever process makes it."""
+        run = self._own(conversation_id)
+        if run is None:
+            return await self.others.follow(user_id, conversation_id)
+        return run if run.user_id == user_id else None
+
+    async def begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None]:
         """Store a turn and start its run, whose events `produce` makes: both, whoever gives up waiting.
 
-        Returns the turn and its run. If the turn had been begun before (an idempotency key), the run is the one that is
-        live, or None if the answer is complete. Raises `ShuttingDown`, and what `Store.begin_turn` raises.
+        Returns the turn and the feed of its answer. If the turn had been begun before (an idempotency key), that is the
+        one which is live, or None if the answer is complete. Raises `ShuttingDown`, and what `Store.begin_turn` raises.
         """
         if self._close_by is not None:
             raise ShuttingDown("The server is shutting down. Please try again in a moment.")
@@ -297,17 +272,17 @@ class Runs:
         task.add_done_callback(self._beginnings.discard)
         return await asyncio.shield(task)
 
-    async def _begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Run | None]:
+    async def _begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None]:
         while True:
             await self.store_deferred_ends()
             turn = await self._store.begin_turn(request, self._limits)
             if not turn.earlier:
                 return turn, self._start(turn, request.user_id, produce)
-            live = self._live.get(turn.conversation["id"])
-            if live is not None and live.id == turn.answer["id"]:
-                return turn, live
             if turn.answer["status"] != "streaming":
                 return turn, None
+            live = await self.live(request.user_id, turn.conversation["id"])
+            if live is not None and live.id == turn.answer["id"]:
+                return turn, live
             # The answer ended between our look at the database and our look at the runs, or is just about to begin.
             await asyncio.sleep(LOOK_AGAIN)
 
@@ -325,25 +300,63 @@ class Runs:
             self._checkpoints = asyncio.create_task(self._checkpoint_always())
         return run
 
-    async def stop(self, conversation_id: int, ending: Ending, sentence: str | None = None) -> bool:
-        """End the conversation's live run and wait until that is stored; False if there is none."""
-        run = self.live(conversation_id)
-        if run is None or run.conclusion is None:
-            return False
+    async def stop(self, user_id: str, conversation_id: int) -> int | None:
+        """Stop the live answer in a conversation of the user's, whichever process makes it, and wait for its end.
+
+        Returns the answer's id, None if there is none. Raises `Unavailable` if another process does not end it.
+        """
+        run = self._own(conversation_id)
+        if run is None:
+            return await self.others.stop(user_id, conversation_id)
+        await self._stop(run, "stopped")
+        return run.id
+
+    async def _stop(self, run: Run, ending: Ending, sentence: str | None = None) -> None:
+        """Stop a run and wait until its end is stored."""
         run.stop(ending, sentence)
-        await asyncio.wait((run.conclusion,))
-        return True
+        if run.conclusion is not None:
+            await asyncio.wait((run.conclusion,))
 
     async def end_deleted(self, conversation_id: int) -> None:
         """End the live run of a conversation that has just been deleted."""
-        await self.stop(conversation_id, "stopped", DELETED)
+        if (run := self._own(conversation_id)) is not None:
+            await self._stop(run, "stopped", DELETED)
 
-    async def wait_for_stop(self, conversation_id: int) -> bool:
-        """Wait, for 5 s at most, if a run is being stopped; return whether the conversation is free of a live one."""
+    async def stop_when_left(self, answer: Feed) -> Callable[[], Awaitable[None]]:
+        """Count a reader of an answer by whose leaving, if it is the last of these, the answer is stopped.
+
+        Returns what is to be called when it leaves. There are several such readers, perhaps on several processes, when
+        a request was sent again with its idempotency key.
+        """
+        answer.stop_readers += 1
+        if not isinstance(answer, Run) and answer.stop_readers == 1:
+            await self.others.stop_readers(answer, +1)
+
+        async def leave() -> None:
+            answer.stop_readers -= 1
+            if answer.stop_readers or answer.ended:
+                return
+            if isinstance(answer, Run):
+                answer.left = True
+                with suppress(Unavailable):  # then it is one of the next checkpoints that stops it
+                    await self._checkpoint()  # which knows of the readers on other processes
+            else:
+                await self.others.stop_readers(answer, -1)
+
+        return leave
+
+    async def wait_for_stop(self, user_id: str, conversation_id: int) -> bool:
+        """Wait, for 5 s at most, if an answer is being stopped; return whether the conversation is free of a live one.
+
+        Of an answer that another process makes nobody knows here whether it is being stopped: that is given a second.
+        """
         run = self._live.get(conversation_id)
-        if run is not None and run.conclusion is not None and run.stopped_as is not None:
+        if run is None:
+            mirror = await self.others.follow(user_id, conversation_id)
+            return mirror is None or await wait_for_end(mirror, ENDING_ELSEWHERE)
+        if run.conclusion is not None and (run.stopped_as is not None or run.left):
             await asyncio.wait((run.conclusion,), timeout=FINISHING)
-        return run is None or run.ended
+        return run.ended
 
     async def close(self) -> None:
         """End all runs as interrupted, store them, and begin no more."""
@@ -362,6 +375,7 @@ class Runs:
         if self._checkpoints is not None:
             self._checkpoints.cancel()
             await asyncio.wait((self._checkpoints,))
+        await self.others.close()
 
     def _time_to_close(self) -> float:
         return max(0.0, (self._close_by or 0.0) - time.monotonic())
@@ -390,7 +404,9 @@ class Runs:
         await asyncio.wait((run.producer,))
         await run.finish_tools()
         ending, sentence = self._outcome(run, run.producer)
-        end = _End(run.id, run.conversation_id, ending, {**fold(run.events[: run.visible]), "error": sentence})
+        error: list[Event] = [] if sentence is None else [{"type": "error", "message": sentence}]
+        events = [*run.events[: run.visible], *error]
+        end = _End(run.conversation_id, Progress(run.id, run.saved, events[run.saved :]), ending, fold(events))
         try:
             end = await self._store_end(end)
             sentence = end.body["error"]
@@ -405,16 +421,17 @@ class Runs:
     async def _store_end(self, end: _End) -> _End:
         """Store the end of an answer; return what is stored: a failure, if the answer cannot be stored as it is."""
         try:
-            await self._store.finish_answer(end.answer_id, end.ending, end.body)
+            await self._store.finish_answer(end.last, end.ending, end.body)
         except Unavailable:
             raise
         except Exception as error:  # a run must end in a state, and no reader must wait for ever
             log_mistake(f"conversation {end.conversation_id}", error)
-            end = replace(end, ending="failed", body=fold([{"type": "error", "message": BROKEN}]))
-            await self._store.finish_answer(end.answer_id, end.ending, end.body)
+            broken: list[Event] = [{"type": "error", "message": BROKEN}]
+            end = replace(end, last=replace(end.last, events=broken), ending="failed", body=fold(broken))
+            await self._store.finish_answer(end.last, end.ending, end.body)
         self._deferred.pop(end.conversation_id, None)
         run = self._live.get(end.conversation_id)
-        if run is not None and run.id == end.answer_id:
+        if run is not None and run.id == end.last.answer_id:
             del self._live[end.conversation_id]
         return end
 
@@ -429,7 +446,7 @@ class Runs:
             sentence = producer.result()
             return ("failed", sentence) if sentence else ("done", None)
         if isinstance(error, AnswerOver):  # as a tool has noticed, and the next checkpoint would have
-            return "stopped", ELSEWHERE
+            return "stopped", None if error.asked else ELSEWHERE
         if isinstance(error, Unavailable):
             return "failed", str(error)
         log_mistake(f"conversation {run.conversation_id}", error)
@@ -448,19 +465,22 @@ class Runs:
                 log_mistake("checkpoint", error)
 
     async def _checkpoint(self) -> None:
-        changed = [run for run in self._live.values() if run.saved < len(run.events) and not run.ended]
-        if not changed:
+        """Store what is new, and do what other processes have asked for."""
+        runs = [run for run in self._live.values() if not run.ended]
+        if not any(run.left or run.saved < len(run.events) for run in runs) and not self._store.engine.shared:
             return
         new: dict[Run, Progress] = {}
 
         def unsaved() -> list[Progress]:
             # A run whose tool's result is just being stored is left out: its other events are stored with that.
-            new.update((run, run.unsaved()) for run in changed if not run.storing_result.locked())
+            new.update((run, run.unsaved()) for run in runs if not run.storing_result.locked())
             return list(new.values())
 
         live = await self._store.save_progress(unsaved)
         for run, saved in new.items():
             run.saved = max(run.saved, saved.first + len(saved.events))
-        for run in changed:
-            if run.id not in live:
+        for run in runs:
+            if (wishes := live.get(run.id)) is None:
                 run.stop("stopped", ELSEWHERE)
+            elif wishes.stop or run.is_left(wishes.stop_readers):
+                run.stop("stopped")

@@ -27,6 +27,10 @@ CREATE TABLE IF NOT EXISTS messages (
     created_at       TEXT NOT NULL,
     reasoning        TEXT NOT NULL DEFAULT '[]',
     feedback         TEXT CHECK (feedback IN ('positive', 'negative')),
+    -- Of a live answer, where several processes share a database (processes.py):
+    owner            TEXT,     -- the process that makes it
+    asked            TEXT CHECK (asked = 'stopped'),  -- how it is to end, as another process has been told
+    stop_readers     INTEGER,  -- how many other processes have readers by whose leaving it is stopped
     CHECK (role = 'assistant' OR status = 'done')
 ) STRICT;
 

@@ -26,8 +26,9 @@ CREATE TABLE messages (
     created_at       TEXT COLLATE "C" NOT NULL,
     reasoning        TEXT COLLATE "C" NOT NULL DEFAULT '[]',
     feedback         TEXT COLLATE "C" CHECK (feedback IN ('positive', 'negative')),
-    owner            TEXT COLLATE "C",  -- the process that makes a live answer: an id in `servers`
-    asked            TEXT COLLATE "C",  -- the status in which another process wants it to end
+    owner            TEXT COLLATE "C",
+    asked            TEXT COLLATE "C" CHECK (asked = 'stopped'),
+    stop_readers     INTEGER,
     CHECK (role = 'assistant' OR status = 'done')
 );
 

@@ -21,12 +21,17 @@ from todochat.engines import Engine, Row, Sql, StoreError, T, Transaction, Unava
 
 MEMORY = ":memory:"
 SCHEMA = Path(__file__).parent.with_name("schema.sql")
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # From which version: what leads to the next one, beside the tables and indexes of schema.sql that are not there yet.
 UPGRADES = {
     1: """
         ALTER TABLE messages ADD COLUMN reasoning TEXT NOT NULL DEFAULT '[]';
         ALTER TABLE messages ADD COLUMN feedback TEXT CHECK (feedback IN ('positive', 'negative'));
+    """,
+    3: """
+        ALTER TABLE messages ADD COLUMN owner TEXT;
+        ALTER TABLE messages ADD COLUMN asked TEXT CHECK (asked = 'stopped');
+        ALTER TABLE messages ADD COLUMN stop_readers INTEGER;
     """,
 }
 TABLES = {"conversations", "messages", "tasks"}

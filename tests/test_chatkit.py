@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -21,7 +20,6 @@ from chatkit.types import Page, Thread, ThreadItem, ThreadStreamEvent
 from conftest import ROOT, Client, Server, awaited, prepare
 from pydantic import TypeAdapter
 
-from todochat import app
 from todochat.db import Limits, Store, Turn, TurnRequest
 from todochat.dialects import chatkit
 from todochat.events import Event, Message
@@ -468,7 +466,7 @@ async def test_late_disconnect_stops_only_its_own_run(store: Store) -> None:
     async def begin(thread: int | None) -> Run:
         asked = TurnRequest("alice", "hi", title="t", conversation_id=thread)
         _, run = await live.begin(asked, awaited(words))
-        assert run is not None
+        assert isinstance(run, Run)
         return run
 
     async def end(run: Run) -> None:
@@ -476,8 +474,7 @@ async def test_late_disconnect_stops_only_its_own_run(store: Store) -> None:
         await run.conclusion
 
     first = await begin(None)
-    late = app.stop_when_left(SimpleNamespace(runs=live), first)  # type: ignore[arg-type]
-    assert late is not None
+    late = await live.stop_when_left(first)
     await end(first)
     second = await begin(first.conversation_id)
     await late()

@@ -451,7 +451,7 @@ async def test_a_line_cut_at_the_commit_loses_nothing_and_doubles_nothing(
         if what == "save":
             return store.save_progress(lambda: [Progress(answer_id, 0, [TEXT])])
         if what == "finish":
-            return store.finish_answer(answer_id, "done", fold([TEXT]))
+            return store.finish_answer(Progress(answer_id, 0, [TEXT]), "done", fold([TEXT]))
         return store.record_tool(answer_id, tool, lambda task: Progress(answer_id, 0, [RESULT]))
 
     setattr(cable, f"cut_{when}", b"COMMIT")
@@ -468,7 +468,7 @@ async def test_a_line_cut_at_the_commit_loses_nothing_and_doubles_nothing(
     )
     assert begun == (2 if what == "begin" else 1)
     assert tasks == (1 if what == "tool" and told == "stored" else 0)
-    assert events == (1 if what == "save" or tasks else 0)
+    assert events == (1 if what in {"save", "finish"} or tasks else 0)
     assert done == begun + (what == "finish")
 
 
@@ -978,7 +978,7 @@ async def test_a_turn_on_each_engine(any_store: Store, database: str) -> None:
     """A turn with a tool, from its beginning to its end, is the same on all engines."""
     turn = await any_store.begin_turn(TurnRequest("alice", "hi", title="hi", key="k", digest="d"), Limits())
     answer_id, thread = turn.answer["id"], turn.conversation["id"]
-    assert await any_store.save_progress(lambda: [Progress(answer_id, 0, [TEXT])]) == {answer_id}
+    assert list(await any_store.save_progress(lambda: [Progress(answer_id, 0, [TEXT])])) == [answer_id]
 
     async def tool() -> db.Task:
         task = await any_store.add_task("alice", "milk")
@@ -992,15 +992,15 @@ async def test_a_turn_on_each_engine(any_store: Store, database: str) -> None:
     assert (again.earlier, again.answer["content"]) == (True, "One.One.")
     with pytest.raises(db.Busy):
         await any_store.begin_turn(TurnRequest("alice", "x", conversation_id=thread), Limits())
-    await any_store.finish_answer(answer_id, "done", fold([TEXT, TEXT]))
-    assert look(database, "SELECT count(*) FROM live_events") == [(0,)]
+    await any_store.finish_answer(Progress(answer_id, 2, []), "done", fold([TEXT, TEXT]))
+    assert look(database, "SELECT count(*) FROM live_events") == [(2 if any_store.engine.shared else 0,)]
     assert await any_store.give_feedback("alice", thread, {answer_id}, "positive")
     page = await any_store.page_of_messages("alice", thread, since=None, newest_first=True, limit=1)
     assert page is not None
     assert (page[1][0]["content"], page[1][0]["feedback"]) == ("One.One.", "positive")
     retry = TurnRequest("alice", conversation_id=thread, retry_of=turn.history[-1]["id"])
     second = await any_store.begin_turn(retry, Limits())
-    await any_store.finish_answer(second.answer["id"], "stopped", fold([]))
+    await any_store.finish_answer(Progress(second.answer["id"], 0, []), "stopped", fold([]))
     assert await any_store.page_of_conversations("alice", after=None, newest_first=True, limit=5) != []
     assert await any_store.delete_conversation("alice", thread)
     with pytest.raises(db.Conflict):
@@ -1036,7 +1036,7 @@ async def test_ends_and_deletions_do_not_lock_each_other(database: str) -> None:
             ids = [turn.answer["id"] for turn in turns]
             await stores[0].save_progress(lambda ids=ids: [Progress(i, 0, [TEXT]) for i in ids])
             await asyncio.gather(
-                *(stores[0].finish_answer(i, "done", fold([TEXT])) for i in ids),
+                *(stores[0].finish_answer(Progress(i, 1, [TEXT]), "done", fold([TEXT])) for i in ids),
                 *(stores[1].delete_conversation("a", turn.conversation["id"]) for turn in turns),
                 *(stores[0].save_progress(lambda ids=ids, n=n: [Progress(i, n, [TEXT]) for i in ids]) for n in (1, 2)),
             )

@@ -20,7 +20,7 @@ from todochat import app, runs
 from todochat.agent import TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.db import Limits, Store, Turn, TurnRequest
 from todochat.engines import Unavailable
-from todochat.events import Event, Message, ToolResult, fold, load
+from todochat.events import MAX_BATCH, Event, Message, ToolResult, fold, load
 from todochat.runs import Run, Runs
 
 pytestmark = pytest.mark.anyio
@@ -417,9 +417,9 @@ async def test_an_answer_that_was_ended_in_the_file_does_not_hide_the_next(
     await over_in_the_file(store, tmp_path / "chat.db", first)
     second = await begin(live, events, first.conversation_id)
     assert (await seen(first))[-1] == {"type": "error", "message": runs.ELSEWHERE}
-    assert live.live(first.conversation_id) is second
+    assert await live.live("alice", first.conversation_id) is second
     assert await seen(second) == [STARTED, word("word")]
-    assert live.live(first.conversation_id) is None
+    assert await live.live("alice", first.conversation_id) is None
     assert (await stored(store, second))["status"] == "done"
 
 
@@ -445,7 +445,7 @@ async def test_a_stop_lets_a_tool_come_to_its_end(store: Store, live: Runs) -> N
 
     run = await begin(live, events)
     await begun.wait()
-    stopping = asyncio.create_task(live.stop(run.conversation_id, "stopped"))
+    stopping = asyncio.create_task(live.stop("alice", run.conversation_id))
     await asyncio.sleep(0.01)
     assert not stopping.done()
     go_on.set()
@@ -492,7 +492,7 @@ async def test_an_agent_that_cannot_be_made_ends_the_turn(store: Store, live: Ru
 
 async def test_all_readers_of_an_answer_go_on(store: Store, live: Runs) -> None:
     """Each gets all, at its own pace; one that leaves, or takes nothing, holds nobody else."""
-    count, take = 3 * runs.MAX_BATCH, asyncio.Event()
+    count, take = 3 * MAX_BATCH, asyncio.Event()
 
     async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
         for n in range(count):
@@ -511,7 +511,7 @@ async def test_all_readers_of_an_answer_go_on(store: Store, live: Runs) -> None:
     async def late() -> list[Event]:
         got: list[Event] = []
         async for batch in run.follow():
-            assert len(batch) <= runs.MAX_BATCH
+            assert len(batch) <= MAX_BATCH
             got += batch
             await take.wait()
         return got

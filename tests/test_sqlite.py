@@ -17,7 +17,7 @@ import pytest
 from todochat.db import Limits, Progress, Store, TurnRequest
 from todochat.engines import Row, Sql, Unavailable
 from todochat.engines.sqlite import SqliteEngine
-from todochat.events import fold
+from todochat.events import Event, fold
 
 pytestmark = pytest.mark.anyio
 
@@ -497,7 +497,8 @@ async def test_a_database_in_memory_serves_a_whole_turn() -> None:
         live = await store.get_message("alice", turn.answer["id"])
         assert live is not None
         assert live["content"] == "x"
-        await store.finish_answer(turn.answer["id"], "done", fold([{"type": "text", "content": "xy"}]))
+        end: list[Event] = [{"type": "text", "content": "xy"}]
+        await store.finish_answer(Progress(turn.answer["id"], 0, end), "done", fold(end))
         conversation = await store.get_conversation("alice", turn.conversation["id"])
         assert conversation is not None
         assert [message["content"] for message in conversation["messages"]] == ["hi", "xy"]

@@ -1,0 +1,278 @@
+"""Several processes on one database: who makes which answer, and how an answer of another process is followed.
+
+The database is all there is between them. Each live answer names its owner, the process that makes it. Another process
+follows it by a mirror, a `Feed` whose events are read from `live_events`; and ends it by asking: it sets `asked`, which
+the owner sees at its next checkpoint, and in spite of which no tool commits.
+
+While anything is live, a process shows by a beat that it lives. A beat says nothing but that it is a new one, since
+clocks differ: a process whose beat stays the same for 5 seconds, by the clock of whoever looks and in looks that
+succeeded, is taken for dead, and its answers are ended with what was stored of them. Should it wake up again, it finds
+that they are not its own any more. While nobody uses the app nobody looks, and the database may sleep.
+
+A database that is one process's alone needs nothing of this: there, nothing here does anything.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from typing import NamedTuple
+
+from todochat.db import Store, interrupt, utc_now
+from todochat.engines import Sql, Unavailable
+from todochat.events import Event, Feed, load
+
+log = logging.getLogger("todochat")
+
+POLL_EVERY = 0.1  # seconds between two looks at the answers that are followed
+LOOK_EVERY = 0.5  # seconds between two beats, and between two looks at those of others
+DEAD_AFTER = 5.0  # seconds with the same beat
+AWAKE = 45.0  # seconds for which a process goes on looking after it was last used
+UNREAD = 5.0  # seconds for which a mirror goes on that nobody reads
+STOPPING = 10.0  # seconds that another process is given to stop an answer
+KEPT = timedelta(minutes=1)  # for which the events of an ended answer are there for those who follow it
+
+DELETED = "This conversation has been deleted."
+GOING = "The server is shutting down, so this stream ends here. Please reload."
+
+
+class Place(NamedTuple):
+    """How far a mirror has come: the number of its events, and of the first in the row that was read last."""
+
+    events: int = 0
+    row: int = 0  # it is read again, as it may have grown
+
+
+class News(NamedTuple):
+    """What is new in an answer: rows of events, each with the number of the first, and how the answer stands."""
+
+    rows: list[tuple[int, list[Event]]]
+    status: str
+    error: str | None
+
+
+class Processes:
+    """This process among those on one database. `own_live` returns the ids of the answers that this process makes."""
+
+    def __init__(self, store: Store, own_live: Callable[[], Collection[int]]) -> None:
+        self._store = store
+        self._own_live = own_live
+        self._mirrors: dict[int, Feed] = {}  # by answer
+        self._places: dict[int, Place] = {}  # by answer
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # what is done in the background
+        self._seen: dict[str, tuple[str, float]] = {}  # by process: its beat, and since when it is that one
+        self._unmade: set[int] = set()  # answers of ours that nobody made at the last look
+        self._used = self._swept = time.monotonic()  # when this process was used last, and old rows were deleted
+
+    def in_use(self) -> None:
+        """Look after the others for a while."""
+        if self._store.engine.shared:
+            self._used = time.monotonic()
+            self._keep_doing("look", self._look_after_others)
+
+    async def close(self) -> None:
+        """End what is done in the background, and say goodbye to the others."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        for mirror in self._mirrors.values():
+            mirror.end(GOING)
+        if self._tasks:
+            with suppress(Unavailable):  # then the others find out by themselves
+                await self._write("DELETE FROM servers WHERE id = ?", self._store.process)
+
+    def _keep_doing(self, name: str, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        if name not in self._tasks or self._tasks[name].done():
+            self._tasks[name] = asyncio.create_task(work())
+
+    async def _write(self, statement: str, *parameters: str | int) -> None:
+        await self._store.engine.write(lambda sql: sql(statement, parameters))
+
+    # ---- answers that others make ----
+
+    async def follow(self, user_id: str, conversation_id: int) -> Feed | None:
+        """Return a mirror of the live answer in a conversation of the user's, if another process makes one."""
+        if not self._store.engine.shared:
+            return None
+        rows = await self._store.engine.read(
+            lambda sql: sql(
+                """
+                SELECT id FROM messages WHERE conversation_id = ? AND status = 'streaming' AND owner <> ?
+                AND conversation_id IN (SELECT id FROM conversations WHERE user_id = ?)
+                """,
+                (conversation_id, self._store.process, user_id),
+            )
+        )
+        if not rows:
+            return None
+        answer_id = int(rows[0]["id"])
+        if answer_id not in self._mirrors:
+            self._mirrors[answer_id], self._places[answer_id] = Feed(answer_id, conversation_id, user_id), Place()
+        mirror = self._mirrors[answer_id]
+        self._keep_doing("poll", self._poll_always)
+        await self._poll()
+        return mirror
+
+    async def stop(self, user_id: str, conversation_id: int) -> int | None:
+        """Have an answer of another process stopped, and wait until it has ended; return its id, None if there is none.
+
+        Raises `Unavailable` if it does not end.
+        """
+        mirror = await self.follow(user_id, conversation_id)
+        if mirror is None:
+            return None
+        await self._write("UPDATE messages SET asked = 'stopped' WHERE id = ? AND status = 'streaming'", mirror.id)
+        if not await wait_for_end(mirror, STOPPING):
+            raise Unavailable("The answer does not end yet. Please try again in a moment.")
+        return mirror.id
+
+    async def stop_readers(self, mirror: Feed, change: int) -> None:
+        """Tell the owner of an answer of the first of our readers by whose leaving it is stopped, or of the last's."""
+        count = "UPDATE messages SET stop_readers = COALESCE(stop_readers, 0) + ? WHERE id = ?"
+        try:
+            await self._write(count, change, mirror.id)
+        except Unavailable as error:  # then the answer goes on to its end
+            log.warning("an answer of another process is not stopped: %s", error)
+
+    async def _poll_always(self) -> None:
+        read = {}  # by answer: when its mirror was seen to have readers
+        while self._mirrors:
+            await asyncio.sleep(POLL_EVERY)
+            try:
+                await self._poll()
+            except Unavailable as error:
+                log.warning("following the answers of other processes: %s", error)
+            for mirror in list(self._mirrors.values()):
+                if mirror.readers or mirror.id not in read:
+                    read[mirror.id] = time.monotonic()
+                if mirror.ended or time.monotonic() - read[mirror.id] > UNREAD:
+                    del self._mirrors[mirror.id], self._places[mirror.id], read[mirror.id]
+
+    async def _poll(self) -> None:
+        """Give all mirrors what is new, by one look at the database."""
+        asked = {answer_id: place for answer_id, place in self._places.items() if not self._mirrors[answer_id].ended}
+        news = await self._store.engine.read(lambda sql: _news(sql, asked)) if asked else {}
+        for answer_id, new in news.items():
+            mirror = self._mirrors.get(answer_id)
+            if mirror is None or self._places[answer_id] != asked[answer_id] or mirror.ended:
+                continue  # somebody else has looked meanwhile
+            for first, events in new.rows:
+                for event in events[len(mirror.events) - first :]:
+                    mirror.publish(event)
+                self._places[answer_id] = Place(len(mirror.events), first)
+            if new.status != "streaming":
+                told = bool(mirror.events) and mirror.events[-1]["type"] == "error"
+                mirror.end(None if told else new.error)
+
+    # ---- who lives ----
+
+    async def _look_after_others(self) -> None:
+        others = True
+        while others or self._own_live() or self._mirrors or time.monotonic() - self._used < AWAKE:
+            try:
+                if self._own_live():
+                    await self._beat()
+                others = await self._bury_the_dead()
+                await self._end_unmade()
+                if time.monotonic() - self._swept > KEPT.total_seconds():
+                    self._swept = time.monotonic()
+                    await self._store.engine.write(_sweep)
+            except Unavailable as error:
+                log.warning("looking after other processes: %s", error)
+                self._seen.clear()  # they could not say that they live either
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def _beat(self) -> None:
+        await self._write(
+            "INSERT INTO servers (id, beat) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat",
+            self._store.process,
+            utc_now(),
+        )
+
+    async def _bury_the_dead(self) -> bool:
+        """End the answers of processes that have shown no new beat for too long; return whether others have any."""
+        beats = await self._store.engine.read(
+            lambda sql: sql(
+                """
+                SELECT DISTINCT m.owner AS process, COALESCE(s.beat, '') AS beat
+                FROM messages m LEFT JOIN servers s ON s.id = m.owner
+                WHERE m.status = 'streaming' AND m.owner <> ?
+                """,
+                (self._store.process,),
+            )
+        )
+        moment = time.monotonic()
+        before, self._seen = self._seen, {}
+        for row in beats:
+            process, beat = row["process"], row["beat"]
+            known, since = before.get(process, ("", moment))
+            self._seen[process] = (beat, since if known == beat else moment)
+            if moment - self._seen[process][1] >= DEAD_AFTER:
+                log.warning("process %s shows no sign of life: its answers are ended", process)
+                await self._store.engine.write(partial(_bury, process=process, beat=beat))
+        return bool(beats)
+
+    async def _end_unmade(self) -> None:
+        """End answers of ours that nobody makes: a COMMIT that was not answered may have begun one."""
+        ours = "SELECT id FROM messages WHERE status = 'streaming' AND owner = ?"
+        rows = await self._store.engine.read(lambda sql: sql(ours, (self._store.process,)))
+        unmade = {int(row["id"]) for row in rows} - set(self._own_live())
+        for answer_id in unmade & self._unmade:
+            log.error("answer %d was begun, and nobody makes it", answer_id)
+            await self._store.engine.write(partial(_end, answer_id=answer_id))
+        self._unmade = unmade
+
+
+async def wait_for_end(feed: Feed, seconds: float) -> bool:
+    """Wait until an answer has ended; return whether it has."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            async for _ in feed.follow(len(feed.events)):
+                pass
+    return feed.ended
+
+
+async def _news(sql: Sql, places: Mapping[int, Place]) -> dict[int, News]:
+    """Return what is new in answers of which so much is known."""
+    news = {answer_id: News([], "deleted", DELETED) for answer_id in places}
+    of_them = ", ".join("?" * len(places))
+    for row in await sql(f"SELECT id, status, error FROM messages WHERE id IN ({of_them})", list(places)):
+        news[row["id"]] = News([], row["status"], row["error"])
+    behind = " OR ".join(["(answer_id = ? AND first >= ?)"] * len(places))
+    for row in await sql(
+        f"SELECT answer_id, first, events FROM live_events WHERE {behind} ORDER BY answer_id, first",
+        [value for answer_id, place in places.items() for value in (answer_id, place.row)],
+    ):
+        news[row["answer_id"]].rows.append((row["first"], load(row["events"])))
+    return news
+
+
+async def _end(sql: Sql, answer_id: int) -> None:
+    await interrupt(sql, "id = ?", answer_id, keep_events=True)
+
+
+async def _bury(sql: Sql, process: str, beat: str) -> None:
+    """End the answers of a process, unless it has shown a new beat meanwhile."""
+    await sql("INSERT INTO servers (id, beat) VALUES (?, '') ON CONFLICT (id) DO NOTHING", (process,))
+    if await sql("DELETE FROM servers WHERE id = ? AND beat = ? RETURNING id", (process, beat)):
+        await interrupt(sql, "owner = ?", process, keep_events=True)
+
+
+async def _sweep(sql: Sql) -> None:
+    """Delete the events of answers that have ended, once those who followed them have had the time to read them.
+
+    And what connections that are no longer there have noted of their commits.
+    """
+    await sql(
+        """
+        DELETE FROM live_events WHERE answer_id IN (
+            SELECT m.id FROM messages m JOIN conversations c ON c.id = m.conversation_id
+            WHERE m.status <> 'streaming' AND c.updated_at < ?
+        )
+        """,
+        (utc_now(ago=KEPT),),
+    )
+    await sql("DELETE FROM commits WHERE at < now() - interval '1 hour'")
