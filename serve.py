@@ -3,6 +3,7 @@
 python app.py                  start the service (see README.md for the settings)
 python app.py token NAME       print a token for NAME, for curl
 python app.py backup FILE      copy the database to a new file, also while the service runs
+python app.py copy FROM TO     copy everything from sqlite:///path to an empty postgresql://...
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from starlette.applications import Starlette
 from todochat import auth
 from todochat.agent import TurnOptions, stream_turn, todo_agent
 from todochat.app import Service, create_app
+from todochat.copying import copy
 from todochat.db import Store
 from todochat.dialects.sse import STALL
 from todochat.engines import POSTGRES, StoreError
@@ -53,6 +55,9 @@ def main(arguments: list[str]) -> int:
                 raise StoreError("This copies a file of SQLite's. For PostgreSQL use pg_dump.")
             case ["backup", file]:
                 backup(settings.database, file)
+            case ["copy", source, target]:
+                counts = asyncio.run(copy(source, target))
+                print(f"Copied {', '.join(f'{count} {table}' for table, count in counts.items())}.")
             case _:
                 print(__doc__, file=sys.stderr)
                 return 2
