@@ -21,14 +21,19 @@ QUIET = dict.fromkeys(("OPENAI_API_KEY", "GEMINI_API_KEY", "MODEL", "OPENAI_BASE
 
 
 class Server:
-    """A server process on one core."""
+    """A server process on one core. `database` is a file, or the URL of a database on a server."""
 
-    def __init__(self, script: str, folder: Path, *, provider: int | None = None, database: Path | None = None) -> None:
+    def __init__(
+        self, script: str, folder: Path, *, provider: int | None = None, database: Path | str | None = None
+    ) -> None:
         self.port = free_port()
         database = database or folder / f"{self.port}.db"
         env = {name: value for name, value in os.environ.items() if name not in QUIET}
         if Path(script).name == "server_ours.py":
-            env |= {"PORT": str(self.port), "DATABASE_URL": f"sqlite:///{database}"}
+            env |= {
+                "PORT": str(self.port),
+                "DATABASE_URL": database if isinstance(database, str) else f"sqlite:///{database}",
+            }
             env |= {"BETTER_AUTH_SECRET": SECRET, "MAX_LIVE": "10000", "MAX_LIVE_PER_USER": "10000"}
             env |= {"LOG_LEVEL": "WARNING"}
         if provider is not None:
