@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Literal, Protocol
 
@@ -82,7 +82,7 @@ class TurnContext:
     user_id: str
     tasks: Tasks
     record: Record = just_run
-    timezone: str = "UTC"  # the user's, by its IANA name
+    timezone: str = field(default="UTC", kw_only=True)  # the user's, by its IANA name
 
 
 # ---- the agent and its tools ----
@@ -120,8 +120,8 @@ async def add_task(
     """
     if (fault := unfit(title, description, due)) is not None:
         return _failure(fault)
-    description = (description or "").strip() or None
-    return _success(await ctx.context.tasks.add_task(ctx.context.user_id, title.strip(), description, due or None))
+    description, on_day = (description or "").strip() or None, {"due": due} if due else {}
+    return _success(await ctx.context.tasks.add_task(ctx.context.user_id, title.strip(), description, **on_day))
 
 
 async def list_tasks(

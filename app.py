@@ -67,9 +67,9 @@ class Service:
         agent = self.agent if isinstance(self.agent, Agent) else await _awaited(self.agent(run.user_id))
         if not isinstance(agent, Agent):
             raise TypeError("The agent function must return an agents.Agent.")
-        timezone = timezone or self.settings.timezone
         record = run.run_tool_atomically if self.tasks is self.store else run.run_tool_then_store
-        context = await _awaited(self.context(TurnContext(run.user_id, self.tasks, record, timezone)))
+        turn_context = TurnContext(run.user_id, self.tasks, record, timezone=timezone or self.settings.timezone)
+        context = await _awaited(self.context(turn_context))
         agent = copy(agent)  # openai-agents 0.24 compares an agent's tools with those in each run that it is in
         return stream_turn(agent, turn.history, context, self.options, run, conversation_id=run.conversation_id)
 
@@ -285,9 +285,8 @@ async def add_task(request: Request) -> Response:
     service, user_id = await signed_in(request)
     body = await inputs.body_of(request)
     inputs.fields(body, "title", "description", "due")
-    task = await service.tasks.add_task(
-        user_id, inputs.title_in(body), inputs.description_in(body), inputs.due_in(body)
-    )
+    title, description, due = inputs.title_in(body), inputs.description_in(body), inputs.due_in(body)
+    task = await service.tasks.add_task(user_id, title, description, **({"due": due} if due else {}))
     return JSONResponse(dict(task), status_code=201)
 
 

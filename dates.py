@@ -27,6 +27,9 @@ def timezone_named(name: str) -> str:
 
 def date_in(text: str) -> str:
     """Return a date as it is stored, "2026-12-01". Raises `ValueError` if the text is none in this form."""
-    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
-        raise ValueError("it must be a date such as 2026-12-01")
-    return date.fromisoformat(text).isoformat()
+    try:
+        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+            return date.fromisoformat(text).isoformat()
+    except ValueError:  # such as the 30th of February
+        pass
+    raise ValueError("it must be a date such as 2026-12-01")
