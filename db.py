@@ -9,16 +9,22 @@ import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Literal, NotRequired, TypedDict, cast
 
+from todochat.dates import utc_now
 from todochat.engines import Engine, Row, Sql, T, Value, open_engine
 from todochat.events import Body, Event, Message, Status, dump, fold, load
+from todochat.search import like_any, patterns_for
+from todochat.task_store import TaskStore
+from todochat.versions import Versions
 
-CONVERSATION = "id, title, created_at, updated_at"
+CONVERSATION = """id, title, created_at, updated_at, EXISTS (
+    SELECT 1 FROM messages WHERE messages.conversation_id = conversations.id AND messages.status = 'streaming'
+) AS live"""
 MESSAGE = "id, role, content, tool_calls, reasoning, status, error, feedback, created_at"
-TASK = "id, title, description, completed, created_at, updated_at"
 
+MOST = 2**63 - 1  # no limit
 KEY_LIFETIME = timedelta(days=1)
 BUSY = "An answer is still being written in this conversation. Wait for it, or stop it."
 INTERRUPTED = "The server stopped before this answer was complete. Please ask again."
@@ -61,24 +67,15 @@ class Conversation(TypedDict):
     title: str
     created_at: str
     updated_at: str
+    live: bool  # whether an answer is being written in it
     messages: NotRequired[list[Message]]
-
-
-class Task(TypedDict):
-    """A task as the REST API shows it."""
-
-    id: int
-    title: str
-    description: str | None
-    completed: bool
-    created_at: str
-    updated_at: str
 
 
 @dataclass(frozen=True)
 class TurnRequest:
     """What a user asks for: an answer to a new `message`, or another one to the message `retry_of`.
 
+    A retry that has a `message` puts it in the place of what the user had said.
     Without `conversation_id`, or with one that is not the user's, a new message begins a conversation called `title`;
     if the title is None, the conversation must be the user's. `key` is an idempotency key, and `digest` tells the
     request that came with it from others.
@@ -136,10 +133,11 @@ class Wishes:
     stop_readers: int | None
 
 
-class Store:
-    """What is stored. Made by `await Store.open(database)`, ended by `await store.close()`.
+class Store(TaskStore, Versions):
+    """What is stored; what it does with tasks is in task_store.py.
 
-    Where several processes share a database, `process` tells the answers that are made here from those of the others.
+    Made by `await Store.open(database)`, ended by `await store.close()`. Where several processes share a database,
+    `process` tells the answers that are made here from those of the others.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -173,15 +171,23 @@ class Store:
 
     # ---- conversations ----
 
-    async def list_conversations(self, user_id: str, limit: int, offset: int) -> list[Conversation]:
-        """Return the user's conversations without their messages, last used first."""
+    async def list_conversations(
+        self, user_id: str, limit: int, offset: int = 0, search: str = ""
+    ) -> list[Conversation]:
+        """Return the user's conversations without their messages, last used first.
+
+        With `search` only those in whose titles or messages it stands, whatever the case of its letters.
+        """
+        patterns = patterns_for(search)
+        said = f"SELECT 1 FROM messages WHERE conversation_id = conversations.id AND ({like_any('content', patterns)})"
         rows = await self.engine.read(
             lambda sql: sql(
                 f"""
-                SELECT {CONVERSATION} FROM conversations WHERE user_id = ?
+                SELECT {CONVERSATION} FROM conversations
+                WHERE user_id = ? AND ({like_any("title", patterns)} OR EXISTS ({said}))
                 ORDER BY updated_at DESC, id DESC LIMIT ? OFFSET ?
                 """,
-                (user_id, limit, offset),
+                (user_id, *patterns, *patterns, limit, offset),
             )
         )
         return [_conversation(row) for row in rows]
@@ -208,13 +214,18 @@ class Store:
         """Return whether the user has a conversation with this id."""
         return await self.engine.read(lambda sql: _find(sql, user_id, conversation_id)) is not None
 
-    async def get_conversation(self, user_id: str, conversation_id: int) -> Conversation | None:
-        """Return a conversation with all its messages, oldest first; None if the user has none with this id."""
+    async def get_conversation(
+        self, user_id: str, conversation_id: int, *, last: int = MOST, before: int = MOST
+    ) -> Conversation | None:
+        """Return a conversation with its `last` messages before the one `before`, or all of them, oldest first.
+
+        None if the user has none with this id.
+        """
 
         async def work(sql: Sql) -> Conversation | None:
             conversation = await _find(sql, user_id, conversation_id)
             if conversation is not None:
-                conversation["messages"] = await _messages(sql, conversation_id)
+                conversation["messages"] = await _messages(sql, conversation_id, last, before)
             return conversation
 
         return await self.engine.read(work)
@@ -262,7 +273,10 @@ class Store:
         """Set the title and return the conversation; None if the user has none with this id."""
         rows = await self.engine.write(
             lambda sql: sql(
-                f"UPDATE conversations SET title = ? WHERE id = ? AND user_id = ? RETURNING {CONVERSATION}",
+                f"""
+                UPDATE conversations SET title = ?, version = version + 1 WHERE id = ? AND user_id = ?
+                RETURNING {CONVERSATION}
+                """,
                 (title, conversation_id, user_id),
             )
         )
@@ -285,7 +299,8 @@ class Store:
         answers = f"conversation_id = ? AND role = 'assistant' AND id IN ({places})"
 
         async def work(sql: Sql) -> bool:
-            if await _find(sql, user_id, conversation_id) is None:
+            changed = "UPDATE conversations SET version = version + 1 WHERE id = ? AND user_id = ? RETURNING id"
+            if not await sql(changed, (conversation_id, user_id)):
                 return False
             found = await sql(f"SELECT id FROM messages WHERE {answers}", (conversation_id, *message_ids))
             if len(found) < len(message_ids):
@@ -316,6 +331,8 @@ class Store:
                 await sql(
                     "DELETE FROM messages WHERE conversation_id = ? AND id > ?", (conversation["id"], request.retry_of)
                 )
+                if request.message:
+                    await sql("UPDATE messages SET content = ? WHERE id = ?", (request.message, request.retry_of))
             is_new = conversation["created_at"] == now
             history = [] if is_new else await _messages(sql, conversation["id"], last=limits.history)
             *question, answer = await self._insert_messages(sql, conversation["id"], request, now)
@@ -406,51 +423,6 @@ class Store:
         """
         await self.engine.write(lambda sql: _finish(sql, last, status, body, keep_events=self.engine.shared))
 
-    # ---- tasks ----
-
-    async def list_tasks(self, user_id: str, completed: bool | None = None) -> list[Task]:
-        """Return the user's tasks, oldest first: all of them, or only the completed or the pending ones."""
-        rows = await self.engine.read(
-            lambda sql: sql(
-                f"SELECT {TASK} FROM tasks WHERE user_id = ? AND completed = COALESCE(?, completed) ORDER BY id",
-                (user_id, completed),
-            )
-        )
-        return [_task(row) for row in rows]
-
-    async def add_task(self, user_id: str, title: str, description: str | None = None) -> Task:
-        """Add a pending task and return it."""
-        now = utc_now()
-        [row] = await self.engine.write(
-            lambda sql: sql(
-                f"""
-                INSERT INTO tasks (user_id, title, description, created_at, updated_at) VALUES (?, ?, ?, ?, ?)
-                RETURNING {TASK}
-                """,
-                (user_id, title, description, now, now),
-            )
-        )
-        return _task(row)
-
-    async def update_task(self, user_id: str, task_id: int, **changes: str | bool | None) -> Task | None:
-        """Set `title`, `description` or `completed` and return the task; None if the user has none with this id."""
-        columns = [column for column in ("title", "description", "completed") if column in changes]
-        assignments = "".join(f"{column} = ?, " for column in columns)
-        rows = await self.engine.write(
-            lambda sql: sql(
-                f"UPDATE tasks SET {assignments} updated_at = ? WHERE id = ? AND user_id = ? RETURNING {TASK}",
-                (*(changes[column] for column in columns), utc_now(), task_id, user_id),
-            )
-        )
-        return _task(rows[0]) if rows else None
-
-    async def delete_task(self, user_id: str, task_id: int) -> Task | None:
-        """Delete a task and return what it was; None if the user has none with this id."""
-        rows = await self.engine.write(
-            lambda sql: sql(f"DELETE FROM tasks WHERE id = ? AND user_id = ? RETURNING {TASK}", (task_id, user_id))
-        )
-        return _task(rows[0]) if rows else None
-
 
 # ---- what several units of work do ----
 
@@ -462,10 +434,11 @@ async def _find(sql: Sql, user_id: str, conversation_id: int) -> Conversation | 
     return _conversation(rows[0]) if rows else None
 
 
-async def _messages(sql: Sql, conversation_id: int, last: int = 2**31 - 1) -> list[Message]:
-    """Return the last so many messages of a conversation, oldest first."""
+async def _messages(sql: Sql, conversation_id: int, last: int, before: int = MOST) -> list[Message]:
+    """Return the last so many messages of a conversation before one, oldest first."""
     rows = await sql(
-        f"SELECT {MESSAGE} FROM messages WHERE conversation_id = ? ORDER BY id DESC LIMIT ?", (conversation_id, last)
+        f"SELECT {MESSAGE} FROM messages WHERE conversation_id = ? AND id < ? ORDER BY id DESC LIMIT ?",
+        (conversation_id, before, last),
     )
     return [await _message(sql, row) for row in reversed(rows)]
 
@@ -501,7 +474,7 @@ async def _finish(sql: Sql, last: Progress, status: Status, body: Body, *, keep_
     # The conversation first, as whoever deletes it begins there too: the other way round is a deadlock.
     if not await sql(
         """
-        UPDATE conversations SET updated_at = ?
+        UPDATE conversations SET updated_at = ?, version = version + 1
         WHERE id = (SELECT conversation_id FROM messages WHERE id = ? AND status = 'streaming') RETURNING id
         """,
         (utc_now(), last.answer_id),
@@ -551,7 +524,10 @@ async def _conversation_for(sql: Sql, request: TurnRequest, now: str) -> Convers
     rows: Sequence[Row] = []
     if request.conversation_id is not None:
         rows = await sql(
-            f"UPDATE conversations SET updated_at = ? WHERE id = ? AND user_id = ? RETURNING {CONVERSATION}",
+            f"""
+            UPDATE conversations SET updated_at = ?, version = version + 1 WHERE id = ? AND user_id = ?
+            RETURNING {CONVERSATION}
+            """,
             (now, request.conversation_id, request.user_id),
         )
     if request.retry_of is not None:
@@ -602,12 +578,4 @@ async def _earlier(sql: Sql, request: TurnRequest) -> Turn | None:
 
 
 def _conversation(row: Row) -> Conversation:
-    return cast(Conversation, dict(row))
-
-
-def _task(row: Row) -> Task:
-    return cast(Task, {**row, "completed": bool(row["completed"])})
-
-
-def utc_now(ago: timedelta = timedelta()) -> str:
-    return (datetime.now(UTC) - ago).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return cast(Conversation, {**row, "live": bool(row["live"])})

@@ -21,7 +21,8 @@ from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
 
-from todochat.db import Store, interrupt, utc_now
+from todochat.dates import utc_now
+from todochat.db import Store, interrupt
 from todochat.engines import Sql, Unavailable
 from todochat.events import Event, Feed, load
 

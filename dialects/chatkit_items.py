@@ -209,8 +209,9 @@ def title(name: str, args: Any) -> str:
     ids = [key for key in args if re.search(r"(?:^|_)id$|I[dD]$", key)]
     if ids and isinstance(args[ids[0]], str | int):
         said += f" {_short(str(args[ids[0]]))}"
+    due = args.pop("due", None)
     texts = [args[key] for key in args if key not in ids and isinstance(args[key], str) and args[key].strip()]
-    return f"{said}: {_short(texts[0])}" if texts else said
+    return (f"{said}: {_short(texts[0])}" if texts else said) + _due(due)
 
 
 def outcome(result: Any) -> str:
@@ -223,11 +224,16 @@ def outcome(result: Any) -> str:
         case {"tasks": list(), "total": int(total)}:
             return f"{total} task{'' if total == 1 else 's'}"
         case {"task_id": task_id, "title": str(name)}:
-            return f"#{task_id} {_short(name)}{' (done)' if result.get('completed') is True else ''}"
+            done = " (done)" if result.get("completed") is True else ""
+            return f"#{task_id} {_short(name)}{_due(result.get('due'))}{done}"
         case str():
             return _short(result) or "Done"
         case _:
             return _short(json.dumps(result, ensure_ascii=False))
+
+
+def _due(day: object) -> str:
+    return f" (due {_short(day)})" if isinstance(day, str) and day.strip() else ""
 
 
 def _short(text: str) -> str:

@@ -32,6 +32,11 @@ UPGRADES = {
         ALTER TABLE messages ADD COLUMN owner TEXT;
         ALTER TABLE messages ADD COLUMN asked TEXT CHECK (asked = 'stopped');
         ALTER TABLE messages ADD COLUMN stop_readers INTEGER;
+        ALTER TABLE conversations ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+        ALTER TABLE tasks ADD COLUMN due TEXT CHECK (due LIKE '____-__-__');
+        ALTER TABLE tasks ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+        DROP INDEX IF EXISTS conversations_last_used_first;
+        DROP INDEX IF EXISTS tasks_of_user;
     """,
 }
 TABLES = {"conversations", "messages", "tasks"}

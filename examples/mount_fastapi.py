@@ -28,7 +28,7 @@ database.executescript(
     CREATE TABLE IF NOT EXISTS users (login TEXT PRIMARY KEY, token TEXT NOT NULL UNIQUE);
     CREATE TABLE IF NOT EXISTS todos (
         id INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL REFERENCES users, text TEXT NOT NULL, notes TEXT,
-        done INTEGER NOT NULL DEFAULT 0, created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ'))
+        due TEXT, done INTEGER NOT NULL DEFAULT 0, created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ'))
     );
     INSERT OR IGNORE INTO users VALUES ('alice', 'wonderland'), ('bob', 'builder');
     """
@@ -71,14 +71,16 @@ class Todos:
         tasks = [self._task(todo) for todo in await my_todos(user_id)]
         return [task for task in tasks if completed in (None, task["completed"])]
 
-    async def add_task(self, user_id: str, title: str, description: str | None = None) -> dict[str, Any]:
+    async def add_task(
+        self, user_id: str, title: str, description: str | None = None, due: str | None = None
+    ) -> dict[str, Any]:
         """Add a task and return it."""
         todo = await add_todo(user_id, title)
-        return await self.update_task(user_id, todo["id"], description=description) or {}
+        return await self.update_task(user_id, todo["id"], description=description, due=due) or {}
 
     async def update_task(self, user_id: str, task_id: int, **changes: str | bool | None) -> dict[str, Any] | None:
-        """Change some of title, description and completed; None if the user has no such task."""
-        columns = {"title": "text", "description": "notes", "completed": "done"}
+        """Change some of title, description, due and completed; None if the user has no such task."""
+        columns = {"title": "text", "description": "notes", "due": "due", "completed": "done"}
         assignments = ", ".join(f"{columns[name]} = ?" for name in changes)
         return self._one(
             f"UPDATE todos SET {assignments} WHERE id = ? AND owner = ?", *changes.values(), task_id, user_id
@@ -93,8 +95,8 @@ class Todos:
         return None if row is None else self._task(dict(row))
 
     def _task(self, todo: dict[str, Any]) -> dict[str, Any]:
-        task = {"id": todo["id"], "title": todo["text"], "description": todo["notes"], "completed": bool(todo["done"])}
-        return task | {"created_at": todo["created"], "updated_at": todo["created"]}
+        task = {"id": todo["id"], "title": todo["text"], "description": todo["notes"], "due": todo["due"]}
+        return task | {"completed": bool(todo["done"]), "created_at": todo["created"], "updated_at": todo["created"]}
 
 
 chat = create_app(authenticate=user_of, tasks=Todos(), store="sqlite:///chat.db")

@@ -1,7 +1,9 @@
 """The agent's events and what the model is told, with the Agents SDK's own scripted model."""
 
 import json
+from datetime import datetime
 from typing import Any, cast
+from zoneinfo import ZoneInfo
 
 import pytest
 from agents import RunConfig
@@ -68,13 +70,59 @@ async def test_the_five_tools_act_on_the_users_tasks(store: Store) -> None:
         {
             "success": True,
             "total": 1,
-            "tasks": [{"id": 2, "title": "Call Bob", "description": None, "completed": False}],
+            "tasks": [{"id": 2, "title": "Call Bob", "description": None, "due": None, "completed": False}],
         },
         {"success": True, "task_id": 2, "title": "Call Bob", "completed": False},
     ]
     [task] = await store.list_tasks("alice")
     assert (task["title"], task["description"], task["completed"]) == ("Buy milk", "2 l", True)
     assert said(events) == "All done."
+
+
+async def test_a_task_has_a_due_date_if_the_user_named_one(store: Store) -> None:
+    """The tools set, show, change and remove a due date; what is no date is refused in words, and nothing is done."""
+    events = await play(
+        store,
+        [function_call("add_task", {"title": "Buy milk", "due": "2026-12-01"}, call_id="1")],
+        [function_call("update_task", {"task_id": 1, "due": "2026-12-02"}, call_id="2")],
+        [function_call("list_tasks", {}, call_id="3")],
+        [function_call("update_task", {"task_id": 1, "due": ""}, call_id="4")],
+        [function_call("add_task", {"title": "Call Ann", "due": "tomorrow"}, call_id="5")],
+        [function_call("update_task", {"task_id": 1, "due": "2026-02-30"}, call_id="6")],
+        [assistant_message("All done.")],
+    )
+    told = {"success": True, "task_id": 1, "title": "Buy milk", "completed": False}
+    added, changed, listed, removed, *refused = results(events)
+    assert (added, changed, removed) == (told | {"due": "2026-12-01"}, told | {"due": "2026-12-02"}, told)
+    assert [task["due"] for task in listed["tasks"]] == ["2026-12-02"]
+    assert [answer["success"] for answer in refused] == [False, False]
+    assert all(answer["error"].startswith("due cannot be used:") for answer in refused)
+    assert [(task["title"], task["due"]) for task in await store.list_tasks("alice")] == [("Buy milk", None)]
+
+
+async def test_of_too_many_tasks_the_model_sees_those_that_are_due(store: Store) -> None:
+    """Old tasks that are due are among those that are shown of a list that is too long."""
+    await store.add_task("alice", "old", due="2026-12-01")
+    for n in range(agent.MAX_LISTED + 1):
+        await store.add_task("alice", f"task {n}")
+    events = await play(store, [function_call("list_tasks", {}, call_id="1")], [assistant_message("Done.")])
+    titles = [task["title"] for task in results(events)[0]["tasks"]]
+    assert titles == ["old", *(f"task {n}" for n in range(2, agent.MAX_LISTED + 1))]
+
+
+@pytest.mark.parametrize("timezone", ["Pacific/Kiritimati", "Pacific/Niue", "UTC"])
+async def test_the_model_knows_the_users_day_and_that_it_cannot_remind(store: Store, timezone: str) -> None:
+    """The instructions name the user's date, weekday and time zone, and say that nobody is reminded."""
+    model = ScriptedModel([[assistant_message("Hello.")]])
+    context = agent.TurnContext("alice", store, timezone=timezone)
+    options = agent.TurnOptions(RunConfig(tracing_disabled=True))
+    before = datetime.now(ZoneInfo(timezone))
+    async for _ in agent.stream_turn(agent.todo_agent(model), [USER], context, options):
+        pass
+    days = {f"{when:%A, %Y-%m-%d} (time zone: {timezone})" for when in (before, datetime.now(ZoneInfo(timezone)))}
+    told = str(model.calls[0].system_instructions)
+    assert any(day in told for day in days)
+    assert "cannot remind" in told
 
 
 async def test_half_a_character_in_an_argument_is_a_broken_answer(store: Store) -> None:

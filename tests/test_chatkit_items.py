@@ -21,6 +21,9 @@ NOW = "2026-11-22T13:23:45.951928Z"
     [
         ("add_task", {"title": "Buy milk"}, "Add task: Buy milk"),
         ("add_task", {"title": "Buy\n milk", "description": "two"}, "Add task: Buy milk"),
+        ("add_task", {"due": "2026-12-01", "title": "Buy milk"}, "Add task: Buy milk (due 2026-12-01)"),
+        ("update_task", {"task_id": 3, "due": "2026-12-01"}, "Update task 3 (due 2026-12-01)"),
+        ("update_task", {"task_id": 3, "title": "Oat milk", "due": ""}, "Update task 3: Oat milk"),
         ("list_tasks", {}, "List tasks"),
         ("list_tasks", {"status": "all"}, "List tasks"),
         ("list_tasks", {"status": "pending"}, "List tasks: pending"),
@@ -47,6 +50,10 @@ def test_titles_of_tool_calls(name: str, args: Any, title: str) -> None:
     [
         ({"success": True, "task_id": 3, "title": "Milk", "completed": False}, "#3 Milk"),
         ({"success": True, "task_id": 3, "title": "Milk", "completed": True}, "#3 Milk (done)"),
+        (
+            {"success": True, "task_id": 3, "title": "Milk", "completed": True, "due": "2026-12-01"},
+            "#3 Milk (due 2026-12-01) (done)",
+        ),
         ({"success": True, "total": 1, "tasks": [{}]}, "1 task"),
         ({"success": True, "total": 0, "tasks": []}, "0 tasks"),
         ({"success": False, "error": "There is no task 9."}, "Did not work: There is no task 9."),

@@ -7,10 +7,11 @@ import httpx
 import pytest
 import schemathesis
 from conftest import ROOT, Server, token
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, settings, strategies
 
 from todochat import app
 
+schemathesis.openapi.format("timezone", strategies.sampled_from(["UTC", "Europe/Berlin", "America/Argentina/Ushuaia"]))
 schema = schemathesis.openapi.from_path(str(ROOT / "openapi.json"))
 
 
