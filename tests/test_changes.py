@@ -124,7 +124,7 @@ async def test_changes_at_the_same_instant_have_different_versions(
         versions.append(await store.version_of_tasks("alice"))
 
     await noted()
-    await store.finish_answer(one, "done", fold([]))
+    await store.finish_answer(Progress(one, 0, []), "done", fold([]))
     task = await store.add_task("alice", "x")
     await noted()
     await store.rename_conversation("alice", 1, "x")

@@ -30,6 +30,7 @@ from todochat.db import Limits, Progress, Store, TurnRequest
 from todochat.engines import Row, Sql, StoreError, Unavailable
 from todochat.engines.postgres import CONNECTIONS, GRACE, KEPT, PostgresEngine
 from todochat.events import Event, fold
+from todochat.task_store import Task
 
 pytestmark = pytest.mark.anyio
 
@@ -442,7 +443,7 @@ async def test_a_line_cut_at_the_commit_loses_nothing_and_doubles_nothing(
     turn = await store.begin_turn(TurnRequest("bob", "hi", title="hi"), Limits())
     answer_id = turn.answer["id"]
 
-    async def tool() -> db.Task:
+    async def tool() -> Task:
         return await store.add_task("alice", "x")
 
     def work() -> Awaitable[Any]:
@@ -980,7 +981,7 @@ async def test_a_turn_on_each_engine(any_store: Store, database: str) -> None:
     answer_id, thread = turn.answer["id"], turn.conversation["id"]
     assert list(await any_store.save_progress(lambda: [Progress(answer_id, 0, [TEXT])])) == [answer_id]
 
-    async def tool() -> db.Task:
+    async def tool() -> Task:
         task = await any_store.add_task("alice", "milk")
         return await any_store.update_task("alice", task["id"], completed=True) or task
 
