@@ -5,13 +5,13 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from clients import Client, Turn, forge, token
-from postgres import any_store, bouncer, cluster, database
+from postgres import ENGINES, any_store, bouncer, cluster, database, new_database
 from serving import ROOT, SECRET, SETTINGS, Server
 
 from todochat.db import Store
@@ -21,6 +21,35 @@ from todochat.engines.sqlite import SqliteEngine
 __all__ = ["ROOT", "SECRET", "SETTINGS", "Client", "Server", "Turn", "forge", "token"]
 __all__ += ["any_store", "bouncer", "cluster", "database"]
 
+# The files whose tests of the service run on each engine; those of the others run on SQLite.
+ON_EACH_ENGINE = {"changes", "chat", "chatkit", "chatkit_http", "mcp", "rest", "retry"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have those tests run on each engine, but for those that are marked as being about SQLite."""
+    if "engine_name" in metafunc.fixturenames and metafunc.module.__name__.removeprefix("test_") in ON_EACH_ENGINE:
+        only_sqlite = metafunc.definition.get_closest_marker("sqlite") is not None
+        metafunc.parametrize("engine_name", ENGINES[:1] if only_sqlite else ENGINES, scope="module")
+
+
+@pytest.fixture(scope="module")
+def engine_name() -> str:
+    """The engine of the servers that the fixtures here start."""
+    return "sqlite"
+
+
+@pytest.fixture(scope="module")
+def on_engine(request: pytest.FixtureRequest, engine_name: str) -> Iterator[Callable[[], dict[str, str]]]:
+    """Return a function that makes an empty database and returns the settings by which a server uses it."""
+    with ExitStack() as stack:
+
+        def settings() -> dict[str, str]:
+            if engine_name == "sqlite":
+                return {}  # a file in the server's folder
+            return {"DATABASE_URL": stack.enter_context(new_database(request, engine_name))}
+
+        yield settings
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
@@ -29,10 +58,11 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """A store on a file of the test's own."""
-    async with opened(tmp_path) as store:
-        yield store
+async def store(tmp_path: Path, on_engine: Callable[[], dict[str, str]]) -> AsyncIterator[Store]:
+    """A store on a database of the test's own."""
+    store = await Store.open(on_engine().get("DATABASE_URL", str(tmp_path / "chat.db")))
+    yield store
+    await store.close()
 
 
 @pytest.fixture
@@ -90,12 +120,13 @@ def prepare(folder: Path, script: str = "app.py", **settings: Any) -> Server:
 
 
 @pytest.fixture
-def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def make_server(tmp_path: Path, on_engine: Callable[[], dict[str, str]]) -> Iterator[Callable[..., Server]]:
     """Return a function that starts a server of the test's own; what it takes is what `Server` takes."""
     servers: list[Server] = []
+    database = on_engine()
 
     def make(*, start: bool = True, **options: Any) -> Server:
-        servers.append(Server(tmp_path, **options))
+        servers.append(Server(tmp_path, **database | options))
         return servers[-1].start() if start else servers[-1]
 
     yield make
@@ -104,17 +135,17 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, on_engine: Callable[[], dict[str, str]]) -> Iterator[Server]:
     """A server with the offline model (unpaced.py), shared by the tests of a file, each with users of its own."""
-    server = Server(tmp_path_factory.mktemp("server"), "tests/unpaced.py").start()
+    server = Server(tmp_path_factory.mktemp("server"), "tests/unpaced.py", **on_engine()).start()
     yield server
     server.close()
 
 
 @pytest.fixture(scope="module")
-def paced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def paced(tmp_path_factory: pytest.TempPathFactory, on_engine: Callable[[], dict[str, str]]) -> Iterator[Server]:
     """A server whose model does what the message says (paced.py), shared by the tests of a file."""
-    server = Server(tmp_path_factory.mktemp("paced"), "tests/paced.py").start()
+    server = Server(tmp_path_factory.mktemp("paced"), "tests/paced.py", **on_engine()).start()
     yield server
     server.close()
 

@@ -358,18 +358,26 @@ def bouncer(cluster: Postgres) -> Iterator[Bouncer]:
             yield made.start()
 
 
-@pytest.fixture(params=["sqlite", "postgres", "pgbouncer"])
+ENGINES = ["sqlite", "postgres", "pgbouncer"]
+
+
+@contextmanager
+def new_database(request: pytest.FixtureRequest, engine: str) -> Iterator[str]:
+    """Make an empty database on PostgreSQL, or on it by way of PgBouncer; give its URL."""
+    postgres: Postgres = request.getfixturevalue("cluster")
+    server: Postgres | Bouncer = request.getfixturevalue("bouncer") if engine == "pgbouncer" else postgres
+    with postgres.database() as name:
+        yield server.url(name)
+
+
+@pytest.fixture(params=ENGINES)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database of the test's own, as `Store.open` takes it: on each engine, and with a pooler between."""
     if request.param == "sqlite":
         yield str(tmp_path / "chat.db")
         return
-    postgres: Postgres = request.getfixturevalue("cluster")
-    server: Postgres | Bouncer = postgres
-    if request.param == "pgbouncer":
-        server = request.getfixturevalue("bouncer")
-    with postgres.database() as name:
-        yield server.url(name)
+    with new_database(request, request.param) as url:
+        yield url
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from chatkit.types import Page, Thread, ThreadItem, ThreadStreamEvent
-from conftest import ROOT, Client, Server, awaited, prepare
+from conftest import ROOT, Client, Server, awaited
 from pydantic import TypeAdapter
 
 from todochat.db import Limits, Store, Turn, TurnRequest
@@ -245,14 +245,6 @@ def _frames(response: httpx.Response) -> Iterator[str]:
                 assert frame.startswith("data: ")
                 yield frame[6:]
     assert received == ""
-
-
-@pytest.fixture(scope="module")
-def paced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose model does what it is told. The tests share it, each with users of its own."""
-    server = prepare(tmp_path_factory.mktemp("paced"), "tests/paced.py", MAX_LIVE_PER_USER=4)
-    yield server.start()
-    server.close()
 
 
 @pytest.fixture
@@ -898,6 +890,7 @@ def test_too_many_answers_at_once(make_server: Callable[..., Server]) -> None:
                 assert response.status_code == status
 
 
+@pytest.mark.sqlite
 def test_database_that_does_not_answer(make_server: Callable[..., Server]) -> None:
     """While the database cannot be written, a message gets 503 before any stream, and later it works again."""
     server = make_server(script="tests/paced.py")
@@ -939,6 +932,7 @@ def test_small_answers_are_not_held_back(chat: Component) -> None:
 VERSION_1 = (Path(__file__).parent / "schema_v1.sql").read_text()
 
 
+@pytest.mark.sqlite
 def test_file_of_version_1_is_upgraded_with_its_data(make_server: Callable[..., Server], tmp_path: Path) -> None:
     """A file from before reasoning and feedback opens with all it holds, and then has the columns of a new file."""
     with sqlite3.connect(tmp_path / "chat.db") as old:
