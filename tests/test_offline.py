@@ -317,6 +317,28 @@ def test_no_word_of_the_grammar_is_slow_when_it_is_repeated() -> None:
                     assert seconds(message, titles) < 0.5, message[:40]
 
 
+SEARCHED = ("POLITE", "NOISE", "OF_LIST", "BULLETS", "ANY_AND", "LAST_DAY", "PENDING", "AFTER_NAME", "TO", "LISTED")
+
+
+@pytest.mark.parametrize("phrase", [*SEARCHED, "QUESTION", "QUOTED", "GROUP", *(p for p, _ in offline.table("wishes"))])
+def test_no_pattern_is_more_than_linear(phrase: str) -> None:
+    """Four times the longest wish, of any word that the table knows, fits a pattern or not in a few milliseconds."""
+    every = " ".join([*offline.table("patterns").values(), *(text for text, _ in offline.table("wishes"))])
+    look = offline.pattern(phrase).search if phrase in SEARCHED else offline.pattern(phrase).fullmatch
+    before = signal.signal(signal.SIGVTALRM, out_of_time)
+    try:
+        for word in sorted({*re.findall(r"[a-z][a-z'-]*", every), '"a"', "a,", "a;", "1", "#1", "a:", "a\n"}):
+            text = f"{word} " * (4 * offline.LONGEST // (len(word) + 1))
+            signal.setitimer(signal.ITIMER_VIRTUAL, 4)
+            begin = time.process_time()
+            for begun in (text, f"delete {text}", f"mark {text}!"):
+                look(begun)
+            assert time.process_time() - begin < 0.1, word
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
 def test_one_message_makes_so_many_tasks_and_the_answer_says_where_it_stopped(alice: Client) -> None:
     """Of more tasks than one message may make the first ones are added, and the answer names the next one."""
     most = offline.MOST
