@@ -7,10 +7,12 @@ from collections.abc import Sequence
 def patterns_for(text: str) -> list[str]:
     """Return patterns for LIKE, of which one fits where the text stands.
 
-    SQLite knows the two cases of ASCII letters only, so "über" is searched for as "ÜBER" and "Über", too.
+    The databases know the two cases of ASCII letters only, so "über" is searched for as "ÜBER" and "Über", too.
     """
     escaped = re.sub("[!%_]", r"!\g<0>", text)
-    return [f"%{text}%" for text in dict.fromkeys([escaped.lower(), escaped.upper(), escaped.capitalize()])]
+    spellings = (escaped, escaped.lower(), escaped.upper(), escaped.capitalize())
+    in_small_ascii = (re.sub("[A-Z]", lambda letter: letter[0].lower(), spelling) for spelling in spellings)
+    return [f"%{spelling}%" for spelling in dict.fromkeys(in_small_ascii)]
 
 
 def like_any(column: str, patterns: Sequence[str]) -> str:

@@ -14,12 +14,15 @@ from todochat.events import fold
 
 def tag_of(client: Client, path: str) -> str:
     """Return the tag of what is there now, and check that it is not sent to whoever has it."""
-    answer = client.get(path)
-    tag = answer.headers["etag"]
-    assert answer.headers["cache-control"] == "private, no-cache"
-    for known in (tag, f'"other", W/{tag}', "*"):
-        again = client.get(path, headers={"If-None-Match": known})
-        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    tag, after, again = "", "another", list[httpx.Response]()
+    while tag != after:  # a live answer has changed meanwhile
+        answer = client.get(path)
+        assert answer.headers["cache-control"] == "private, no-cache"
+        tag = answer.headers["etag"]
+        again = [client.get(path, headers={"If-None-Match": known}) for known in (tag, f'"other", W/{tag}', "*")]
+        after = client.get(path).headers["etag"]
+    for answer in again:
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", tag)
     assert client.get(path, headers={"If-None-Match": f'"x{tag[2:]}'}).status_code == 200
     return str(tag)
 
@@ -180,6 +183,7 @@ def test_tasks_come_in_pages(alice: Client) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.sqlite
 async def test_no_page_of_tasks_is_longer_than_a_thousand(tmp_path: Any, make_server: Callable[..., Server]) -> None:
     """A thousand tasks come at once at most, also to a client that asks for more."""
     async with opened(tmp_path) as store:

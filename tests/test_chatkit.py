@@ -917,6 +917,7 @@ def test_browser_of_another_origin_may_send_what_the_component_sends(make_server
     assert "access-control-allow-origin" not in refused.headers
 
 
+@pytest.mark.sqlite
 def test_small_answers_are_not_held_back(chat: Component) -> None:
     """A request on a connection that is kept open is answered at once, not after the 40 ms of a delayed ACK."""
     took = []

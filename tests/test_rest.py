@@ -317,11 +317,11 @@ def test_405_names_the_methods_that_are_allowed(alice: Client) -> None:
     assert {"GET", "PATCH", "DELETE"} <= set(allowed.replace(" ", "").split(","))
 
 
-def test_control_characters_and_odd_text_are_stored_as_they_are(alice: Client) -> None:
-    """Any text that is text comes back as it was sent."""
+def test_control_characters_and_odd_text_are_stored_as_they_are(alice: Client, engine_name: str) -> None:
+    """Any text that is text comes back as it was sent; but PostgreSQL has no NUL."""
     odd = "a\x00b\x1f\u2028\u0085\ufeff\U0001f600'; DROP TABLE tasks; --"
     task = alice.post("/api/tasks", json={"title": odd}).json()
-    assert task["title"] == odd
+    assert task["title"] == (odd if engine_name == "sqlite" else odd.replace("\0", "\ufffd"))
     assert alice.tasks() == [task]
 
 
