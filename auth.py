@@ -26,7 +26,7 @@ from starlette.requests import Request
 
 from todochat.files import open_own
 from todochat.jwks import KeySet
-from todochat.keys import FixedKeys, Keys, Refused, UnfitKey
+from todochat.keys import MIN_SECRET, FixedKeys, Keys, Refused, UnfitKey
 from todochat.settings import BadSetting, Settings, several
 
 log = logging.getLogger("todochat")
@@ -155,17 +155,30 @@ class RefusalLog:
             log.info("401, token refused: %s%s", reason, last)
 
 
-def sign(user_id: str, settings: Settings, secret: str, *, lifetime: float) -> str:
-    """Return an HS256 token for a user, as the settings ask for it, that ends `lifetime` seconds from now.
-
-    Raises `ValueError` if this is no user's id.
-    """
+def sign(
+    user_id: str, secret: str, *, lifetime: float, issuer: str = "", audience: str = "", user_claim: str = "sub"
+) -> str:
+    """Return an HS256 token for a user that ends `lifetime` seconds from now. Raises `ValueError` if this is no id."""
     if not _USER_ID.fullmatch(user_id):
         raise ValueError("A user's name has 1 to 255 printable ASCII characters.")
-    claims: dict[str, Any] = {"sub": user_id, settings.user_claim: user_id, "exp": int(time.time() + lifetime)}
-    claims |= {"iss": several(settings.issuer)[0]} if settings.issuer else {}
-    claims |= {"aud": several(settings.audience)[0]} if settings.audience else {}
+    claims = {"sub": user_id, user_claim: user_id, "exp": int(time.time() + lifetime)}
+    claims |= {"iss": issuer} if issuer else {}
+    claims |= {"aud": audience} if audience else {}
     return str(jws.sign(claims, secret, algorithm="HS256"))
+
+
+def token_for(user_id: str, settings: Settings, lifetime: float) -> str:
+    """Return a token that the settings' verifier accepts. Raises `BadSetting` if none can be made."""
+    if settings.public_key or settings.jwks_url:
+        raise BadSetting("With JWT_PUBLIC_KEY or JWT_JWKS_URL only the owner of the private key can make tokens.")
+    verifier_for(settings, settings.database)  # or the secret might be none
+    secret, *_ = secrets_of(settings, settings.database)
+    named = {"issuer": settings.issuer, "audience": settings.audience}
+    first = {name: several(names)[0] for name, names in named.items() if names}
+    try:
+        return sign(user_id, secret, lifetime=lifetime, user_claim=settings.user_claim, **first)
+    except ValueError as error:
+        raise BadSetting(str(error)) from None
 
 
 def verifier_for(settings: Settings, database: str) -> Verifier:
@@ -195,7 +208,11 @@ def _fixed_keys(settings: Settings, database: str) -> FixedKeys:
 
 def secrets_of(settings: Settings, database: str) -> Sequence[str]:
     """Return the secrets of HS256 tokens, the first for signing: the configured ones, or the demo's."""
-    return several(settings.secret) if settings.secret else (demo_secret(database),)
+    if not settings.secret:
+        return (demo_secret(database),)
+    parts = several(settings.secret)
+    are_secrets = parts and all(len(part) >= MIN_SECRET for part in parts)
+    return parts if are_secrets else (settings.secret,)  # or the comma is a part of a secret, as it may be
 
 
 def demo_secret(database: str) -> str:

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
             case []:
                 asyncio.run(serve(settings))
             case ["token", name]:
-                print(token(name, settings))
+                print(auth.token_for(name, settings, TOKEN_LIFETIME))
             case ["backup", file]:
                 backup(settings.database, file)
             case _:
@@ -61,17 +61,6 @@ def main(arguments: list[str]) -> int:
         print(f"todochat: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def token(name: str, settings: Settings, lifetime: float = TOKEN_LIFETIME) -> str:
-    """Return a token for the user `name`, valid for 30 days if nothing else is said."""
-    if settings.public_key or settings.jwks_url:
-        raise BadSetting("With JWT_PUBLIC_KEY or JWT_JWKS_URL only the owner of the private key can make tokens.")
-    auth.verifier_for(settings, settings.database)  # or the secret might be none
-    try:
-        return auth.sign(name, settings, auth.secrets_of(settings, settings.database)[0], lifetime=lifetime)
-    except ValueError as error:
-        raise BadSetting(str(error)) from None
 
 
 async def serve(settings: Settings, **options: Any) -> None:
@@ -96,7 +85,7 @@ async def serve(settings: Settings, **options: Any) -> None:
 
 
 def _link(url: str, settings: Settings) -> str:
-    return f"Sign in: {url}/#token={token('demo', settings, LINK_LIFETIME)}"
+    return f"Sign in: {url}/#token={auth.token_for('demo', settings, LINK_LIFETIME)}"
 
 
 def listen(host: str, port: int) -> socket.socket:

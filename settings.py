@@ -106,8 +106,13 @@ def _origins(text: str) -> tuple[str, ...]:
     return tuple(origin.rstrip("/") for origin in found)
 
 
-_hosts = partial(_each, r"(\*\.)?[^/\s@:*]+|\[[0-9a-fA-F:.]+\]", "a host such as chat.example.com, without a port")
-_headers = partial(_each, r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", "the name of a header")
+def _hosts(text: str) -> tuple[str, ...]:
+    pattern = r"(\*\.)?[^/\s@:*]+|\[[0-9a-fA-F:.]+\]"
+    return _each(pattern, "a host such as chat.example.com, without a port", _several(text))
+
+
+def _headers(text: str) -> tuple[str, ...]:
+    return _each(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", "the name of a header", text)
 
 
 def _keys_url(text: str) -> str:
@@ -157,11 +162,11 @@ class Settings:
     host: str = _setting("HOST", _host, "127.0.0.1")
     port: int = _setting("PORT", partial(_whole, 0, 65535), 8000)
     database: str = _setting("DATABASE_URL", database_path, default_database())  # a path, or ":memory:"
-    secret: str | None = _setting("BETTER_AUTH_SECRET", _several, None)
+    secret: str | None = _setting("BETTER_AUTH_SECRET", str, None)  # or several, by comma
     algorithm: str = _setting("JWT_ALGORITHM", partial(_one_of, ALGORITHMS), "HS256")
     public_key: str | None = _setting("JWT_PUBLIC_KEY", _pem, None)  # PEM
     jwks_url: str | None = _setting("JWT_JWKS_URL", _keys_url, None)
-    issuer: str | None = _setting("JWT_ISSUER", _several, None)  # several, by comma, as are the secret and the audience
+    issuer: str | None = _setting("JWT_ISSUER", _several, None)  # or several, as of the audience
     audience: str | None = _setting("JWT_AUDIENCE", _several, None)
     user_claim: str = _setting("JWT_USER_CLAIM", str, "sub")
     allowed_hosts: tuple[str, ...] = _setting("ALLOWED_HOSTS", _hosts, ())  # none: any
