@@ -772,10 +772,12 @@ async function showModel() {
 
 async function main() {
   listen();
-  await signIn(say);
+  const words = await signIn();
   conversation = Number(new URLSearchParams(location.hash.slice(1)).get("conversation")) || null;
   text.focus();
-  await Promise.all([showModel().catch(explain), reload(conversation)]);
+  const loaded = reload(conversation);
+  if (words) say(words);
+  await Promise.all([showModel().catch(explain), loaded]);
 }
 
 main().catch(explain);

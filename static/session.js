@@ -22,22 +22,27 @@ export async function mayAsk() {
   return !security.length;
 }
 
-/** Sign in by the token in the address, or the one that was kept. Returns once somebody is signed in. */
-export async function signIn(say) {
+/**
+ * Sign in by the token in the address, or the one that was kept. Returns once somebody is signed in; if there is
+ * something to say, that.
+ */
+export async function signIn() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (given) history.replaceState(null, "", location.pathname); // it would end in bookmarks and histories
   listen();
   const invalid = Boolean(token || given);
+  let words = null;
   user = (await mayAsk()) ? await userOf(token) : null;
   if (given && given !== token) {
     const other = await userOf(given);
     if (other !== null && (user === null || user === other || (await agreed(user, other)))) keep(given, other);
-    else if (other === null && user !== null) say(`The token in the link is not valid. You are signed in as ${user}.`);
+    else if (other === null && user !== null) words = `The token in the link is not valid. You are signed in as ${user}.`;
   }
   if (user === null) await askForToken(invalid ? "The token is not valid, or not any more." : "");
   $("user").textContent = user;
   $("sign-out").hidden = !token; // without one the host signs its users out
   $("who").hidden = false;
+  return words;
 }
 
 /** The server does not accept the token any more: ask for another one. What was typed stays, for the same user. */

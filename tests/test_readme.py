@@ -71,7 +71,11 @@ def test_the_tables_name_every_setting_and_every_module() -> None:
     chosen = settings.Settings()
     defaults = {"HOST": chosen.host, "PORT": chosen.port, "HISTORY_LIMIT": chosen.history_limit}
     defaults |= {"MAX_LIVE": chosen.max_live, "MAX_LIVE_PER_USER": chosen.max_live_per_user}
-    defaults |= {"LOG_LEVEL": chosen.log_level, "CORS_ORIGINS": ",".join(chosen.cors_origins)}
+    defaults |= {
+        "LOG_LEVEL": chosen.log_level,
+        "CORS_ORIGINS": ",".join(settings.LOCAL_ORIGINS),
+        "JWT_USER_CLAIM": chosen.user_claim,
+    }
     for name, value in defaults.items():
         assert f"| `{name}` | `{value}` |" in README
 
