@@ -77,6 +77,14 @@ def better_auth(folder: Path, recipe: str, secret: str = "s" * 40, port: int = 0
         better.client.close()
 
 
+def test_the_readme_has_the_same_recipe() -> None:
+    """What the README shows of Better Auth is what runs here."""
+    readme = (ROOT / "README.md").read_text()
+    assert f"```sh\n{code('Better Auth', 'sh')}```" in readme
+    assert f"`{DEFAULT.rstrip(',')}`" in readme
+    assert DEFAULT in code("Better Auth", "js")
+
+
 def chat(server: Server, token: str) -> int:
     """Have a task added; return the status."""
     with server.client(headers={"Authorization": f"Bearer {token}"}) as client:
@@ -88,7 +96,6 @@ def chat(server: Server, token: str) -> int:
 def test_better_auth_with_each_kind_of_key(tmp_path: Path) -> None:
     """As the recipe has it, with its default, ES256 and RS256: sign up, chat, change the keys, chat."""
     recipe = code("Better Auth", "js")
-    assert DEFAULT in recipe
     with ExitStack() as stack:
         parties: list[tuple[str, BetterAuth, Server, str]] = []
         for algorithm in ("EdDSA", "ES256", "RS256"):
