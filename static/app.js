@@ -2,7 +2,7 @@
 // shows what both promise: an answer goes on without its reader, and a reader finds its way back into it.
 
 import { render } from "./markdown.js";
-import { authorization, signIn, signInAgain } from "./session.js";
+import { authorization, signedIn, signIn, signInAgain } from "./session.js";
 
 const BASE = new URL("..", import.meta.url); // also right where the app is mounted under a prefix
 const $ = (id) => document.getElementById(id);
@@ -35,7 +35,8 @@ class Refusal extends Error {
   }
 }
 
-function call(method, path, { body, headers = {}, signal } = {}) {
+async function call(method, path, { body, headers = {}, signal } = {}) {
+  await signedIn;
   const json = body === undefined ? {} : { "Content-Type": "application/json" };
   return fetch(new URL(path, BASE), {
     method,

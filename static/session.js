@@ -9,6 +9,10 @@ const $ = (id) => document.getElementById(id);
 
 let token = localStorage.getItem(KEY);
 let user = null; // as the server calls them
+let settle;
+
+/** Done once it is known who is signed in: what is sent before would be sent by nobody. */
+export const signedIn = new Promise((resolve) => (settle = resolve));
 
 /** The header that says who asks; none where a host knows its users by itself, by a cookie or a gateway. */
 export function authorization() {
@@ -42,6 +46,7 @@ export async function signIn() {
   $("user").textContent = user;
   $("sign-out").hidden = !token; // without one the host signs its users out
   $("who").hidden = false;
+  settle();
   return words;
 }
 

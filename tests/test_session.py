@@ -1,6 +1,9 @@
 """Who is signed in on the page: over tabs and restarts of the browser, by link and by hand, and not by accident."""
 
+import base64
+import json
 import re
+import time
 from collections.abc import Callable
 
 from conftest import Server, token
@@ -122,12 +125,22 @@ def test_an_invalid_token_shows_it(server: Server, visitor: Visitor) -> None:  #
     expect(page.locator("#text")).to_have_value("add milk")
 
 
+def test_what_is_typed_before_the_server_has_answered_waits(server: Server, visitor: Visitor) -> None:  # noqa: F811
+    """A message sent while it is not known yet who is signed in goes out as theirs, and not as nobody's."""
+    held = []
+    visitor.context.route("**/api/me", held.append)
+    page = visitor.visit(server)
+    page.fill("#text", "add milk")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(300)  # in which it could have been sent
+    visitor.context.unroute("**/api/me")
+    held[0].continue_()
+    expect(page.locator(".answer")).to_contain_text("Added: milk")
+    is_signed_in(page, visitor.user)
+
+
 def test_the_demos_link_lives_for_a_day(make_server: Callable[..., Server]) -> None:
     """It ends up in terminals and histories."""
-    import base64
-    import json
-    import time
-
     log = make_server(BETTER_AUTH_SECRET="").log.read_text()
     [claims] = re.findall(r"#token=[\w-]+\.([\w-]+)\.", log)
     ends = json.loads(base64.urlsafe_b64decode(claims + "=="))["exp"]
