@@ -128,7 +128,7 @@ def test_an_invalid_token_shows_it(server: Server, visitor: Visitor) -> None:  #
 def test_what_is_typed_before_the_server_has_answered_waits(server: Server, visitor: Visitor) -> None:  # noqa: F811
     """A message sent while it is not known yet who is signed in goes out as theirs, and not as nobody's."""
     held = []
-    visitor.context.route("**/api/me", held.append)
+    visitor.context.route("**/api/me", lambda route: held.append(route))
     page = visitor.visit(server)
     page.fill("#text", "add milk")
     page.keyboard.press("Enter")
