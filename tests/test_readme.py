@@ -39,7 +39,7 @@ def test_the_embedding_example_works_with_the_wheel(tmp_path: Path) -> None:
     source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "node_modules", "*.db*"))
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*install, "--target", str(tmp_path / "site"), str(source)], check=True, capture_output=True)
-    (tmp_path / "host.py").write_text(block("python", "create_app"))
+    (tmp_path / "host.py").write_text(block("python", "x-user"))
     (tmp_path / "drive.py").write_text(
         "from starlette.testclient import TestClient\nfrom host import app\n"
         "with TestClient(app, headers={'x-user': 'alice'}) as client:\n"
