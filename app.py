@@ -42,8 +42,8 @@ MAX_TASKS = 1000  # in one answer
 
 AgentOrFactory = Agent[Any] | Callable[[str], Agent[Any] | Awaitable[Agent[Any]]]
 ContextFactory = Callable[[TurnContext], object]
-Part = Literal["tasks", "page", "mcp"]
-PARTS: tuple[Part, ...] = ("tasks", "page", "mcp")
+Part = Literal["tasks", "page", "component", "mcp"]
+PARTS: tuple[Part, ...] = ("tasks", "page", "component", "mcp")
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ async def delete_task(request: Request) -> Response:
 async def mcp_endpoint(request: Request) -> ASGIApp:
     """POST /mcp: the five task tools for any client of the Model Context Protocol, over its streamable HTTP."""
     service, user_id = await signed_in(request)
-    mcp.refuse_foreign_page(request, service.settings.cors_origins)
+    mcp.refuse_foreign_page(request, service.settings)
     request.scope[mcp.USER] = user_id
     return service.mcp.handle_request
 
@@ -304,6 +304,11 @@ async def health(request: Request) -> Response:
     """GET /health: 200 if the database answers."""
     await service_of(request).store.ping()
     return JSONResponse({"status": "healthy"})
+
+
+async def me(request: Request) -> Response:
+    """GET /api/me: who asks."""
+    return JSONResponse({"user": (await signed_in(request))[1]})
 
 
 async def about(request: Request) -> Response:
@@ -341,6 +346,7 @@ def routes(parts: Collection[Part] = PARTS) -> list[BaseRoute]:
         *resource(f"{one}/stream", GET=join),
         *resource(f"{one}/stop", POST=stop),
         *resource(f"{one}/retry", POST=retry),
+        *resource("/api/me", GET=me),
         *resource("/api/model", GET=about),
         *resource("/health", GET=health),
         *resource("/openapi.json", GET=openapi),
@@ -350,9 +356,7 @@ def routes(parts: Collection[Part] = PARTS) -> list[BaseRoute]:
         chosen += resource("/api/tasks/{id}", PATCH=update_task, DELETE=delete_task)
     if "mcp" in parts:
         chosen += resource("/mcp", POST=mcp_endpoint)
-    if "page" in parts:
-        chosen += pages.routes(service_of)
-    return chosen
+    return chosen + pages.routes(service_of, parts)
 
 
 def create_app(
@@ -386,10 +390,10 @@ def create_app(
         working directory.
     settings: `settings.Settings(...)`: the limits (`max_live`, `max_live_per_user`, `max_turns`, `history_limit`,
         `model_idle_timeout`, `tool_timeout`), `cors_origins`, and what bearer tokens must look like (`secret`,
-        `algorithm`, `public_key`, `issuer`, `audience`). The environment is not read for them then: `Settings()` is the
-        way to have nothing to do with the environment of a host.
-    parts: what to serve beside the chat and its conversations: "tasks" (/api/tasks), "page" (/, /component and
-        /static), "mcp" (/mcp).
+        `algorithm`, `public_key`, `jwks_url`, `issuer`, `audience`, `user_claim`). The environment is not read for them
+        then: `Settings()` is the way to have nothing to do with the environment of a host.
+    parts: what to serve beside the chat and its conversations: "tasks" (/api/tasks), "page" (/), "component"
+        (/component, which runs OpenAI's script), "mcp" (/mcp).
     prefix: the path under which a proxy shows the app, such as "/todo", whether the proxy strips it or not. A prefix
         given by `Mount(prefix, app)` or `FastAPI.mount(prefix, app)` is noticed by itself.
 

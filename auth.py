@@ -1,4 +1,4 @@
-"""Bearer token to user id: a strict verifier around python-jose, and the keys that the settings give it.
+"""Bearer token to user id: a strict verifier around python-jose, and what the settings ask of tokens.
 
 A JSON Web Token (RFC 7519) is accepted only as the one kind that is configured here. python-jose 3.5 decides too much
 by the token itself and accepts odd claims, so its answer is one of several that must all be yes.
@@ -13,110 +13,112 @@ import secrets
 import stat
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jose import jwk, jws
+from jose import jws
+from jose.backends.base import Key
 from jose.exceptions import JOSEError
 from jose.utils import base64url_decode, base64url_encode
 from starlette.requests import Request
 
-from todochat.settings import BadSetting, Settings
+from todochat.files import open_own
+from todochat.jwks import KeySet
+from todochat.keys import MIN_SECRET, FixedKeys, Keys, Refused, UnfitKey
+from todochat.settings import BadSetting, Settings, several
 
 log = logging.getLogger("todochat")
 
 MAX_TOKEN = 8 * 1024  # characters
-MIN_SECRET = 32  # bytes: a shorter key than the hash can be found by trying (RFC 7518, section 3.2)
+LEEWAY = 30  # seconds by which the clocks of two machines may differ
 MAX_LINES = 5  # in the log, of one reason in one minute
 
 Authenticate = Callable[[Request], Awaitable[str | None]]  # the id of the user who asks; None is answered with 401
 
-_KINDS = {"HS256": ("oct", None), "RS256": ("RSA", None), "ES256": ("EC", "P-256")}  # RFC 7518
 _SHAPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){2}")
 _USER_ID = re.compile(r"[\x20-\x7e]{1,255}")
 
 
-class UnfitKey(ValueError):
-    """The configured key cannot be used; the text is a sentence for whoever starts the server."""
-
-
-class Refused(Exception):
-    """A token is not accepted; the text is the reason, in one word, and has nothing of the token in it."""
-
-
 class Verifier:
-    """Checks tokens signed with one key and one algorithm: HS256 with a secret, RS256 or ES256 with a public key (PEM).
+    """Checks tokens that are signed with one of the keys, in the way that is the key's.
 
-    `issuer` and `audience` must match the token's `iss` and `aud` when they are given. A token that names an audience
-    is refused when none is configured (RFC 7519, section 4.1.3). Raises `UnfitKey` if the key is unfit.
+    A token's `iss` must be one of the issuers, if there are any. Its `aud` must name one of the audiences; a token that
+    names an audience is refused when there are none (RFC 7519, section 4.1.3). The user is what `user_claim` says.
     """
 
     def __init__(
-        self, key: str, algorithm: str = "HS256", *, issuer: str | None = None, audience: str | None = None
+        self, keys: Keys, *, issuers: Sequence[str] = (), audiences: Sequence[str] = (), user_claim: str = "sub"
     ) -> None:
-        if algorithm == "HS256" and len(key.encode("utf-8", "surrogateescape")) < MIN_SECRET:
-            raise UnfitKey(f"The secret is shorter than {MIN_SECRET} bytes.")
-        try:
-            # Built once: given a string, python-jose would guess anew for each token what kind of key it is.
-            self._key = jwk.construct(key, algorithm)
-            kind = self._key.to_dict()  # it takes an elliptic key for RSA until the key is used
-        except (JOSEError, ValueError, TypeError, AttributeError):
-            raise UnfitKey(f"This is not a key for {algorithm}.") from None  # python-jose's text quotes the key
-        if (kind["kty"], kind.get("crv")) != _KINDS[algorithm]:
-            raise UnfitKey(f"This is not a key for {algorithm}.")
-        self._algorithm = algorithm
-        self._issuer = issuer
-        self._audience = audience
+        self._keys = keys
+        self._issuers = frozenset(issuers)
+        self._audiences = frozenset(audiences)
+        self._user_claim = user_claim
 
-    def user_id(self, token: str) -> str | None:
-        """Return the token's `sub` if every check passes, else None. Never raises."""
-        try:
-            return self.check(token)
-        except Refused:
-            return None
-
-    def check(self, token: str) -> str:
-        """Return the token's `sub` if every check passes. Raises `Refused` and nothing else.
+    async def check(self, token: str) -> str:
+        """Return the id of the token's user if every check passes. Raises `Refused` and nothing else.
 
         The claims are judged once the signature is found good, so a reason that is about them is about a real token.
         """
         try:
-            _require("malformed", len(token) <= MAX_TOKEN and _SHAPE.fullmatch(token))
-            self._look_at_header(token)
-            try:
-                claims = jws.verify(token, self._key, [self._algorithm])
-            except JOSEError:
-                raise Refused("signature") from None
-            return self._accept(json.loads(claims))
+            algorithm, kid = _header_of(token)
+            keys = await self._keys.for_token(algorithm, kid)
+            return self._accept(_parsed(_verified(token, keys, algorithm)))
         except (JOSEError, ValueError, TypeError, OverflowError, RecursionError, KeyError, AttributeError):
             # Each of these has come out of python-jose or json for some forged token.
             raise Refused("malformed") from None
 
-    def _look_at_header(self, token: str) -> None:
-        segments = token.encode().split(b".")
-        one_spelling = all(base64url_encode(base64url_decode(segment)) == segment for segment in segments)
-        _require("malformed", one_spelling)
-        header = jws.get_unverified_header(token)
-        _require("algorithm", header.get("alg") == self._algorithm)
-        _require("header", not {"crit", "b64"} & header.keys())
-
     def _accept(self, claims: Any) -> str:
         _require("malformed", isinstance(claims, Mapping))
-        now, user_id = time.time(), claims.get("sub")
+        now, user_id = time.time(), claims.get(self._user_claim)
         _require("time", _is_time(claims.get("exp")))
-        _require("time", all(_is_time(claims[name]) for name in ("nbf", "iat") if name in claims))
-        _require("time", claims.get("nbf", now) <= now)
-        _require("expired", now < claims["exp"])
-        _require("issuer", self._issuer is None or claims.get("iss") == self._issuer)
-        _require("audience", self._for_us(claims.get("aud")))
+        begins = [claims[name] for name in ("nbf", "iat") if name in claims]
+        _require("time", all(_is_time(begin) and begin <= now + LEEWAY for begin in begins))
+        _require("expired", now < claims["exp"] + LEEWAY)
+        issuer, audience = claims.get("iss"), claims.get("aud")
+        _require("issuer", not self._issuers or (isinstance(issuer, str) and issuer in self._issuers))
+        _require("audience", self._for_us(audience))
         _require("subject", isinstance(user_id, str) and _USER_ID.fullmatch(user_id))
         return str(user_id)
 
     def _for_us(self, audience: object) -> bool:
-        if self._audience is None:
+        if not self._audiences:
             return audience is None
-        return self._audience in (audience if isinstance(audience, list) else [audience])
+        named = audience if isinstance(audience, list) else [audience]
+        return any(isinstance(name, str) and name in self._audiences for name in named)
+
+
+def _header_of(token: str) -> tuple[str, str | None]:
+    """Return the algorithm and the name of the key (`kid`) in a token's header. Nothing of it is true as yet."""
+    _require("malformed", len(token) <= MAX_TOKEN and _SHAPE.fullmatch(token))
+    segments = token.encode().split(b".")
+    one_spelling = all(base64url_encode(base64url_decode(segment)) == segment for segment in segments)
+    _require("malformed", one_spelling)
+    header = _parsed(base64url_decode(segments[0]))
+    _require("malformed", isinstance(header, Mapping))
+    algorithm, kid = header.get("alg"), header.get("kid")
+    _require("algorithm", isinstance(algorithm, str))
+    _require("header", not {"crit", "b64"} & header.keys() and isinstance(kid, str | None))
+    return algorithm, kid
+
+
+def _verified(token: str, keys: Sequence[Key], algorithm: str) -> bytes:
+    """Return what the token says, if one of the keys has signed it."""
+    for key in keys:
+        with suppress(JOSEError):
+            return jws.verify(token, key, [algorithm])
+    raise Refused("signature")
+
+
+def _parsed(text: bytes) -> Any:
+    """Return what JSON says, if it says nothing twice: which of the two holds would be everyone's own guess."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _require("malformed", len(dict(pairs)) == len(pairs))
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=unique)
 
 
 def bearer(verifier: Verifier) -> Authenticate:
@@ -127,7 +129,7 @@ def bearer(verifier: Verifier) -> Authenticate:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         try:
             _require("missing", scheme.lower() == "bearer")
-            return verifier.check(token.strip())
+            return await verifier.check(token.strip())
         except Refused as refused:
             refusals.note(str(refused))
             return None
@@ -153,12 +155,30 @@ class RefusalLog:
             log.info("401, token refused: %s%s", reason, last)
 
 
-def sign(user_id: str, secret: str, *, lifetime: float, issuer: str | None = None, audience: str | None = None) -> str:
-    """Return an HS256 token for `user_id` that ends `lifetime` seconds from now."""
-    claims: dict[str, Any] = {"sub": user_id, "exp": int(time.time() + lifetime)}
+def sign(
+    user_id: str, secret: str, *, lifetime: float, issuer: str = "", audience: str = "", user_claim: str = "sub"
+) -> str:
+    """Return an HS256 token for a user that ends `lifetime` seconds from now. Raises `ValueError` if this is no id."""
+    if not _USER_ID.fullmatch(user_id):
+        raise ValueError("A user's name has 1 to 255 printable ASCII characters.")
+    claims = {"sub": user_id, user_claim: user_id, "exp": int(time.time() + lifetime)}
     claims |= {"iss": issuer} if issuer else {}
     claims |= {"aud": audience} if audience else {}
     return str(jws.sign(claims, secret, algorithm="HS256"))
+
+
+def token_for(user_id: str, settings: Settings, lifetime: float) -> str:
+    """Return a token that the settings' verifier accepts. Raises `BadSetting` if none can be made."""
+    if settings.public_key or settings.jwks_url:
+        raise BadSetting("With JWT_PUBLIC_KEY or JWT_JWKS_URL only the owner of the private key can make tokens.")
+    verifier_for(settings, settings.database)  # or the secret might be none
+    secret, *_ = secrets_of(settings, settings.database)
+    named = {"issuer": settings.issuer, "audience": settings.audience}
+    first = {name: several(names)[0] for name, names in named.items() if names}
+    try:
+        return sign(user_id, secret, lifetime=lifetime, user_claim=settings.user_claim, **first)
+    except ValueError as error:
+        raise BadSetting(str(error)) from None
 
 
 def verifier_for(settings: Settings, database: str) -> Verifier:
@@ -166,18 +186,33 @@ def verifier_for(settings: Settings, database: str) -> Verifier:
 
     Raises `BadSetting`.
     """
+    if settings.jwks_url and not settings.audience:
+        log.warning("JWT_AUDIENCE is not set: tokens that name an audience are refused, and Better Auth's always do")
+    return Verifier(
+        KeySet(settings.jwks_url) if settings.jwks_url else _fixed_keys(settings, database),
+        issuers=several(settings.issuer),
+        audiences=several(settings.audience),
+        user_claim=settings.user_claim,
+    )
+
+
+def _fixed_keys(settings: Settings, database: str) -> FixedKeys:
     try:
-        key = settings.public_key or secret_of(settings, database)
-        return Verifier(key, settings.algorithm, issuer=settings.issuer, audience=settings.audience)
+        texts = (settings.public_key,) if settings.public_key else secrets_of(settings, database)
+        return FixedKeys(settings.algorithm, *texts)
     except UnfitKey as error:
         name = "JWT_PUBLIC_KEY" if settings.public_key else "BETTER_AUTH_SECRET" if settings.secret else ""
         name = name or f"{database}.secret, which you can delete,"  # the disk was full when it was made
         raise BadSetting(f"{name} cannot be used: {error}") from None
 
 
-def secret_of(settings: Settings, database: str) -> str:
-    """Return the secret that HS256 tokens are signed with: the configured one, or the demo's."""
-    return settings.secret or demo_secret(database)
+def secrets_of(settings: Settings, database: str) -> Sequence[str]:
+    """Return the secrets of HS256 tokens, the first for signing: the configured ones, or the demo's."""
+    if not settings.secret:
+        return (demo_secret(database),)
+    parts = several(settings.secret)
+    are_secrets = parts and all(len(part) >= MIN_SECRET for part in parts)
+    return parts if are_secrets else (settings.secret,)  # or the comma is a part of a secret, as it may be
 
 
 def demo_secret(database: str) -> str:
@@ -192,13 +227,17 @@ def demo_secret(database: str) -> str:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(32))
     except FileExistsError:
-        if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise BadSetting(f"{path} can be read by others, so it is no secret: delete it, or chmod 600.") from None
+        pass
     except OSError as error:
         raise BadSetting(f"Cannot write {path} ({error.strerror}): set BETTER_AUTH_SECRET.") from error
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError):
+        with open(open_own(str(path), os.O_RDONLY)) as file:
+            if os.name == "posix" and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise BadSetting(f"{path} can be read by others, so it is no secret: delete it, or chmod 600.")
+            return file.read()
+    except OSError as error:
+        raise BadSetting(f"Cannot use {path} ({error.strerror}): delete it, or set BETTER_AUTH_SECRET.") from None
+    except UnicodeDecodeError:
         raise BadSetting(f"Cannot read {path}: delete it, or set BETTER_AUTH_SECRET.") from None
 
 

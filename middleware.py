@@ -2,12 +2,12 @@
 
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from todochat import browsers
 from todochat.db import Conflict, NotFound, ServerFull, TooMany
 from todochat.engines import Unavailable
 from todochat.runs import ShuttingDown
@@ -16,23 +16,14 @@ from todochat.settings import Settings
 
 def middleware(settings: Settings, prefix: str) -> list[Middleware]:
     """Return what stands before the routes, the outermost first."""
-    cors = Middleware(
-        CORSMiddleware,
-        allow_origins=settings.cors_origins,
-        allow_methods=["GET", "POST", "PATCH", "DELETE"],
-        allow_headers=[
-            "Authorization",
-            "Content-Type",
-            "Idempotency-Key",
-            "If-None-Match",
-            "chatkit-frame-instance-id",
-        ],
-        expose_headers=["ETag", "X-Thread-Id", "X-Message-Id", "Retry-After"],
-        allow_credentials="*" not in settings.cors_origins,
-    )
     # Starlette has its own of the last one, but before these: without the CORS headers, which the answer to a mistake
     # needs too, or for a page elsewhere it would look like a dead network.
-    return [Middleware(Prefixed, prefix=prefix), cors, Middleware(ServerErrorMiddleware, handler=went_wrong)]
+    return [
+        Middleware(Prefixed, prefix=prefix),
+        browsers.cors(settings),
+        Middleware(browsers.Guard, settings=settings),
+        Middleware(ServerErrorMiddleware, handler=went_wrong),
+    ]
 
 
 async def went_wrong(request: Request, error: Exception) -> Response:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 from starlette.requests import Request
@@ -15,10 +15,11 @@ STATIC = Path(__file__).with_name("static")
 OPENAPI = Path(__file__).with_name("openapi.json")
 # A browser asks each time whether a file has changed.
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+HEADERS |= {"Cross-Origin-Opener-Policy": "same-origin"}  # who opened the page holds nothing of it
 
 
-def routes(service_of: Callable[[Request], object]) -> list[BaseRoute]:
-    """Return the routes of the pages and of their files.
+def routes(service_of: Callable[[Request], object], parts: Collection[str]) -> list[BaseRoute]:
+    """Return the routes of those of the pages that are wanted, and of their files.
 
     `service_of` is called for each page, and raises if the app does not run: a page that loads all the same, and then
     gets no answer to anything, might not say why.
@@ -33,12 +34,15 @@ def routes(service_of: Callable[[Request], object]) -> list[BaseRoute]:
 
         return show
 
-    return [
-        Route("/", page("index.html")),
-        Route("/component", page("component.html", "https://cdn.platform.openai.com")),
-        Route("/component/", RedirectResponse("../component")),  # its links are relative, so it has one address
-        Mount("/static", Static(directory=STATIC)),
-    ]
+    chosen: list[BaseRoute] = []
+    if "page" in parts:
+        chosen += [Route("/", page("index.html"))]
+    if "component" in parts:
+        chosen += [
+            Route("/component", page("component.html", "https://cdn.platform.openai.com")),
+            Route("/component/", RedirectResponse("../component")),  # its links are relative, so it has one address
+        ]
+    return chosen + ([Mount("/static", Static(directory=STATIC))] if chosen else [])
 
 
 def content_security_policy(*other_hosts: str) -> str:

@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import threading
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -29,28 +30,30 @@ from todochat.dialects.sse import STALL
 from todochat.engines import POSTGRES, StoreError
 from todochat.engines.sqlite import backup
 from todochat.events import Message, fold
+from todochat.keys import MIN_SECRET
 from todochat.models import BadModel
 from todochat.models.offline import OfflineModel
 from todochat.models.streams import build_event_types
-from todochat.settings import BadSetting, Settings
+from todochat.settings import LOCAL_ORIGINS, BadSetting, Settings
 
 log = logging.getLogger("todochat")
 
 MAX_SHUTDOWN = 4.5  # seconds from the first signal on
 TOKEN_LIFETIME = 30 * 24 * 3600  # seconds
+LINK_LIFETIME = 24 * 3600  # seconds: it ends in the history of terminals and browsers
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line and return the exit code: 2 for a setting that cannot be used."""
     try:
-        settings = Settings.from_env(os.environ)
+        settings = Settings.from_env(os.environ, cors_origins=LOCAL_ORIGINS)
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         log.setLevel(settings.log_level)
         match arguments:
             case []:
                 asyncio.run(serve(settings))
             case ["token", name]:
-                print(token(name, settings))
+                print(auth.token_for(name, settings, TOKEN_LIFETIME))
             case ["backup", _] if settings.database.startswith(POSTGRES):
                 raise StoreError("This copies a file of SQLite's. For PostgreSQL use pg_dump.")
             case ["backup", file]:
@@ -67,35 +70,29 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def token(name: str, settings: Settings) -> str:
-    """Return a token for the user `name`, valid for 30 days."""
-    if settings.public_key:
-        raise BadSetting("With JWT_PUBLIC_KEY only the owner of the private key can make tokens.")
-    secret, verifier = auth.secret_of(settings, settings.database), auth.verifier_for(settings, settings.database)
-    made = auth.sign(name, secret, lifetime=TOKEN_LIFETIME, issuer=settings.issuer, audience=settings.audience)
-    if verifier.user_id(made) is None:
-        raise BadSetting("A user's name has 1 to 255 printable ASCII characters.")
-    return made
-
-
 async def serve(settings: Settings, **options: Any) -> None:
     """Run the service until a signal ends it; `options` are those of `create_app`."""
-    is_demo = not (settings.secret or settings.public_key)
-    if is_demo and not settings.is_loopback:
+    if settings.is_demo and not settings.is_loopback:
         raise BadSetting(
-            f"HOST is {settings.host}, which others can reach: set BETTER_AUTH_SECRET to a secret of at least "
-            f"{auth.MIN_SECRET} bytes, for example the output of: openssl rand -hex 32"
+            f"HOST is {settings.host}, which others can reach: set JWT_JWKS_URL, JWT_PUBLIC_KEY or BETTER_AUTH_SECRET, "
+            f"which is a secret of at least {MIN_SECRET} bytes, for example the output of: openssl rand -hex 32"
         )
+    if settings.is_demo and not settings.allowed_hosts:  # a foreign page could have its name lead here (DNS rebinding)
+        settings = replace(settings, allowed_hosts=("localhost",))
     with listen(settings.host, settings.port) as listener:
         store = await Store.open(settings.database)
         try:
             app = create_app(store=store, settings=settings, **options)
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             url = f"http://{host}:{listener.getsockname()[1]}"
-            greeting = f"Sign in: {url}/#token={token('demo', settings)}" if is_demo else f"Serving on {url}"
+            greeting = _link(url, settings) if settings.is_demo else f"Serving on {url}"
             await Server(app, greeting).serve([listener])
         finally:
             await store.close()
+
+
+def _link(url: str, settings: Settings) -> str:
+    return f"Sign in: {url}/#token={auth.token_for('demo', settings, LINK_LIFETIME)}"
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from todochat.dates import timezone_named
 from todochat.engines import POSTGRES
@@ -14,7 +15,7 @@ from todochat.engines import POSTGRES
 Parsed = TypeVar("Parsed")
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-ALGORITHMS = ("HS256", "RS256", "ES256")
+ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
 LOCAL_ORIGINS = ("http://localhost:3000", "http://localhost:5173")
 
 
@@ -89,12 +90,58 @@ def _host(text: str) -> str:
     return text
 
 
+def several(text: str | None) -> tuple[str, ...]:
+    """Return the parts of a setting that may name several things, by comma."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def _several(text: str) -> str:
+    if not several(text):
+        raise ValueError("it names nothing")  # and no check would be made
+    return text
+
+
+def _each(pattern: str, what: str, text: str) -> tuple[str, ...]:
+    parts = several(text)
+    for n, part in enumerate(parts, 1):
+        if not re.fullmatch(pattern, part):
+            raise ValueError(f"number {n} is not {what}")
+    return parts
+
+
 def _origins(text: str) -> tuple[str, ...]:
-    origins = tuple(origin.strip().rstrip("/") for origin in text.split(",") if origin.strip())
-    for n, origin in enumerate(origins, 1):
-        if origin != "*" and not re.fullmatch(r"https?://[^/\s@]+", origin):
-            raise ValueError(f"number {n} is not an origin such as https://example.com")
-    return origins
+    found = _each(r"\*|https?://(\*\.)?[^/\s@*]+/?", "an origin such as https://example.com", text)
+    return tuple(origin.rstrip("/") for origin in found)
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    pattern = r"(\*\.)?[^/\s@:*]+|\[[0-9a-fA-F:.]+\]"
+    return _each(pattern, "a host such as chat.example.com, without a port", _several(text))
+
+
+def _headers(text: str) -> tuple[str, ...]:
+    return _each(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", "the name of a header", text)
+
+
+def _keys_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        usable = bool(url.hostname) and not re.search(r"[\s@]", text) and url.port != 0
+    except ValueError:  # of a port or an address that is none
+        usable = False
+    if not usable or url.scheme not in ("http", "https"):
+        raise ValueError("it must be like https://auth.example.com/api/auth/jwks")
+    if url.scheme == "http" and not _is_private(str(url.hostname)):
+        raise ValueError("it must begin with https://: on the way here anybody could put in keys of their own")
+    return text
+
+
+def _is_private(host: str) -> bool:
+    """Whether a host is this machine, or in the own network: by its address, or by a name that is nobody's outside."""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith((".localhost", ".local", ".internal", ".test"))
 
 
 def _pem(text: str) -> str:
@@ -123,12 +170,16 @@ class Settings:
     host: str = _setting("HOST", _host, "127.0.0.1")
     port: int = _setting("PORT", partial(_whole, 0, 65535), 8000)
     database: str = _setting("DATABASE_URL", database_path, default_database())  # a path, ":memory:", or a URL
-    secret: str | None = _setting("BETTER_AUTH_SECRET", str, None)
+    secret: str | None = _setting("BETTER_AUTH_SECRET", str, None)  # or several, by comma
     algorithm: str = _setting("JWT_ALGORITHM", partial(_one_of, ALGORITHMS), "HS256")
     public_key: str | None = _setting("JWT_PUBLIC_KEY", _pem, None)  # PEM
-    issuer: str | None = _setting("JWT_ISSUER", str, None)
-    audience: str | None = _setting("JWT_AUDIENCE", str, None)
-    cors_origins: tuple[str, ...] = _setting("CORS_ORIGINS", _origins, LOCAL_ORIGINS)
+    jwks_url: str | None = _setting("JWT_JWKS_URL", _keys_url, None)
+    issuer: str | None = _setting("JWT_ISSUER", _several, None)  # or several, as of the audience
+    audience: str | None = _setting("JWT_AUDIENCE", _several, None)
+    user_claim: str = _setting("JWT_USER_CLAIM", str, "sub")
+    allowed_hosts: tuple[str, ...] = _setting("ALLOWED_HOSTS", _hosts, ())  # none: any
+    cors_origins: tuple[str, ...] = _setting("CORS_ORIGINS", _origins, ())
+    cors_headers: tuple[str, ...] = _setting("CORS_HEADERS", _headers, ())
     history_limit: int = _setting("HISTORY_LIMIT", partial(_whole, 1, 10_000), 50)
     timezone: str = _setting("TIMEZONE", timezone_named, "UTC")
     log_level: str = _setting("LOG_LEVEL", lambda text: _one_of(LOG_LEVELS, text.upper()), "INFO")
@@ -139,12 +190,17 @@ class Settings:
     max_live_per_user: int = _setting("MAX_LIVE_PER_USER", partial(_whole, 1, 100_000), 4)
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> "Settings":
-        """Return the settings that `env` makes. Raises `BadSetting`."""
-        values: dict[str, Any] = {made.name: _read(env, **made.metadata, default=made.default) for made in fields(cls)}
+    def from_env(cls, env: Mapping[str, str], **defaults: Any) -> "Settings":
+        """Return the settings that `env` makes, with other defaults for some of them. Raises `BadSetting`."""
+        defaults = {made.name: made.default for made in fields(cls)} | defaults
+        values = {made.name: _read(env, **made.metadata, default=defaults[made.name]) for made in fields(cls)}
         settings = cls(**values)
-        if (settings.algorithm == "HS256") == (settings.public_key is not None):
-            raise BadSetting("JWT_PUBLIC_KEY and JWT_ALGORITHM=RS256 (or ES256) go together: set both, or neither.")
+        if settings.jwks_url and settings.public_key:
+            raise BadSetting("JWT_JWKS_URL and JWT_PUBLIC_KEY are two sources of keys: set one of them.")
+        if not settings.jwks_url and (settings.algorithm == "HS256") == (settings.public_key is not None):
+            raise BadSetting(
+                "JWT_PUBLIC_KEY and JWT_ALGORITHM=RS256 (or ES256, EdDSA) go together: set both, or neither."
+            )
         return settings
 
     @classmethod
@@ -155,8 +211,24 @@ class Settings:
         """
         unasked = {"HOST", "PORT", "LOG_LEVEL"}  # those are for serve.py
         unasked |= set() if store else {"DATABASE_URL"}
-        unasked |= set() if users else {"BETTER_AUTH_SECRET", "JWT_ALGORITHM", "JWT_PUBLIC_KEY"}
+        unasked |= set() if users else {"BETTER_AUTH_SECRET", *(name for name in env if name.startswith("JWT_"))}
         return cls.from_env({name: value for name, value in env.items() if name not in unasked})
+
+    @property
+    def origin_pattern(self) -> str:
+        """The regular expression of the origins whose pages may call."""
+        return "|".join(
+            ".*" if origin == "*" else re.escape(origin).replace(r"\*", "[a-z0-9.-]+") for origin in self.cors_origins
+        )
+
+    def allows_origin(self, origin: str) -> bool:
+        """Whether pages of this origin may call."""
+        return bool(origin and re.fullmatch(self.origin_pattern, origin))
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the tokens are those of the demo, which anybody on this machine may have."""
+        return not (self.secret or self.public_key or self.jwks_url)
 
     @property
     def is_loopback(self) -> bool:

@@ -6,7 +6,7 @@ there is nothing to hijack and nothing to clean up. The protocol's own work is d
 
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from agents.tool_context import ToolContext
@@ -19,6 +19,7 @@ from starlette.requests import Request
 
 from todochat.agent import Tasks, TurnContext, todo_tools
 from todochat.engines import Unavailable
+from todochat.settings import Settings
 
 USER = "todochat.user"  # where in the ASGI scope the handler leaves the id of the user that it let in
 
@@ -72,11 +73,11 @@ def endpoint(tasks: Tasks, max_body: int) -> StreamableHTTPSessionManager:
     return StreamableHTTPSessionManager(server, json_response=True, stateless=True, max_request_body_size=max_body)
 
 
-def refuse_foreign_page(request: Request, origins: Collection[str]) -> None:
-    """Answer 403 to a page of another origin than ours and these: the protocol wants that, against DNS rebinding."""
+def refuse_foreign_page(request: Request, settings: Settings) -> None:
+    """Answer 403 to a page of another origin than ours and those: the protocol wants that, against DNS rebinding."""
     origin = request.headers.get("origin", "")  # browsers send it, other clients do not
     ours = not origin or origin.split("://")[-1] == request.headers.get("host")
-    if not ours and not {origin, "*"} & set(origins):
+    if not ours and not settings.allows_origin(origin):
         raise HTTPException(403, "Pages of this origin may not call: CORS_ORIGINS has those that may.")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import aiosqlite
 
 from todochat.engines import Engine, Row, Sql, StoreError, T, Transaction, Unavailable, Value, Work
+from todochat.files import open_own
 
 MEMORY = ":memory:"
 SCHEMA = Path(__file__).parent.with_name("schema.sql")
@@ -295,9 +296,11 @@ def _lock(path: str) -> sqlite3.Connection:
         with suppress(FileExistsError):  # what people write here is not for the other users of the machine
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         name = f"{os.path.realpath(path)}.lock"  # one for the file, whatever name leads to it
+        _make_private(name)
         lock_file = sqlite3.connect(name, timeout=0, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
-        raise StoreError(f"Cannot create files beside the database {path}: {error}.") from error
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        raise StoreError(f"Cannot create files beside the database {path}: {reason}.") from error
     try:
         lock_file.execute("PRAGMA journal_mode = MEMORY")  # nothing is written: spare the folder another file
         lock_file.execute("BEGIN EXCLUSIVE")
@@ -309,6 +312,16 @@ def _lock(path: str) -> sqlite3.Connection:
         raise StoreError(
             f"The database {path} is in use by another server. Stop that one, or set DATABASE_URL to another file."
         ) from error
+
+
+def _make_private(path: str) -> None:
+    """Make an empty file for its owner only, or see that the one which is there is ours. Raises `OSError`."""
+    descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
+    try:
+        if os.name == "posix":  # earlier versions left that to the process's umask
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
 
 
 def _inspect(path: str) -> int:

@@ -2,9 +2,9 @@
 // shows what both promise: an answer goes on without its reader, and a reader finds its way back into it.
 
 import { render } from "./markdown.js";
+import { authorization, signedIn, signIn, signInAgain } from "./session.js";
 
 const BASE = new URL("..", import.meta.url); // also right where the app is mounted under a prefix
-const KEY = "token" + BASE.pathname.slice(0, -1); // where the token is kept: two apps of one host have two
 const $ = (id) => document.getElementById(id);
 const [text, notice, messages, scroller] = ["text", "notice", "messages", "scroller"].map($);
 
@@ -17,7 +17,6 @@ const ENDINGS = {
   failed: "This answer failed.",
 };
 
-let token = null;
 let conversation = null; // the id of the one that is shown; null for one that is not begun yet
 let following = null; // the AbortController of the stream that is being read
 let loading = Promise.resolve(); // the conversation that is being loaded
@@ -36,12 +35,13 @@ class Refusal extends Error {
   }
 }
 
-function call(method, path, { body, headers = {}, signal } = {}) {
+async function call(method, path, { body, headers = {}, signal } = {}) {
+  await signedIn;
   const json = body === undefined ? {} : { "Content-Type": "application/json" };
   return fetch(new URL(path, BASE), {
     method,
     signal,
-    headers: { ...(token && { Authorization: `Bearer ${token}` }), ...json, ...headers },
+    headers: { ...authorization(), ...json, ...headers },
     body: body === undefined ? undefined : JSON.stringify(body),
   });
 }
@@ -120,9 +120,7 @@ function say(words, again = null) {
 function explain(error, again = null) {
   if (error.name === "AbortError") return;
   if (!(error instanceof Refusal)) return say("The server cannot be reached. Is it running?", again);
-  if (error.status === 401) {
-    return say("Your sign-in is not valid any more: sign in again, or open the link that the server prints when it starts.");
-  }
+  if (error.status === 401) return signInAgain();
   const wait = error.retryAfter ? ` You can try again in ${error.retryAfter} seconds.` : "";
   say(error.message + wait, [409, 429, 502, 503, 504].includes(error.status) ? again : null);
 }
@@ -723,17 +721,6 @@ function expand(opener, is) {
 
 // ---- the start ----
 
-/** Take the token from the address; a host may know its users without one, by a cookie or a gateway. */
-async function signIn() {
-  const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (given) {
-    sessionStorage.setItem(KEY, given);
-    history.replaceState(null, "", location.pathname); // a token in the address would end in bookmarks and histories
-  }
-  token = sessionStorage.getItem(KEY);
-  return token || !(await json("GET", "openapi.json")).security.length;
-}
-
 /**
  * Do nothing at a key that is the input method's, which makes words of several keys: its Enter takes a word, its Esc
  * drops one. Safari sends that Enter when the composition is over already, and only 229 tells it from another one.
@@ -786,14 +773,12 @@ async function showModel() {
 
 async function main() {
   listen();
-  if (!(await signIn())) {
-    document.body.className = "signed-out";
-    $("sign-in").hidden = false;
-    return;
-  }
+  const words = await signIn();
   conversation = Number(new URLSearchParams(location.hash.slice(1)).get("conversation")) || null;
   text.focus();
-  await Promise.all([showModel().catch(explain), reload(conversation)]);
+  const loaded = reload(conversation);
+  if (words) say(words);
+  await Promise.all([showModel().catch(explain), loaded]);
 }
 
 main().catch(explain);

@@ -1,14 +1,15 @@
 // The same server under OpenAI's own component, which comes from OpenAI's servers.
 
+import { authorization, mayAsk } from "./session.js";
+
 const SCRIPT = "https://cdn.platform.openai.com/deployments/chatkit/chatkit.js";
 const BASE = new URL("..", import.meta.url);
 
-const token = sessionStorage.getItem("token" + BASE.pathname.slice(0, -1)); // as app.js keeps it
 const why = document.getElementById("why");
 
 function authorized(url, options = {}) {
   const headers = new Headers(options.headers);
-  if (token) headers.set("Authorization", `Bearer ${token}`);
+  for (const [name, value] of Object.entries(authorization())) headers.set(name, value);
   return fetch(url, { ...options, headers });
 }
 
@@ -31,14 +32,7 @@ function explain() {
     "it needs the internet, and nothing on the way may block it.";
 }
 
-/** Without a token, the host may know its users by itself. */
-async function signedIn() {
-  if (token) return true;
-  const { security } = await (await fetch(new URL("openapi.json", BASE))).json();
-  return !security.length;
-}
-
-if (await signedIn().catch(() => true)) {
+if (await mayAsk().catch(() => true)) {
   const script = document.createElement("script");
   Object.assign(script, { src: SCRIPT, async: true, onerror: explain });
   document.head.append(script);

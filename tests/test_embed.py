@@ -766,7 +766,8 @@ def test_what_authenticate_says_is_what_the_client_hears(
     tmp_path: Path, authenticate: Any, status: int, says: str, path: str
 ) -> None:
     """No id is a 401, an HTTPException is answered as it is, and anything else is a 500 without its text."""
-    with Host(tmp_path, authenticate=authenticate) as host:
+    cors = settings.Settings(cors_origins=("http://localhost:3000",))
+    with Host(tmp_path, authenticate=authenticate, settings=cors) as host:
         del host.headers["x-user"]
         answer = host.post(path, json={"message": "hi"})
         assert (answer.status_code, answer.json()) == (status, {"detail": says})
@@ -825,7 +826,7 @@ def test_the_hosts_environment_is_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ({"store": "postgresql://x"}, "sqlite:///path"),
         ({"store": Path("chat.db")}, "sqlite:///chat.db"),
-        ({"parts": ["chat"]}, "tasks, page, mcp"),
+        ({"parts": ["chat"]}, "tasks, page, component, mcp"),
         ({"prefix": "todo/"}, "must look like /todo"),
         ({"prefix": "/api"}, "has paths of its own"),
         ({"prefix": "/static/x"}, "has paths of its own"),

@@ -465,7 +465,8 @@ def test_a_refusal_is_explained_and_the_text_is_kept(server: Server, visitor: Vi
     page.route("**/chatkit", lambda route: route.fulfill(status=status, headers=headers, body=detail))
     page.fill("#text", "add buy milk")
     page.keyboard.press("Enter")
-    expect(page.locator("#notice")).to_contain_text("not valid any more" if status == 401 else "This is why.")
+    where, why = ("#token-error", "not valid any more") if status == 401 else ("#notice", "This is why.")
+    expect(page.locator(where)).to_contain_text(why)
     assert page.input_value("#text") == "add buy milk"
     expect(page.locator(".question")).to_have_count(0)
     if status in (429, 503):

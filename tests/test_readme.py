@@ -39,7 +39,7 @@ def test_the_embedding_example_works_with_the_wheel(tmp_path: Path) -> None:
     source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "node_modules", "*.db*"))
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*install, "--target", str(tmp_path / "site"), str(source)], check=True, capture_output=True)
-    (tmp_path / "host.py").write_text(block("python", "create_app"))
+    (tmp_path / "host.py").write_text(block("python", "x-user"))
     (tmp_path / "drive.py").write_text(
         "from starlette.testclient import TestClient\nfrom host import app\n"
         "with TestClient(app, headers={'x-user': 'alice'}) as client:\n"
@@ -71,7 +71,11 @@ def test_the_tables_name_every_setting_and_every_module() -> None:
     chosen = settings.Settings()
     defaults = {"HOST": chosen.host, "PORT": chosen.port, "HISTORY_LIMIT": chosen.history_limit}
     defaults |= {"MAX_LIVE": chosen.max_live, "MAX_LIVE_PER_USER": chosen.max_live_per_user}
-    defaults |= {"LOG_LEVEL": chosen.log_level, "CORS_ORIGINS": ",".join(chosen.cors_origins)}
+    defaults |= {
+        "LOG_LEVEL": chosen.log_level,
+        "CORS_ORIGINS": ",".join(settings.LOCAL_ORIGINS),
+        "JWT_USER_CLAIM": chosen.user_claim,
+    }
     for name, value in defaults.items():
         assert f"| `{name}` | `{value}` |" in README
 
