@@ -34,7 +34,8 @@ from agents.tool_context import ToolContext
 from todochat.events import Event, Message, ToolCall, ToolResult
 from todochat.inputs import MAX_DESCRIPTION, MAX_TITLE
 from todochat.models.errors import name_of, sentence_for
-from todochat.tool_output import as_json, mended
+from todochat.models.exchange import Pulse, begin_pulse
+from todochat.tool_output import as_json, in_words, mended
 
 log = logging.getLogger("todochat")
 
@@ -43,6 +44,7 @@ You are the assistant of a to-do list. Use the tools to add, list, complete, upd
 never claim a change that no tool has confirmed. To act on a task that the user describes in words, or by its place in \
 the list, call list_tasks first to find its id. Answer briefly, in the user's language."""
 
+STARTING_AFTER = 5.0  # seconds in which nothing has come of a model: a local server may be loading it
 MAX_LISTED = 100  # tasks that list_tasks shows the model at once
 
 
@@ -122,7 +124,7 @@ async def list_tasks(
     chosen = sorted(tasks, key=lambda task: (task["completed"], -task["id"]))[:MAX_LISTED]
     chosen.sort(key=itemgetter("id"))
     shown = [{name: task[name] for name in ("id", "title", "description", "completed")} for task in chosen]
-    return json.dumps({"success": True, "total": len(tasks), "tasks": shown})
+    return in_words({"success": True, "total": len(tasks), "tasks": shown})
 
 
 async def complete_task(ctx: RunContextWrapper[TurnContext], task_id: int, completed: bool = True) -> str:
@@ -165,15 +167,15 @@ async def delete_task(ctx: RunContextWrapper[TurnContext], task_id: int) -> str:
 def _success(task: Mapping[str, Any] | None, task_id: int | None = None) -> str:
     # JSON text, not a dict: the SDK would give the model Python's repr of a dict.
     if task is None:
-        return json.dumps({"success": False, "error": f"There is no task {task_id}."})
-    return json.dumps({"success": True, "task_id": task["id"], "title": task["title"], "completed": task["completed"]})
+        return in_words({"success": False, "error": f"There is no task {task_id}."})
+    return in_words({"success": True, "task_id": task["id"], "title": task["title"], "completed": task["completed"]})
 
 
 def _unfit(title: str, description: str | None) -> str | None:
     if not 1 <= len(title.strip()) <= MAX_TITLE:
-        return json.dumps({"success": False, "error": f"A title has 1 to {MAX_TITLE} characters."})
+        return in_words({"success": False, "error": f"A title has 1 to {MAX_TITLE} characters."})
     if len(description or "") > MAX_DESCRIPTION:
-        return json.dumps({"success": False, "error": f"A description has at most {MAX_DESCRIPTION} characters."})
+        return in_words({"success": False, "error": f"A description has at most {MAX_DESCRIPTION} characters."})
     return None
 
 
@@ -182,7 +184,7 @@ def _tell_the_model(ctx: RunContextWrapper[Any], error: Exception) -> str:
     # OverflowError: an id of more than 64 bits; UnicodeError: half a surrogate pair.
     if not isinstance(error, ModelBehaviorError | OverflowError | UnicodeError):
         raise error
-    return json.dumps({"success": False, "error": "These arguments do not fit the tool."})
+    return in_words({"success": False, "error": "These arguments do not fit the tool."})
 
 
 def _stored(tool: FunctionTool) -> FunctionTool:
@@ -217,17 +219,20 @@ def _items(message: Message) -> list[TResponseInputItem]:
         written = call["at"]
         # Some models number their calls from 1 in each turn, and an id must not stand for two calls in one input.
         call_id = f"{message['id']:06d}c{n:02d}"  # nine letters and digits, as Mistral's servers want it
-        arguments = json.dumps(call["args"] if isinstance(call["args"], dict) else {})
-        result = json.dumps(
-            call.get("result", {"success": False, "error": "The call was cut off: it may have happened."})
-        )
+        arguments = in_words(call["args"] if isinstance(call["args"], dict) else {})
+        result = in_words(call.get("result", _CUT_OFF))
+        asked: Any = {"type": "function_call", "call_id": call_id, "name": call["name"], "arguments": arguments}
+        if "state" in call:
+            asked["provider_data"] = call["state"]  # which openai-agents 0.24 keeps for the model
         items += [
-            {"type": "function_call", "call_id": call_id, "name": call["name"], "arguments": arguments},
+            asked,
             # Providers refuse a call without its output.
             {"type": "function_call_output", "call_id": call_id, "output": result},
         ]
     return items + _said(message["content"][written:] + _ENDINGS.get(message["status"], ""))
 
+
+_CUT_OFF = {"success": False, "error": "The call was cut off: it may have happened."}
 
 # Told in the assistant's own words: a system message in mid-conversation is refused by some providers.
 _ENDINGS = {
@@ -249,14 +254,15 @@ def _said(text: str) -> list[TResponseInputItem]:
 class TurnOptions:
     """How a turn is run.
 
-    The model is asked `max_turns` times at most; it may be silent for `idle_timeout` seconds, and a tool may take
-    `tool_timeout`. `run_config` is the SDK's.
+    The model is asked `max_turns` times at most; it may be silent for `idle_timeout` seconds, and for `start_timeout`
+    until anything comes of its first answer; a tool may take `tool_timeout`. `run_config` is the SDK's.
     """
 
     run_config: RunConfig
     max_turns: int = 10
     idle_timeout: float = 60.0
     tool_timeout: float = 30.0
+    start_timeout: float = 300.0
 
 
 class Observer:
@@ -267,6 +273,9 @@ class Observer:
 
     async def tool_ended(self, result: ToolResult) -> None:
         """A function tool has ended. The SDK's own event comes when the slowest of those called at once has."""
+
+    def model_is_starting(self) -> None:
+        """Nothing has come of the model's first answer for a while."""
 
     def tokens_used(self, input_tokens: int, output_tokens: int) -> None:
         """The turn is over, and this is what it took."""
@@ -287,6 +296,7 @@ async def stream_turn(
     is for the log. If there is no whole answer the last event is an "error".
     """
     observer = observer or Observer()
+    pulse = begin_pulse()
     result = Runner.run_streamed(
         agent,
         model_input(messages),
@@ -295,7 +305,7 @@ async def stream_turn(
         max_turns=options.max_turns,
         hooks=_Hooks(observer),
     )
-    watchdog = _Watchdog(result, options.idle_timeout, options.tool_timeout)
+    watchdog = _Watchdog(result, pulse, options, observer)
     try:
         async for event in _translate(result, watchdog):
             yield event
@@ -371,6 +381,7 @@ class _Translator:
         self._new_paragraph = False  # before the next text
         self._tool_is_last = False
         self._hosted: set[str] = set()  # the calls of the provider's own tools that have been shown
+        self._cited: set[tuple[str, object]] = set()  # which source, and where: some name it twice
         self._half, self._half_thought = "", ""  # of a surrogate pair that came in two deltas
 
     def raw(self, data: TResponseStreamEvent) -> Iterator[Event]:
@@ -387,6 +398,11 @@ class _Translator:
         elif data.type == "response.reasoning_summary_part.added" and data.summary_index > 0:
             self._half_thought = ""
             yield {"type": "thinking", "content": "\n\n"}  # or the parts would run into each other
+        elif data.type == "response.output_text.annotation.added":
+            yield from self._citations([data.annotation])
+        elif data.type == "response.output_item.done" and data.item.type == "message":
+            for part in data.item.content:
+                yield from self._citations(_field(part, "annotations") or ())
         elif data.type == "response.output_item.done" and _is_hosted(data.item):
             self._new_paragraph = True
             yield from self._hosted_call(data.item)
@@ -418,7 +434,7 @@ class _Translator:
     def end(self, final_output: object) -> Iterator[Event]:
         """Yield the answer of an agent whose `tool_use_behavior` makes a tool's output of it: no model has said it."""
         if self._tool_is_last and final_output:
-            text = final_output if isinstance(final_output, str) else json.dumps(as_json(final_output))
+            text = final_output if isinstance(final_output, str) else in_words(as_json(final_output))
             yield from self._text(mended(text))
 
     def _text(self, delta: str) -> Iterator[Event]:
@@ -428,6 +444,13 @@ class _Translator:
         self.answered = self.answered or self._said
         self._new_paragraph = self._tool_is_last = False
         yield {"type": "text", "content": delta}
+
+    def _citations(self, annotations: Iterable[object]) -> Iterator[Event]:
+        for note in annotations:
+            place = str(_field(note, "url") or ""), _field(note, "start_index")
+            if _field(note, "type") == "url_citation" and place not in self._cited:
+                self._cited.add(place)
+                yield {"type": "citation", "url": place[0], "title": str(_field(note, "title") or place[0])}
 
     def _hosted_call(self, item: object) -> Iterator[Event]:
         call = _call(item)
@@ -457,25 +480,30 @@ class _Watchdog:
     One timer for the whole run: a timeout around each event would cost more than all else that we do for a text delta.
     """
 
-    def __init__(self, result: RunResultStreaming, idle: float, tool: float) -> None:
+    def __init__(self, result: RunResultStreaming, pulse: Pulse, options: TurnOptions, observer: Observer) -> None:
         self.running: dict[str, str] = {}  # the tools that have been called and not answered: id to name
         self.verdict: str | None = None
-        self._result, self._idle, self._tool = result, idle, tool
+        self._result, self._pulse, self._options = result, pulse, options
         self._loop = asyncio.get_running_loop()
-        self._last = self._loop.time()
-        self._timer = self._loop.call_later(min(idle, tool), self._look)
+        self._often = min(options.idle_timeout, options.tool_timeout, options.start_timeout, STARTING_AFTER)
+        self._observer, self._told = observer, False  # whether the user knows that the model is starting
+        self._timer = self._loop.call_later(self._often, self._look)
 
     def heard(self) -> None:
-        self._last = self._loop.time()
+        self._pulse.last = self._loop.time()
 
     def stop(self) -> None:
         self._timer.cancel()
 
     def _look(self) -> None:
-        allowed = self._tool if self.running else self._idle
-        left = self._last + allowed - self._loop.time()
+        silence = self._options.idle_timeout if self._pulse.beating else self._options.start_timeout
+        allowed = self._options.tool_timeout if self.running else silence
+        left = self._pulse.last + allowed - self._loop.time()
+        if not (self._told or self._pulse.beating) and allowed - left >= STARTING_AFTER:
+            self._told = True
+            self._observer.model_is_starting()
         if left > 0:
-            self._timer = self._loop.call_later(min(left, self._idle, self._tool), self._look)
+            self._timer = self._loop.call_later(min(left, self._often), self._look)
         else:
             who = f"The tool {next(iter(self.running.values()))}" if self.running else "The model"
             self.verdict = f"{who} did not answer within {allowed:g} seconds. Please try again."
@@ -503,7 +531,10 @@ def _call(item: object) -> ToolCall:
     call_id = _field(item, "call_id") or _field(item, "id")
     name = _field(item, "name") or _field(item, "type")  # most of the provider's own tools have no name ...
     arguments = _field(item, "arguments") or _field(item, "action") or "{}"  # ... and some have an action
-    return {"type": "tool_call", "id": str(call_id), "name": str(name), "args": as_json(arguments)}
+    call: ToolCall = {"type": "tool_call", "id": str(call_id), "name": str(name), "args": as_json(arguments)}
+    if (state := _field(item, "provider_data")) is not None:
+        call["state"] = state
+    return call
 
 
 def _field(item: object, name: str) -> Any:

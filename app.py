@@ -8,11 +8,10 @@ import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from agents import Agent, Model, RunConfig
+from agents import Agent, Model, MultiProvider, RunConfig
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -25,12 +24,13 @@ from todochat import inputs, pages
 from todochat.agent import Tasks, TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.auth import Authenticate, bearer, verifier_for
 from todochat.db import Busy, Conflict, Limits, NotFound, ServerFull, Store, TooMany, Turn, TurnRequest
-from todochat.dialects import chatkit, mcp, replay, simple
+from todochat.dialects import chatkit, mcp, replay, shown, simple
 from todochat.dialects.sse import EventStream
 from todochat.engines import T, Unavailable
 from todochat.events import Event
 from todochat.middleware import middleware
 from todochat.models import Choice, choose_model, offline
+from todochat.models.checked import CheckedModel, CheckedProvider, checked_agent
 from todochat.runs import UNSAVED, Run, Runs, ShuttingDown
 from todochat.settings import BadSetting, Settings, store_path
 
@@ -67,7 +67,7 @@ class Service:
             raise TypeError("The agent function must return an agents.Agent.")
         record = run.run_tool_atomically if self.tasks is self.store else run.run_tool_then_store
         context = await _awaited(self.context(TurnContext(run.user_id, self.tasks, record)))
-        agent = copy(agent)  # openai-agents 0.24 compares an agent's tools with those in each run that it is in
+        agent = checked_agent(agent, self.settings.history_chars)
         return stream_turn(agent, turn.history, context, self.options, run, conversation_id=run.conversation_id)
 
 
@@ -208,7 +208,7 @@ async def stop(request: Request) -> Response:
     message = inputs.found(await service.store.get_message(user_id, run.id))
     if message["status"] == "streaming":
         raise Unavailable(UNSAVED)
-    return JSONResponse(message)
+    return JSONResponse(shown(message))
 
 
 # ---- handlers: conversations, tasks ----
@@ -225,7 +225,7 @@ async def list_conversations(request: Request) -> Response:
 async def get_conversation(request: Request) -> Response:
     """GET /api/conversations/{id}: with its messages."""
     service, user_id = await signed_in(request)
-    return JSONResponse(inputs.found(await service.store.get_conversation(user_id, inputs.id_of(request))))
+    return JSONResponse(shown(inputs.found(await service.store.get_conversation(user_id, inputs.id_of(request)))))
 
 
 async def rename_conversation(request: Request) -> Response:
@@ -393,9 +393,9 @@ def create_app(
         stays the caller's to close. One store serves one app. By default what DATABASE_URL says, or todochat.db in the
         working directory.
     settings: `settings.Settings(...)`: the limits (`max_live`, `max_live_per_user`, `max_turns`, `history_limit`,
-        `model_idle_timeout`, `tool_timeout`), `cors_origins`, and what bearer tokens must look like (`secret`,
-        `algorithm`, `public_key`, `issuer`, `audience`). The environment is not read for them then: `Settings()` is the
-        way to have nothing to do with the environment of a host.
+        `history_chars`, `model_idle_timeout`, `model_start_timeout`, `tool_timeout`), `cors_origins`, and what bearer
+        tokens must look like (`secret`, `algorithm`, `public_key`, `issuer`, `audience`). The environment is not read
+        for them then: `Settings()` is the way to have nothing to do with the environment of a host.
     parts: what to serve beside the chat and its conversations: "tasks" (/api/tasks), "page" (/, /component and
         /static), "mcp" (/mcp).
     prefix: the path under which a proxy shows the app, such as "/todo", whether the proxy strips it or not. A prefix
@@ -413,7 +413,7 @@ def create_app(
     takes_tokens = authenticate is None
     authenticate = authenticate or bearer(verifier_for(settings, path))
     if agent is None and model is None:
-        choice = choose_model(os.environ, idle_timeout=settings.model_idle_timeout)
+        choice = choose_model(os.environ, silence=max(settings.model_idle_timeout, settings.model_start_timeout))
     else:
         choice = Choice(model, "custom")
 
@@ -426,7 +426,7 @@ def create_app(
             ),
             agent=todo_agent(choice.model) if agent is None else agent,
             context=context or (lambda turn: turn),
-            options=_turn_options(choice.model, settings),
+            options=_turn_options(choice, settings),
             authenticate=authenticate,
             takes_tokens=takes_tokens,
             model=choice,
@@ -477,10 +477,17 @@ def _refuse_unusable(store: object, parts: Collection[str], prefix: str) -> None
         raise BadSetting(f"prefix is {prefix!r}, where the app has paths of its own: choose another, like /todo.")
 
 
-def _turn_options(model: Model | None, settings: Settings) -> TurnOptions:
+def _turn_options(choice: Choice, settings: Settings) -> TurnOptions:
     # What the model invents is the model's to mend; and tracing would reach for the network.
-    run_config = RunConfig(model=model, tracing_disabled=True, tool_not_found_behavior="return_error_to_model")
-    return TurnOptions(run_config, settings.max_turns, settings.model_idle_timeout, settings.tool_timeout)
+    run_config = RunConfig(
+        model=None if choice.model is None else CheckedModel(choice.model, settings.history_chars),
+        model_provider=CheckedProvider(MultiProvider(), settings.history_chars),
+        model_settings=choice.settings,
+        tracing_disabled=True,
+        tool_not_found_behavior="return_error_to_model",
+    )
+    times = settings.model_idle_timeout, settings.tool_timeout, settings.model_start_timeout
+    return TurnOptions(run_config, settings.max_turns, *times)
 
 
 if __name__ == "__main__":

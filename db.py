@@ -16,7 +16,7 @@ from todochat.engines.sqlite import SqliteEngine
 from todochat.events import Body, Event, Message, Status, dump, fold, load
 
 CONVERSATION = "id, title, created_at, updated_at"
-MESSAGE = "id, role, content, tool_calls, reasoning, status, error, feedback, created_at"
+MESSAGE = "id, role, content, tool_calls, reasoning, citations, status, error, feedback, created_at"
 TASK = "id, title, description, completed, created_at, updated_at"
 
 KEY_LIFETIME = timedelta(days=1)
@@ -408,6 +408,7 @@ async def _message(sql: Sql, row: Row) -> Message:
     """Return the message in a row; that of a live answer is empty, and what there is of it is in its events."""
     message = cast(Message, dict(row))
     message["tool_calls"], message["reasoning"] = json.loads(row["tool_calls"]), json.loads(row["reasoning"])
+    message["citations"] = json.loads(row["citations"])
     if message["status"] == "streaming" and (events := await _events(sql, message["id"])):
         message.update(cast(Message, fold(events)))
     return message
@@ -435,13 +436,14 @@ async def _finish(sql: Sql, answer_id: int, status: Status, body: Body) -> None:
     await sql("DELETE FROM live_events WHERE answer_id = ?", (answer_id,))
     rows = await sql(
         """
-        UPDATE messages SET content = ?, tool_calls = ?, reasoning = ?, status = ?, error = ?
+        UPDATE messages SET content = ?, tool_calls = ?, reasoning = ?, citations = ?, status = ?, error = ?
         WHERE id = ? AND status = 'streaming' RETURNING conversation_id
         """,
         (
             body["content"],
             json.dumps(body["tool_calls"]),
             json.dumps(body["reasoning"]),
+            json.dumps(body["citations"]),
             status,
             body["error"],
             answer_id,

@@ -38,6 +38,7 @@ CLOSING = 2.0  # seconds that the ends of all answers are given at the shutdown
 BURST = 0.01  # seconds: what comes faster goes to a reader together
 MAX_BATCH = 500  # events in one write: what a reader that has fallen behind costs in memory
 
+STARTING = "The model is starting. This can take some minutes..."
 SHUT_DOWN = "The server is shutting down, so this answer ends here. Please ask again in a moment."
 DELETED = "This conversation has been deleted."
 ELSEWHERE = "This conversation was changed or deleted elsewhere, so this answer ends here."
@@ -162,6 +163,10 @@ class Run(Observer):
         if result["id"] not in self._answered:
             await self._wait_for_call(result["id"])
             await self._finish_tool(self._store_result(result))
+
+    def model_is_starting(self) -> None:
+        """See `Observer`."""
+        self.publish({"type": "started", "content": STARTING})
 
     def tokens_used(self, input_tokens: int, output_tokens: int) -> None:
         """See `Observer`."""
