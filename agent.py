@@ -1,12 +1,10 @@
 """The to-do agent, its tools, and `stream_turn()`: a run of the Agents SDK as a stream of events."""
 
-import asyncio
 import dataclasses
-import itertools
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Literal, Protocol
 
@@ -24,7 +22,6 @@ from agents import (
     RunResultStreaming,
     Tool,
     ToolApprovalItem,
-    TResponseInputItem,
     UserError,
     function_tool,
 )
@@ -32,10 +29,11 @@ from agents.items import RunItem, TResponseStreamEvent
 from agents.tool_context import ToolContext
 
 from todochat.events import Event, Message, ToolCall, ToolResult
+from todochat.history import model_input
 from todochat.inputs import MAX_DESCRIPTION, MAX_TITLE
 from todochat.models.errors import name_of, sentence_for
-from todochat.models.exchange import Pulse, begin_pulse
 from todochat.tool_output import as_json, in_words, mended
+from todochat.watchdog import Patience, Watchdog, begin_pulse
 
 log = logging.getLogger("todochat")
 
@@ -44,7 +42,6 @@ You are the assistant of a to-do list. Use the tools to add, list, complete, upd
 never claim a change that no tool has confirmed. To act on a task that the user describes in words, or by its place in \
 the list, call list_tasks first to find its id. Answer briefly, in the user's language."""
 
-STARTING_AFTER = 5.0  # seconds in which nothing has come of a model: a local server may be loading it
 MAX_LISTED = 100  # tasks that list_tasks shows the model at once
 
 
@@ -197,56 +194,6 @@ def _stored(tool: FunctionTool) -> FunctionTool:
     return dataclasses.replace(tool, on_invoke_tool=on_invoke_tool)
 
 
-# ---- what the model is told ----
-
-
-def model_input(messages: Iterable[Message]) -> list[TResponseInputItem]:
-    """Turn stored messages, oldest first, into the input of a run, tool calls and results included.
-
-    What comes before the first of the user's is left out: some providers refuse a conversation that begins otherwise.
-    """
-    asked = itertools.dropwhile(lambda message: message["role"] != "user", messages)
-    return [item for message in asked for item in _items(message)]
-
-
-def _items(message: Message) -> list[TResponseInputItem]:
-    if message["role"] == "user":
-        return [{"role": "user", "content": message["content"]}]
-    items: list[TResponseInputItem] = []
-    written = 0
-    for n, call in enumerate(message["tool_calls"]):
-        items += _said(message["content"][written : call["at"]])
-        written = call["at"]
-        # Some models number their calls from 1 in each turn, and an id must not stand for two calls in one input.
-        call_id = f"{message['id']:06d}c{n:02d}"  # nine letters and digits, as Mistral's servers want it
-        arguments = in_words(call["args"] if isinstance(call["args"], dict) else {})
-        result = in_words(call.get("result", _CUT_OFF))
-        asked: Any = {"type": "function_call", "call_id": call_id, "name": call["name"], "arguments": arguments}
-        if "state" in call:
-            asked["provider_data"] = call["state"]  # which openai-agents 0.24 keeps for the model
-        items += [
-            asked,
-            # Providers refuse a call without its output.
-            {"type": "function_call_output", "call_id": call_id, "output": result},
-        ]
-    return items + _said(message["content"][written:] + _ENDINGS.get(message["status"], ""))
-
-
-_CUT_OFF = {"success": False, "error": "The call was cut off: it may have happened."}
-
-# Told in the assistant's own words: a system message in mid-conversation is refused by some providers.
-_ENDINGS = {
-    "stopped": "\n\n[The user stopped this answer here.]",
-    "failed": "\n\n[This answer failed here.]",
-    "interrupted": "\n\n[This answer was interrupted here.]",
-}
-
-
-def _said(text: str) -> list[TResponseInputItem]:
-    # A plain string: the Chat Completions converter of openai-agents 0.24 refuses a list of output_text parts.
-    return [{"role": "assistant", "content": text.strip()}] if text.strip() else []
-
-
 # ---- the turn ----
 
 
@@ -254,15 +201,12 @@ def _said(text: str) -> list[TResponseInputItem]:
 class TurnOptions:
     """How a turn is run.
 
-    The model is asked `max_turns` times at most; it may be silent for `idle_timeout` seconds, and for `start_timeout`
-    until anything comes of its first answer; a tool may take `tool_timeout`. `run_config` is the SDK's.
+    The model is asked `max_turns` times at most. `run_config` is the SDK's.
     """
 
     run_config: RunConfig
     max_turns: int = 10
-    idle_timeout: float = 60.0
-    tool_timeout: float = 30.0
-    start_timeout: float = 300.0
+    patience: Patience = field(default_factory=Patience)
 
 
 class Observer:
@@ -305,7 +249,7 @@ async def stream_turn(
         max_turns=options.max_turns,
         hooks=_Hooks(observer),
     )
-    watchdog = _Watchdog(result, pulse, options, observer)
+    watchdog = Watchdog(pulse, options.patience, result.cancel, observer.model_is_starting)
     try:
         async for event in _translate(result, watchdog):
             yield event
@@ -349,7 +293,7 @@ class _Hooks(RunHooks[Any]):
             )
 
 
-async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> AsyncIterator[Event]:
+async def _translate(result: RunResultStreaming, watchdog: Watchdog) -> AsyncIterator[Event]:
     """Turn the SDK's events into ours."""
     translator = _Translator(result.current_agent, watchdog)
     async for event in result.stream_events():
@@ -373,7 +317,7 @@ async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> Async
 class _Translator:
     """Turns the events of one run into ours. Text after a tool call, or of another agent, starts a new paragraph."""
 
-    def __init__(self, agent: Agent[Any], watchdog: "_Watchdog") -> None:
+    def __init__(self, agent: Agent[Any], watchdog: Watchdog) -> None:
         self.answered = False  # with text, or a tool
         self._agent = agent
         self._running = watchdog.running
@@ -472,42 +416,6 @@ def _without_half(text: str) -> tuple[str, str]:
         return "", text
     held = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
     return held, mended(text[: len(text) - len(held)])
-
-
-class _Watchdog:
-    """Cancels a run that has been silent for too long.
-
-    One timer for the whole run: a timeout around each event would cost more than all else that we do for a text delta.
-    """
-
-    def __init__(self, result: RunResultStreaming, pulse: Pulse, options: TurnOptions, observer: Observer) -> None:
-        self.running: dict[str, str] = {}  # the tools that have been called and not answered: id to name
-        self.verdict: str | None = None
-        self._result, self._pulse, self._options = result, pulse, options
-        self._loop = asyncio.get_running_loop()
-        self._often = min(options.idle_timeout, options.tool_timeout, options.start_timeout, STARTING_AFTER)
-        self._observer, self._told = observer, False  # whether the user knows that the model is starting
-        self._timer = self._loop.call_later(self._often, self._look)
-
-    def heard(self) -> None:
-        self._pulse.last = self._loop.time()
-
-    def stop(self) -> None:
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        silence = self._options.idle_timeout if self._pulse.beating else self._options.start_timeout
-        allowed = self._options.tool_timeout if self.running else silence
-        left = self._pulse.last + allowed - self._loop.time()
-        if not (self._told or self._pulse.beating) and allowed - left >= STARTING_AFTER:
-            self._told = True
-            self._observer.model_is_starting()
-        if left > 0:
-            self._timer = self._loop.call_later(min(left, self._often), self._look)
-        else:
-            who = f"The tool {next(iter(self.running.values()))}" if self.running else "The model"
-            self.verdict = f"{who} did not answer within {allowed:g} seconds. Please try again."
-            self._result.cancel()
 
 
 # Of these calls the SDK runs the tool, and refuses one without a `call_id`.

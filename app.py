@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from agents import Agent, Model, MultiProvider, RunConfig
+from agents import Agent, Model
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -30,7 +30,7 @@ from todochat.engines import T, Unavailable
 from todochat.events import Event
 from todochat.middleware import middleware
 from todochat.models import Choice, choose_model, offline
-from todochat.models.checked import CheckedModel, CheckedProvider, checked_agent
+from todochat.models.checked import checked_agent, run_config
 from todochat.runs import UNSAVED, Run, Runs, ShuttingDown
 from todochat.settings import BadSetting, Settings, store_path
 
@@ -413,7 +413,7 @@ def create_app(
     takes_tokens = authenticate is None
     authenticate = authenticate or bearer(verifier_for(settings, path))
     if agent is None and model is None:
-        choice = choose_model(os.environ, silence=max(settings.model_idle_timeout, settings.model_start_timeout))
+        choice = choose_model(os.environ, silence=max(settings.patience.model, settings.patience.start))
     else:
         choice = Choice(model, "custom")
 
@@ -426,7 +426,7 @@ def create_app(
             ),
             agent=todo_agent(choice.model) if agent is None else agent,
             context=context or (lambda turn: turn),
-            options=_turn_options(choice, settings),
+            options=TurnOptions(run_config(choice, settings.history_chars), settings.max_turns, settings.patience),
             authenticate=authenticate,
             takes_tokens=takes_tokens,
             model=choice,
@@ -475,19 +475,6 @@ def _refuse_unusable(store: object, parts: Collection[str], prefix: str) -> None
         raise BadSetting(f"prefix is {prefix!r}: it must look like /todo.")
     if prefix and prefix.split("/")[1] in {getattr(route, "path", "").split("/")[1] for route in routes()}:
         raise BadSetting(f"prefix is {prefix!r}, where the app has paths of its own: choose another, like /todo.")
-
-
-def _turn_options(choice: Choice, settings: Settings) -> TurnOptions:
-    # What the model invents is the model's to mend; and tracing would reach for the network.
-    run_config = RunConfig(
-        model=None if choice.model is None else CheckedModel(choice.model, settings.history_chars),
-        model_provider=CheckedProvider(MultiProvider(), settings.history_chars),
-        model_settings=choice.settings,
-        tracing_disabled=True,
-        tool_not_found_behavior="return_error_to_model",
-    )
-    times = settings.model_idle_timeout, settings.tool_timeout, settings.model_start_timeout
-    return TurnOptions(run_config, settings.max_turns, *times)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from todochat.watchdog import Patience
+
 Parsed = TypeVar("Parsed")
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -150,6 +152,11 @@ class Settings:
         unasked |= set() if store else {"DATABASE_URL"}
         unasked |= set() if users else {"BETTER_AUTH_SECRET", "JWT_ALGORITHM", "JWT_PUBLIC_KEY"}
         return cls.from_env({name: value for name, value in env.items() if name not in unasked})
+
+    @property
+    def patience(self) -> Patience:
+        """How long a model and its tools may be silent."""
+        return Patience(self.model_idle_timeout, self.tool_timeout, self.model_start_timeout)
 
     @property
     def is_loopback(self) -> bool:

@@ -12,15 +12,24 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
-from agents import Agent, Model, ModelProvider, ModelResponse, TResponseInputItem
+from agents import (
+    Agent,
+    Model,
+    ModelProvider,
+    ModelResponse,
+    MultiProvider,
+    RunConfig,
+    TResponseInputItem,
+)
 from agents.items import TResponseStreamEvent
 from openai.types.responses import ResponseReasoningTextDeltaEvent, ResponseTextDeltaEvent
 
-from todochat.models import history
+from todochat import history
+from todochat.models import Choice
 from todochat.models.errors import EndedEarly, too_long
-from todochat.models.exchange import EXCHANGE, PULSE, Exchange, Pulse
-from todochat.models.streams import whole
+from todochat.models.streams import EXCHANGE, Exchange, whole
 from todochat.models.thoughts import Splitter
+from todochat.watchdog import PULSE, Pulse
 
 _PRELUDE = ("response.created", "response.queued", "response.in_progress")  # nothing of the answer
 _NO_IDS = ("", "None", "__fake_id__")  # what openai-agents 0.24 makes of an id that is missing
@@ -242,3 +251,14 @@ def _checked_handoff(handoff: Any, max_chars: int, known: dict[int, Agent[Any]])
         return checked_agent(await invoke(*arguments), max_chars, known)
 
     return replace(handoff, on_invoke_handoff=invoke_checked)
+
+
+def run_config(choice: Choice, max_chars: int) -> RunConfig:
+    """Return how agents run: on the model of choice, checked, or each on its own."""
+    return RunConfig(
+        model=None if choice.model is None else CheckedModel(choice.model, max_chars),
+        model_provider=CheckedProvider(MultiProvider(), max_chars),
+        model_settings=choice.settings,
+        tracing_disabled=True,  # it would reach for the network
+        tool_not_found_behavior="return_error_to_model",  # what the model invents is the model's to mend
+    )

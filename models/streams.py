@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
@@ -14,7 +15,17 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import ValidationError
 
 from todochat.models.errors import EndedEarly
-from todochat.models.exchange import EXCHANGE
+
+
+@dataclass
+class Exchange:
+    """What the models of the Agents SDK have no place for, of one request and the answer to it."""
+
+    signatures: dict[str, Any] = field(default_factory=dict)  # to be given back with calls, by the ids of these
+    keeps_thoughts: bool = True  # whether the server may want its thoughts back
+
+
+EXCHANGE: ContextVar[Exchange | None] = ContextVar("todochat_exchange", default=None)  # of the task that asks
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -10,7 +10,7 @@ from openai.types.responses import ResponseFunctionToolCall, ResponseFunctionWeb
 from openai.types.responses.response_function_web_search import ActionSearch
 from scripted import item, pieces, text, thought
 
-from todochat import agent
+from todochat import agent, history
 from todochat.db import Store
 from todochat.events import Event, Message, Status
 from todochat.tool_output import as_json
@@ -159,7 +159,7 @@ async def test_halves_of_a_character_are_put_together(store: Store) -> None:
 def test_the_history_has_the_calls_where_they_happened() -> None:
     """A stored answer becomes text, call, output, text, in the order in which it happened."""
     call = {"id": "x", "name": "add_task", "args": {"title": "a"}, "result": {"success": True}, "at": 6}
-    items = agent.model_input([USER, answer("Adding\n\nDone.", call)])
+    items = history.model_input([USER, answer("Adding\n\nDone.", call)])
     assert items == [
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": "Adding"},
@@ -172,13 +172,13 @@ def test_the_history_has_the_calls_where_they_happened() -> None:
 def test_the_history_begins_with_the_user() -> None:
     """When the oldest messages are left out, what is left begins with a question: some providers refuse others."""
     call = {"id": "x", "name": "add_task", "args": {}, "result": 1, "at": 0}
-    assert agent.model_input([answer("Done.", call), USER]) == [{"role": "user", "content": "hi"}]
+    assert history.model_input([answer("Done.", call), USER]) == [{"role": "user", "content": "hi"}]
 
 
 def test_a_call_that_was_cut_off_still_has_an_output() -> None:
     """No history has a call without its output: providers refuse it."""
     call = {"id": "x", "name": "add_task", "args": "{half", "at": 0}
-    _, *items = agent.model_input([USER, answer("", call, status="interrupted")])
+    _, *items = history.model_input([USER, answer("", call, status="interrupted")])
     assert [item_.get("type") for item_ in items] == ["function_call", "function_call_output", None]
     call_item, output, _ = (dict(item_) for item_ in items)
     assert call_item["arguments"] == "{}"
@@ -188,9 +188,9 @@ def test_a_call_that_was_cut_off_still_has_an_output() -> None:
 @pytest.mark.parametrize("status", ["stopped", "failed", "interrupted"])
 def test_the_model_is_told_how_an_answer_ended(status: Status) -> None:
     """An answer that did not end well says so to the model, even if it is empty."""
-    [_, told] = agent.model_input([USER, answer("", status=status)])
+    [_, told] = history.model_input([USER, answer("", status=status)])
     assert status.removesuffix("ed") in str(told)
-    [_, told] = agent.model_input([USER, answer("Once upon", status=status)])
+    [_, told] = history.model_input([USER, answer("Once upon", status=status)])
     assert str(told["content"]).startswith("Once upon\n\n[")  # type: ignore[typeddict-item]
 
 

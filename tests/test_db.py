@@ -359,7 +359,7 @@ def write_earlier(folder: Path, version: int) -> None:
             database.commit()
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 async def test_a_file_of_an_earlier_version_is_upgraded_with_a_live_answer_in_it(tmp_path: Path, version: int) -> None:
     """An older file is taken over in place; an answer that was `streaming` keeps what it had, and is interrupted."""
     write_earlier(tmp_path, version)
@@ -372,9 +372,10 @@ async def test_a_file_of_an_earlier_version_is_upgraded_with_a_live_answer_in_it
             assert (half["content"], half["status"], half["error"]) == ("Half", "interrupted", db.INTERRUPTED)
             assert half["tool_calls"] == [{"id": "1", "name": "add_task", "args": {}, "result": 7, "at": 4}]
             assert half["reasoning"] == ([{"text": "Hm.", "at": 0, "calls": 0}] if version > 1 else [])
+            assert half["citations"] == []
             assert half["feedback"] == ("positive" if version > 1 else None)
             assert [task["title"] for task in await store.list_tasks("alice")] == ["old"]
-    assert rows(tmp_path, "PRAGMA user_version") == [(3,)]
+    assert rows(tmp_path, "PRAGMA user_version") == [(4,)]
     (tmp_path / "new").mkdir()
     async with opened(tmp_path / "new"), opened(tmp_path) as store:
         table = "SELECT name, sql FROM sqlite_master ORDER BY name"
@@ -409,7 +410,7 @@ async def refused(path: Path, says: str) -> None:
     assert (path / "chat.db").read_bytes() == before
 
 
-@pytest.mark.parametrize("version", [4, 99])
+@pytest.mark.parametrize("version", [5, 99])
 async def test_a_file_from_a_newer_version_is_refused(tmp_path: Path, version: int) -> None:
     """A file that a newer program wrote is refused and stays as it is."""
     with closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as database:

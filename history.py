@@ -1,14 +1,68 @@
-"""How much of a conversation a model gets: what fits, whole turns at a time, the newest kept."""
+"""What a model is told of a conversation: the stored messages as the input of a run, and as much of it as fits."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from agents import TResponseInputItem
+
+from todochat.events import Message
+from todochat.tool_output import in_words
 
 SHORT = 500  # characters that are left of a tool's result that is shortened
 
 SHORTENED = " [... the rest of this result was left out]"
 LEFT_OUT = "\n\n[This conversation is long: its beginning, or parts of what tools returned, are left out here.]"
+
+
+def model_input(messages: Iterable[Message]) -> list[TResponseInputItem]:
+    """Turn stored messages, oldest first, into the input of a run, tool calls and results included.
+
+    What comes before the first of the user's is left out: some providers refuse a conversation that begins otherwise.
+    """
+    asked = itertools.dropwhile(lambda message: message["role"] != "user", messages)
+    return [item for message in asked for item in _items(message)]
+
+
+def _items(message: Message) -> list[TResponseInputItem]:
+    if message["role"] == "user":
+        return [{"role": "user", "content": message["content"]}]
+    items: list[TResponseInputItem] = []
+    written = 0
+    for n, call in enumerate(message["tool_calls"]):
+        items += _said(message["content"][written : call["at"]])
+        written = call["at"]
+        # Some models number their calls from 1 in each turn, and an id must not stand for two calls in one input.
+        call_id = f"{message['id']:06d}c{n:02d}"  # nine letters and digits, as Mistral's servers want it
+        arguments = in_words(call["args"] if isinstance(call["args"], dict) else {})
+        result = in_words(call.get("result", _CUT_OFF))
+        asked: Any = {"type": "function_call", "call_id": call_id, "name": call["name"], "arguments": arguments}
+        if "state" in call:
+            asked["provider_data"] = call["state"]  # which openai-agents 0.24 keeps for the model
+        items += [
+            asked,
+            # Providers refuse a call without its output.
+            {"type": "function_call_output", "call_id": call_id, "output": result},
+        ]
+    return items + _said(message["content"][written:] + _ENDINGS.get(message["status"], ""))
+
+
+_CUT_OFF = {"success": False, "error": "The call was cut off: it may have happened."}
+
+# Told in the assistant's own words: a system message in mid-conversation is refused by some providers.
+_ENDINGS = {
+    "stopped": "\n\n[The user stopped this answer here.]",
+    "failed": "\n\n[This answer failed here.]",
+    "interrupted": "\n\n[This answer was interrupted here.]",
+}
+
+
+def _said(text: str) -> list[TResponseInputItem]:
+    # A plain string: the Chat Completions converter of openai-agents 0.24 refuses a list of output_text parts.
+    return [{"role": "assistant", "content": text.strip()}] if text.strip() else []
+
+
+# ---- how much of it ----
 
 
 def size_of(items: list[TResponseInputItem]) -> int:
