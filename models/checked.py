@@ -132,17 +132,20 @@ class CheckedModel(Model):
         for item in output:
             if item.type == "reasoning":
                 wanted = _may_be_wanted(item)
-                _mark(item, {"from": self._name if wanted else ""})
                 before += [item.model_dump(exclude_none=True)] if wanted else []
+                _mark(item, {"from": self._name if wanted else ""})
         calls = [item for item in output if item.type == "function_call"]
         used = {item.get("call_id") for item in given}
         for call in calls:
             if call.call_id in used or str(call.call_id) in _NO_IDS:
                 call.call_id = secrets.token_hex(5)[:9]  # nine letters and digits, as Mistral's servers want it
             used.add(call.call_id)
-        if before or any("thought_signature" in (_of(call, "provider_data") or {}) for call in calls):
-            for n, call in enumerate(calls):
+        kept = before or any("thought_signature" in (_of(call, "provider_data") or {}) for call in calls)
+        for n, call in enumerate(calls):
+            if kept:
                 _mark(call, {"from": self._name} | ({"joined": True} if n else {"before": before}))
+            else:
+                call.provider_data = None  # or it would be stored for nothing
 
     async def close(self) -> None:
         """See `agents.Model`."""

@@ -212,6 +212,8 @@ class _Answer:
         function = function if isinstance(function, dict) else {}
         name, arguments = _string(function.get("name")), _json(function.get("arguments"))
         call = self._of(fragment.get("index"), _string(fragment.get("id")), name, arguments)
+        if not call.arguments and arguments.strip() == "{}":
+            arguments = ""  # as for an empty object: the text may still come
         call.name = call.name or name
         call.arguments += arguments
         kind = "custom" if fragment.get("type") == "custom" else "function"

@@ -35,4 +35,4 @@ class Splitter:
     def end(self) -> tuple[str, str]:
         """Return what has been held back, now that nothing follows."""
         held, self._held = self._held or "", None
-        return (held, "") if self._thinking else ("", held)
+        return (held, "") if self._thinking else ("", held.lstrip() if self._thought else held)
