@@ -11,7 +11,15 @@ from hypothesis import HealthCheck, settings
 
 from todochat import app
 
-schema = schemathesis.openapi.from_path(str(ROOT / "openapi.json"))
+description = json.loads((ROOT / "openapi.json").read_text())
+for path in description["paths"].values():
+    for method in path.values():
+        answer = method["responses"].get("200", {}) if isinstance(method, dict) else {}
+        if stream := answer.get("content", {}).get("text/event-stream"):
+            # A stream is a string for those who generate clients; schemathesis 4 looks at each of its events.
+            assert stream["schema"]["type"] == "string"
+            stream["schema"] = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+schema = schemathesis.openapi.from_dict(description)
 
 
 @pytest.fixture(scope="module")
