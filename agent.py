@@ -28,10 +28,10 @@ from agents import (
 from agents.items import RunItem, TResponseStreamEvent
 from agents.tool_context import ToolContext
 
+from todochat.errors import name_of, sentence_for
 from todochat.events import Event, Message, ToolCall, ToolResult
 from todochat.history import model_input
 from todochat.inputs import MAX_DESCRIPTION, MAX_TITLE
-from todochat.models.errors import name_of, sentence_for
 from todochat.tool_output import as_json, in_words, mended
 from todochat.watchdog import Patience, Watchdog, begin_pulse
 

@@ -30,8 +30,8 @@ from todochat.engines import T, Unavailable
 from todochat.events import Event
 from todochat.middleware import middleware
 from todochat.models import Choice, choose_model, offline
-from todochat.models.checked import checked_agent, run_config
 from todochat.runs import UNSAVED, Run, Runs, ShuttingDown
+from todochat.sdk import checked_agent, run_config
 from todochat.settings import BadSetting, Settings, store_path
 
 log = logging.getLogger("todochat")

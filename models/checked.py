@@ -8,25 +8,14 @@ whole one becomes an error.
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from copy import copy
-from dataclasses import replace
 from typing import Any
 
-from agents import (
-    Agent,
-    Model,
-    ModelProvider,
-    ModelResponse,
-    MultiProvider,
-    RunConfig,
-    TResponseInputItem,
-)
+from agents import Model, ModelResponse, TResponseInputItem
 from agents.items import TResponseStreamEvent
 from openai.types.responses import ResponseReasoningTextDeltaEvent, ResponseTextDeltaEvent
 
 from todochat import history
-from todochat.models import Choice
-from todochat.models.errors import EndedEarly, too_long
+from todochat.errors import EndedEarly, too_long
 from todochat.models.streams import EXCHANGE, Exchange, whole
 from todochat.models.thoughts import Splitter
 from todochat.watchdog import PULSE, Pulse
@@ -45,23 +34,19 @@ class CheckedModel(Model):
         place = getattr(getattr(model, "_client", None), "base_url", None) or getattr(model, "base_url", None) or ""
         self._name = f"{getattr(model, 'model', type(model).__name__)} {place}".strip()
 
-    async def get_response(
-        self, system_instructions: str | None, input: str | list[TResponseInputItem], *args: Any, **kwargs: Any
-    ) -> ModelResponse:
-        """See `agents.Model`."""
-        items = self._addressed(input)
-        told, fitting = _cut(system_instructions, items, self._max_chars)
-        response = await self._model.get_response(told, fitting, *args, **kwargs)
-        self._finish(response.output, fitting)
-        return response
+    async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
+        """See `agents.Model`. Our runs are streamed."""
+        return await self._model.get_response(*args, **kwargs)
 
     async def stream_response(
         self, system_instructions: str | None, input: str | list[TResponseInputItem], *args: Any, **kwargs: Any
     ) -> AsyncGenerator[TResponseStreamEvent, None]:
         """See `agents.Model`. When the server says that the conversation is too long it is asked again with half."""
-        items, limit = self._addressed(input), self._max_chars
+        items, signatures = history.addressed(input, self._name)
+        EXCHANGE.set(Exchange(signatures))
+        limit = self._max_chars
         while True:
-            told, fitting = _cut(system_instructions, items, limit)
+            told, fitting = history.cut(system_instructions, items, limit)
             size, begun = history.size_of(fitting), False
             try:
                 stream = self._model.stream_response(told, fitting, *args, **kwargs)
@@ -74,30 +59,6 @@ class CheckedModel(Model):
                 limit = size // 2
                 if begun or not too_long(error) or history.size_of(history.fitted(items, limit)) >= size:
                     raise
-
-    def _addressed(self, given: str | list[TResponseInputItem]) -> list[TResponseInputItem]:
-        """Return a conversation as this model is to have it: with what it wants back, and nothing that another sent."""
-        exchange = Exchange()
-        EXCHANGE.set(exchange)
-        items: list[Any] = []
-        for item in [{"role": "user", "content": given}] if isinstance(given, str) else given:
-            plain: dict[str, Any] = {name: value for name, value in item.items() if name != "provider_data"}
-            data: dict[str, Any] = dict(item.get("provider_data") or {})  # type: ignore[call-overload]
-            ours = data.pop("from", self._name) == self._name
-            before, joined = data.pop("before", []), data.pop("joined", False)
-            if ours and data:
-                plain["provider_data"] = data
-            place = len(items)
-            if ours and plain.get("type") == "function_call":
-                exchange.signatures[plain["call_id"]] = data.get("thought_signature")
-                if not _has_thought(items):  # in the turn that it was had in, the SDK has kept it
-                    items += before
-                    place = len(items)
-                while joined and items[place - 1].get("type") == "function_call_output":
-                    place -= 1  # the calls of one answer come together, before their results
-            if ours or plain.get("type") != "reasoning":
-                items.insert(place, plain)
-        return items
 
     async def _cleaned(self, stream: AsyncIterator[Any], given: list[TResponseInputItem]) -> AsyncGenerator[Any, None]:
         """Yield the events of an answer as they should have been; raise `EndedEarly` when there is no whole one."""
@@ -147,23 +108,9 @@ class CheckedModel(Model):
             else:
                 call.provider_data = None  # or it would be stored for nothing
 
-    async def close(self) -> None:
-        """See `agents.Model`."""
-        await self._model.close()
-
     def get_retry_advice(self, request: Any) -> Any:
         """See `agents.Model`."""
         return self._model.get_retry_advice(request)
-
-
-def _has_thought(items: list[Any]) -> bool:
-    """Return whether there is a thought behind the last result of a tool, and the last word of the user."""
-    for item in reversed(items):
-        if item.get("type") == "reasoning":
-            return True
-        if item.get("type") == "function_call_output" or item.get("role") == "user":
-            return False
-    return False
 
 
 def _of(thing: object, name: str) -> Any:
@@ -180,13 +127,6 @@ def _may_be_wanted(thought: Any) -> bool:
     if exchange is not None and not exchange.keeps_thoughts:
         return False
     return any(_of(thought, name) for name in ("encrypted_content", "provider_data", "content"))
-
-
-def _cut(
-    instructions: str | None, items: list[TResponseInputItem], limit: int
-) -> tuple[str | None, list[TResponseInputItem]]:
-    fitting = history.fitted(items, limit)
-    return (instructions if fitting is items else (instructions or "") + history.LEFT_OUT), fitting
 
 
 def _told(event: Any, thought: str, text: str) -> Iterator[Any]:
@@ -216,52 +156,3 @@ async def _closing(stream: Any) -> AsyncIterator[None]:
     finally:
         if (close := _of(stream, "aclose")) is not None:
             await close()
-
-
-class CheckedProvider(ModelProvider):
-    """Gives the checked models that have the names which another provider knows."""
-
-    def __init__(self, provider: ModelProvider, max_chars: int) -> None:
-        self._provider, self._max_chars = provider, max_chars
-
-    def get_model(self, model_name: str | None) -> Model:
-        """See `agents.ModelProvider`."""
-        return CheckedModel(self._provider.get_model(model_name), self._max_chars)
-
-    async def aclose(self) -> None:
-        """See `agents.ModelProvider`."""
-        await self._provider.aclose()
-
-
-def checked_agent(agent: Agent[Any], max_chars: int, known: dict[int, Agent[Any]] | None = None) -> Agent[Any]:
-    """Return a shallow copy of an agent whose model is checked, and those of the agents that it hands over to."""
-    known = {} if known is None else known
-    if id(agent) in known:
-        return known[id(agent)]
-    checked = known[id(agent)] = copy(agent)
-    if isinstance(agent.model, Model):
-        checked.model = CheckedModel(agent.model, max_chars)
-    checked.handoffs = [_checked_handoff(handoff, max_chars, known) for handoff in agent.handoffs]
-    return checked
-
-
-def _checked_handoff(handoff: Any, max_chars: int, known: dict[int, Agent[Any]]) -> Any:
-    if isinstance(handoff, Agent):
-        return checked_agent(handoff, max_chars, known)
-    invoke = handoff.on_invoke_handoff
-
-    async def invoke_checked(*arguments: Any) -> Agent[Any]:
-        return checked_agent(await invoke(*arguments), max_chars, known)
-
-    return replace(handoff, on_invoke_handoff=invoke_checked)
-
-
-def run_config(choice: Choice, max_chars: int) -> RunConfig:
-    """Return how agents run: on the model of choice, checked, or each on its own."""
-    return RunConfig(
-        model=None if choice.model is None else CheckedModel(choice.model, max_chars),
-        model_provider=CheckedProvider(MultiProvider(), max_chars),
-        model_settings=choice.settings,
-        tracing_disabled=True,  # it would reach for the network
-        tool_not_found_behavior="return_error_to_model",  # what the model invents is the model's to mend
-    )
