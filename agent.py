@@ -440,7 +440,7 @@ def _call(item: object) -> ToolCall:
     name = _field(item, "name") or _field(item, "type")  # most of the provider's own tools have no name ...
     arguments = _field(item, "arguments") or _field(item, "action") or "{}"  # ... and some have an action
     call: ToolCall = {"type": "tool_call", "id": str(call_id), "name": str(name), "args": as_json(arguments)}
-    if (state := _field(item, "provider_data")) is not None:
+    if "from" in (state := _field(item, "provider_data") or {}):
         call["state"] = state
     return call
 

@@ -21,15 +21,13 @@ from todochat.models.thoughts import Splitter
 from todochat.watchdog import PULSE, Pulse
 
 _PRELUDE = ("response.created", "response.queued", "response.in_progress")  # nothing of the answer
-_NO_IDS = ("", "None", "__fake_id__")  # what openai-agents 0.24 makes of an id that is missing
 
 
 class CheckedModel(Model):
     """A model behind another: see the module. A conversation goes to it with at most `max_chars` characters."""
 
     def __init__(self, model: Model, max_chars: int) -> None:
-        self._model = whole(model)
-        self._max_chars = max_chars
+        self._model, self._max_chars = whole(model), max_chars
         # What it is known by, in what it wants back: another model would not understand it.
         place = getattr(getattr(model, "_client", None), "base_url", None) or getattr(model, "base_url", None) or ""
         self._name = f"{getattr(model, 'model', type(model).__name__)} {place}".strip()
@@ -98,15 +96,13 @@ class CheckedModel(Model):
         calls = [item for item in output if item.type == "function_call"]
         used = {item.get("call_id") for item in given}
         for call in calls:
-            if call.call_id in used or str(call.call_id) in _NO_IDS:
+            # The last two are what openai-agents 0.24 makes of an id that is missing.
+            if not call.call_id or call.call_id in {*used, "None", "__fake_id__"}:
                 call.call_id = secrets.token_hex(5)[:9]  # nine letters and digits, as Mistral's servers want it
             used.add(call.call_id)
         kept = before or any("thought_signature" in (_of(call, "provider_data") or {}) for call in calls)
-        for n, call in enumerate(calls):
-            if kept:
-                _mark(call, {"from": self._name} | ({"joined": True} if n else {"before": before}))
-            else:
-                call.provider_data = None  # or it would be stored for nothing
+        for n, call in enumerate(calls if kept else ()):
+            _mark(call, {"from": self._name} | ({"joined": True} if n else {"before": before}))
 
     def get_retry_advice(self, request: Any) -> Any:
         """See `agents.Model`."""
@@ -123,10 +119,8 @@ def _mark(item: Any, data: dict[str, Any]) -> None:
 
 def _may_be_wanted(thought: Any) -> bool:
     """Return whether a server may want a thought back: one that came in a field of its own, which others refuse."""
-    exchange = EXCHANGE.get()
-    if exchange is not None and not exchange.keeps_thoughts:
-        return False
-    return any(_of(thought, name) for name in ("encrypted_content", "provider_data", "content"))
+    in_a_field = (EXCHANGE.get() or Exchange()).keeps_thoughts
+    return in_a_field and any(_of(thought, name) for name in ("encrypted_content", "provider_data", "content"))
 
 
 def _told(event: Any, thought: str, text: str) -> Iterator[Any]:
