@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -391,10 +392,11 @@ class _Translator:
 
     def _citations(self, annotations: Iterable[object]) -> Iterator[Event]:
         for note in annotations:
-            place = str(_field(note, "url") or ""), _field(note, "start_index")
-            if _field(note, "type") == "url_citation" and place not in self._cited:
-                self._cited.add(place)
-                yield {"type": "citation", "url": place[0], "title": str(_field(note, "title") or place[0])}
+            url, title, place = (_field(note, name) for name in ("url", "title", "start_index"))
+            # Only what is safe to be made a link of.
+            if re.match("https?://", str(url)) and (url, place) not in self._cited:
+                self._cited.add((url, place))
+                yield {"type": "citation", "url": mended(url), "title": mended(str(title or url))}
 
     def _hosted_call(self, item: object) -> Iterator[Event]:
         call = _call(item)
@@ -440,7 +442,8 @@ def _call(item: object) -> ToolCall:
     name = _field(item, "name") or _field(item, "type")  # most of the provider's own tools have no name ...
     arguments = _field(item, "arguments") or _field(item, "action") or "{}"  # ... and some have an action
     call: ToolCall = {"type": "tool_call", "id": str(call_id), "name": str(name), "args": as_json(arguments)}
-    if "from" in (state := _field(item, "provider_data") or {}):
+    state = as_json(json.dumps(_field(item, "provider_data")))  # that puts halves of surrogate pairs together
+    if isinstance(state, dict) and "from" in state:
         call["state"] = state
     return call
 
