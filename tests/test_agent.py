@@ -4,13 +4,13 @@ import json
 from typing import Any, cast
 
 import pytest
-from agents import RunConfig
+from agents import Agent, RunConfig
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 from openai.types.responses import ResponseFunctionToolCall, ResponseFunctionWebSearch
 from openai.types.responses.response_function_web_search import ActionSearch
 from scripted import item, pieces, text, thought
 
-from todochat import agent, history
+from todochat import agent, history, models, sdk
 from todochat.db import Store
 from todochat.events import Event, Message, Status
 from todochat.tool_output import as_json
@@ -232,3 +232,36 @@ async def test_a_call_of_a_providers_own_tool_is_shown_with_its_status(store: St
     assert results(events) == [{"status": "completed"}]
     [call] = [event for event in events if event["type"] == "tool_call"]
     assert (call["id"], call["name"]) == ("ws_1", "web_search_call")
+
+
+async def test_a_hosts_own_model_is_checked_and_so_are_those_handed_over_to(store: Store) -> None:
+    """Calls without an id, or with a used one, get one; thoughts between tags are thoughts."""
+    second = agent.todo_agent(
+        ScriptedModel(
+            [
+                [
+                    function_call("add_task", {"title": "eggs"}, call_id=""),
+                    function_call("add_task", {"title": "bread"}, call_id="again"),
+                ],
+                [function_call("add_task", {"title": "milk"}, call_id="")],
+                [assistant_message("<think>I think</think>Done.")],
+            ]
+        )
+    )
+    second.name = "Second"
+    first = Agent(
+        name="First",
+        model=ScriptedModel([[function_call("transfer_to_second", {}, call_id="again")]]),
+        handoffs=[second],
+    )
+    options = agent.TurnOptions(sdk.run_config(models.Choice(None, "host"), 1000))
+    checked = sdk.checked_agent(first, 1000)
+    context = agent.TurnContext("alice", store)
+    events = [event async for event in agent.stream_turn(checked, [USER], context, options)]
+    assert said(events) == "Done."
+    assert [task["title"] for task in await store.list_tasks("alice")] == ["eggs", "bread", "milk"]
+    ids = [event["id"] for event in events if event["type"] == "tool_call"]
+    assert len(set(ids)) == len(ids) == 3
+    assert all(ids)
+    assert isinstance(first.handoffs[0], Agent)
+    assert first.handoffs[0].model is second.model  # nothing of the host's is changed
