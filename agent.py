@@ -1,10 +1,9 @@
 """The to-do agent, its tools, and `stream_turn()`: a run of the Agents SDK as a stream of events."""
 
-import asyncio
 import dataclasses
-import itertools
 import json
 import logging
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -24,7 +23,6 @@ from agents import (
     RunResultStreaming,
     Tool,
     ToolApprovalItem,
-    TResponseInputItem,
     UserError,
     function_tool,
 )
@@ -32,10 +30,12 @@ from agents.items import RunItem, TResponseStreamEvent
 from agents.tool_context import ToolContext
 
 from todochat.dates import today
+from todochat.errors import name_of, sentence_for
 from todochat.events import Event, Message, ToolCall, ToolResult
+from todochat.history import model_input
 from todochat.inputs import unfit
-from todochat.models.errors import name_of, sentence_for
-from todochat.tool_output import as_json, mended
+from todochat.tool_output import as_json, in_words, mended
+from todochat.watchdog import Patience, Watchdog, begin_pulse
 
 log = logging.getLogger("todochat")
 
@@ -138,7 +138,7 @@ async def list_tasks(
     chosen = sorted(tasks, key=lambda task: (task["completed"], task.get("due") or "9", -task["id"]))[:MAX_LISTED]
     chosen.sort(key=itemgetter("id"))
     shown = [{name: task.get(name) for name in ("id", "title", "description", "due", "completed")} for task in chosen]
-    return json.dumps({"success": True, "total": len(tasks), "tasks": shown})
+    return in_words({"success": True, "total": len(tasks), "tasks": shown})
 
 
 async def complete_task(ctx: RunContextWrapper[TurnContext], task_id: int, completed: bool = True) -> str:
@@ -187,7 +187,7 @@ def _success(task: Mapping[str, Any] | None, task_id: int | None = None) -> str:
     if task is None:
         return _failure(f"There is no task {task_id}.")
     told = {"success": True, "task_id": task["id"], "title": task["title"], "completed": task["completed"]}
-    return json.dumps(told | ({"due": task["due"]} if task.get("due") else {}))
+    return in_words(told | ({"due": task["due"]} if task.get("due") else {}))
 
 
 def _tell_the_model(ctx: RunContextWrapper[Any], error: Exception) -> str:
@@ -199,7 +199,7 @@ def _tell_the_model(ctx: RunContextWrapper[Any], error: Exception) -> str:
 
 
 def _failure(sentence: str) -> str:
-    return json.dumps({"success": False, "error": sentence})
+    return in_words({"success": False, "error": sentence})
 
 
 def _stored(tool: FunctionTool) -> FunctionTool:
@@ -212,53 +212,6 @@ def _stored(tool: FunctionTool) -> FunctionTool:
     return dataclasses.replace(tool, on_invoke_tool=on_invoke_tool)
 
 
-# ---- what the model is told ----
-
-
-def model_input(messages: Iterable[Message]) -> list[TResponseInputItem]:
-    """Turn stored messages, oldest first, into the input of a run, tool calls and results included.
-
-    What comes before the first of the user's is left out: some providers refuse a conversation that begins otherwise.
-    """
-    asked = itertools.dropwhile(lambda message: message["role"] != "user", messages)
-    return [item for message in asked for item in _items(message)]
-
-
-def _items(message: Message) -> list[TResponseInputItem]:
-    if message["role"] == "user":
-        return [{"role": "user", "content": message["content"]}]
-    items: list[TResponseInputItem] = []
-    written = 0
-    for n, call in enumerate(message["tool_calls"]):
-        items += _said(message["content"][written : call["at"]])
-        written = call["at"]
-        # Some models number their calls from 1 in each turn, and an id must not stand for two calls in one input.
-        call_id = f"{message['id']:06d}c{n:02d}"  # nine letters and digits, as Mistral's servers want it
-        arguments = json.dumps(call["args"] if isinstance(call["args"], dict) else {})
-        result = json.dumps(
-            call.get("result", {"success": False, "error": "The call was cut off: it may have happened."})
-        )
-        items += [
-            {"type": "function_call", "call_id": call_id, "name": call["name"], "arguments": arguments},
-            # Providers refuse a call without its output.
-            {"type": "function_call_output", "call_id": call_id, "output": result},
-        ]
-    return items + _said(message["content"][written:] + _ENDINGS.get(message["status"], ""))
-
-
-# Told in the assistant's own words: a system message in mid-conversation is refused by some providers.
-_ENDINGS = {
-    "stopped": "\n\n[The user stopped this answer here.]",
-    "failed": "\n\n[This answer failed here.]",
-    "interrupted": "\n\n[This answer was interrupted here.]",
-}
-
-
-def _said(text: str) -> list[TResponseInputItem]:
-    # A plain string: the Chat Completions converter of openai-agents 0.24 refuses a list of output_text parts.
-    return [{"role": "assistant", "content": text.strip()}] if text.strip() else []
-
-
 # ---- the turn ----
 
 
@@ -266,14 +219,12 @@ def _said(text: str) -> list[TResponseInputItem]:
 class TurnOptions:
     """How a turn is run.
 
-    The model is asked `max_turns` times at most; it may be silent for `idle_timeout` seconds, and a tool may take
-    `tool_timeout`. `run_config` is the SDK's.
+    The model is asked `max_turns` times at most. `run_config` is the SDK's.
     """
 
     run_config: RunConfig
     max_turns: int = 10
-    idle_timeout: float = 60.0
-    tool_timeout: float = 30.0
+    patience: Patience = field(default_factory=Patience)
 
 
 class Observer:
@@ -284,6 +235,9 @@ class Observer:
 
     async def tool_ended(self, result: ToolResult) -> None:
         """A function tool has ended. The SDK's own event comes when the slowest of those called at once has."""
+
+    def model_is_starting(self) -> None:
+        """Nothing has come of the model's first answer for a while."""
 
     def tokens_used(self, input_tokens: int, output_tokens: int) -> None:
         """The turn is over, and this is what it took."""
@@ -304,6 +258,7 @@ async def stream_turn(
     is for the log. If there is no whole answer the last event is an "error".
     """
     observer = observer or Observer()
+    pulse = begin_pulse()
     result = Runner.run_streamed(
         agent,
         model_input(messages),
@@ -312,7 +267,7 @@ async def stream_turn(
         max_turns=options.max_turns,
         hooks=_Hooks(observer),
     )
-    watchdog = _Watchdog(result, options.idle_timeout, options.tool_timeout)
+    watchdog = Watchdog(pulse, options.patience, result.cancel, observer.model_is_starting)
     try:
         async for event in _translate(result, watchdog):
             yield event
@@ -356,7 +311,7 @@ class _Hooks(RunHooks[Any]):
             )
 
 
-async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> AsyncIterator[Event]:
+async def _translate(result: RunResultStreaming, watchdog: Watchdog) -> AsyncIterator[Event]:
     """Turn the SDK's events into ours."""
     translator = _Translator(result.current_agent, watchdog)
     async for event in result.stream_events():
@@ -380,7 +335,7 @@ async def _translate(result: RunResultStreaming, watchdog: "_Watchdog") -> Async
 class _Translator:
     """Turns the events of one run into ours. Text after a tool call, or of another agent, starts a new paragraph."""
 
-    def __init__(self, agent: Agent[Any], watchdog: "_Watchdog") -> None:
+    def __init__(self, agent: Agent[Any], watchdog: Watchdog) -> None:
         self.answered = False  # with text, or a tool
         self._agent = agent
         self._running = watchdog.running
@@ -388,6 +343,7 @@ class _Translator:
         self._new_paragraph = False  # before the next text
         self._tool_is_last = False
         self._hosted: set[str] = set()  # the calls of the provider's own tools that have been shown
+        self._cited: set[tuple[str, object]] = set()  # which source, and where: some name it twice
         self._half, self._half_thought = "", ""  # of a surrogate pair that came in two deltas
 
     def raw(self, data: TResponseStreamEvent) -> Iterator[Event]:
@@ -404,6 +360,11 @@ class _Translator:
         elif data.type == "response.reasoning_summary_part.added" and data.summary_index > 0:
             self._half_thought = ""
             yield {"type": "thinking", "content": "\n\n"}  # or the parts would run into each other
+        elif data.type == "response.output_text.annotation.added":
+            yield from self._citations([data.annotation])
+        elif data.type == "response.output_item.done" and data.item.type == "message":
+            for part in data.item.content:
+                yield from self._citations(_field(part, "annotations") or ())
         elif data.type == "response.output_item.done" and _is_hosted(data.item):
             self._new_paragraph = True
             yield from self._hosted_call(data.item)
@@ -435,7 +396,7 @@ class _Translator:
     def end(self, final_output: object) -> Iterator[Event]:
         """Yield the answer of an agent whose `tool_use_behavior` makes a tool's output of it: no model has said it."""
         if self._tool_is_last and final_output:
-            text = final_output if isinstance(final_output, str) else json.dumps(as_json(final_output))
+            text = final_output if isinstance(final_output, str) else in_words(as_json(final_output))
             yield from self._text(mended(text))
 
     def _text(self, delta: str) -> Iterator[Event]:
@@ -445,6 +406,14 @@ class _Translator:
         self.answered = self.answered or self._said
         self._new_paragraph = self._tool_is_last = False
         yield {"type": "text", "content": delta}
+
+    def _citations(self, annotations: Iterable[object]) -> Iterator[Event]:
+        for note in annotations:
+            url, title, place = (_field(note, name) for name in ("url", "title", "start_index"))
+            # Only what is safe to be made a link of.
+            if re.match("https?://", str(url)) and (url, place) not in self._cited:
+                self._cited.add((url, place))
+                yield {"type": "citation", "url": mended(url), "title": mended(str(title or url))}
 
     def _hosted_call(self, item: object) -> Iterator[Event]:
         call = _call(item)
@@ -468,37 +437,6 @@ def _without_half(text: str) -> tuple[str, str]:
     return held, mended(text[: len(text) - len(held)])
 
 
-class _Watchdog:
-    """Cancels a run that has been silent for too long.
-
-    One timer for the whole run: a timeout around each event would cost more than all else that we do for a text delta.
-    """
-
-    def __init__(self, result: RunResultStreaming, idle: float, tool: float) -> None:
-        self.running: dict[str, str] = {}  # the tools that have been called and not answered: id to name
-        self.verdict: str | None = None
-        self._result, self._idle, self._tool = result, idle, tool
-        self._loop = asyncio.get_running_loop()
-        self._last = self._loop.time()
-        self._timer = self._loop.call_later(min(idle, tool), self._look)
-
-    def heard(self) -> None:
-        self._last = self._loop.time()
-
-    def stop(self) -> None:
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        allowed = self._tool if self.running else self._idle
-        left = self._last + allowed - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(min(left, self._idle, self._tool), self._look)
-        else:
-            who = f"The tool {next(iter(self.running.values()))}" if self.running else "The model"
-            self.verdict = f"{who} did not answer within {allowed:g} seconds. Please try again."
-            self._result.cancel()
-
-
 # Of these calls the SDK runs the tool, and refuses one without a `call_id`.
 _RUN_HERE = (
     "function_call",
@@ -520,7 +458,11 @@ def _call(item: object) -> ToolCall:
     call_id = _field(item, "call_id") or _field(item, "id")
     name = _field(item, "name") or _field(item, "type")  # most of the provider's own tools have no name ...
     arguments = _field(item, "arguments") or _field(item, "action") or "{}"  # ... and some have an action
-    return {"type": "tool_call", "id": str(call_id), "name": str(name), "args": as_json(arguments)}
+    call: ToolCall = {"type": "tool_call", "id": str(call_id), "name": str(name), "args": as_json(arguments)}
+    state = as_json(json.dumps(_field(item, "provider_data")))  # that puts halves of surrogate pairs together
+    if isinstance(state, dict) and "from" in state:
+        call["state"] = state
+    return call
 
 
 def _field(item: object, name: str) -> Any:

@@ -8,12 +8,11 @@ import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from agents import Agent, Model, RunConfig
+from agents import Agent, Model
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -25,14 +24,15 @@ from starlette.types import ASGIApp
 from todochat import etags, inputs, pages
 from todochat.agent import Tasks, TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.auth import Authenticate, bearer, verifier_for
-from todochat.db import MOST, Busy, Limits, Store, Turn, TurnRequest
-from todochat.dialects import chatkit, mcp, replay, simple
+from todochat.db import MOST, Busy, Conversation, Limits, Store, Turn, TurnRequest
+from todochat.dialects import chatkit, mcp, replay, shown, simple
 from todochat.dialects.sse import EventStream
 from todochat.engines import T, Unavailable
 from todochat.events import Event, Feed
 from todochat.middleware import EXPECTED, middleware, refuse
 from todochat.models import Choice, choose_model, offline
 from todochat.runs import UNSAVED, Run, Runs
+from todochat.sdk import checked_agent, run_config
 from todochat.settings import BadSetting, Settings, store_path
 
 log = logging.getLogger("todochat")
@@ -70,7 +70,7 @@ class Service:
         record = run.run_tool_atomically if self.tasks is self.store else run.run_tool_then_store
         turn_context = TurnContext(run.user_id, self.tasks, record, timezone=timezone or self.settings.timezone)
         context = await _awaited(self.context(turn_context))
-        agent = copy(agent)  # openai-agents 0.24 compares an agent's tools with those in each run that it is in
+        agent = checked_agent(agent, self.settings.history_chars)
         return stream_turn(agent, turn.history, context, self.options, run, conversation_id=run.conversation_id)
 
 
@@ -208,7 +208,7 @@ async def stop(request: Request) -> Response:
     message = inputs.found(await service.store.get_message(user_id, answer_id))
     if message["status"] == "streaming":
         raise Unavailable(UNSAVED)
-    return JSONResponse(message)
+    return JSONResponse(shown(message))
 
 
 # ---- handlers: conversations, tasks ----
@@ -229,7 +229,11 @@ async def get_conversation(request: Request) -> Response:
     inputs.only(request, "limit", "before")
     conversation_id = inputs.id_of(request)
     last, before = inputs.count_in(request, "limit", MOST), inputs.count_in(request, "before", MOST)
-    read = partial(service.store.get_conversation, user_id, conversation_id, last=last, before=before)
+
+    async def read() -> Conversation | None:
+        found = await service.store.get_conversation(user_id, conversation_id, last=last, before=before)
+        return found and shown(found)
+
     version = inputs.found(await service.store.version_of_conversation(user_id, conversation_id))
     return await etags.answer(request, user_id, version, read)
 
@@ -389,9 +393,9 @@ def create_app(
         stays the caller's to close. One store serves one app. By default what DATABASE_URL says, or todochat.db in the
         working directory.
     settings: `settings.Settings(...)`: the limits (`max_live`, `max_live_per_user`, `max_turns`, `history_limit`,
-        `model_idle_timeout`, `tool_timeout`), `cors_origins`, and what bearer tokens must look like (`secret`,
-        `algorithm`, `public_key`, `jwks_url`, `issuer`, `audience`, `user_claim`). The environment is not read for them
-        then: `Settings()` is the way to have nothing to do with the environment of a host.
+        `history_chars`, `model_idle_timeout`, `model_start_timeout`, `tool_timeout`), `cors_origins`, and what bearer
+        tokens must look like (`secret`, `algorithm`, `public_key`, `jwks_url`, `issuer`, `audience`, `user_claim`). The
+        environment is not read for them then: `Settings()` is the way to have nothing to do with a host's environment.
     parts: what to serve beside the chat and its conversations: "tasks" (/api/tasks), "page" (/), "component"
         (/component, which runs OpenAI's script), "mcp" (/mcp).
     prefix: the path under which a proxy shows the app, such as "/todo", whether the proxy strips it or not. A prefix
@@ -409,7 +413,7 @@ def create_app(
     takes_tokens = authenticate is None
     authenticate = authenticate or bearer(verifier_for(settings, path))
     if agent is None and model is None:
-        choice = choose_model(os.environ, idle_timeout=settings.model_idle_timeout)
+        choice = choose_model(os.environ, silence=max(settings.patience.model, settings.patience.start))
     else:
         choice = Choice(model, "custom")
 
@@ -422,7 +426,7 @@ def create_app(
             ),
             agent=todo_agent(choice.model) if agent is None else agent,
             context=context or (lambda turn: turn),
-            options=_turn_options(choice.model, settings),
+            options=TurnOptions(run_config(choice, settings.history_chars), settings.max_turns, settings.patience),
             authenticate=authenticate,
             takes_tokens=takes_tokens,
             model=choice,
@@ -472,12 +476,6 @@ def _refuse_unusable(store: object, parts: Collection[str], prefix: str) -> None
         raise BadSetting(f"prefix is {prefix!r}: it must look like /todo.")
     if prefix and prefix.split("/")[1] in {getattr(route, "path", "").split("/")[1] for route in routes()}:
         raise BadSetting(f"prefix is {prefix!r}, where the app has paths of its own: choose another, like /todo.")
-
-
-def _turn_options(model: Model | None, settings: Settings) -> TurnOptions:
-    # What the model invents is the model's to mend; and tracing would reach for the network.
-    run_config = RunConfig(model=model, tracing_disabled=True, tool_not_found_behavior="return_error_to_model")
-    return TurnOptions(run_config, settings.max_turns, settings.model_idle_timeout, settings.tool_timeout)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from todochat.versions import Versions
 CONVERSATION = """id, title, created_at, updated_at, EXISTS (
     SELECT 1 FROM messages WHERE messages.conversation_id = conversations.id AND messages.status = 'streaming'
 ) AS live"""
-MESSAGE = "id, role, content, tool_calls, reasoning, status, error, feedback, created_at"
+MESSAGE = "id, role, content, tool_calls, reasoning, citations, status, error, feedback, created_at"
 
 MOST = 2**63 - 1  # no limit
 KEY_LIFETIME = timedelta(days=1)
@@ -447,6 +447,7 @@ async def _message(sql: Sql, row: Row) -> Message:
     """Return the message in a row; that of a live answer is empty, and what there is of it is in its events."""
     message = cast(Message, dict(row))
     message["tool_calls"], message["reasoning"] = json.loads(row["tool_calls"]), json.loads(row["reasoning"])
+    message["citations"] = json.loads(row["citations"])
     if message["status"] == "streaming" and (events := await _events(sql, message["id"])):
         message.update(cast(Message, fold(events)))
     return message
@@ -487,13 +488,14 @@ async def _finish(sql: Sql, last: Progress, status: Status, body: Body, *, keep_
         await sql("DELETE FROM live_events WHERE answer_id = ?", (last.answer_id,))
     await sql(
         """
-        UPDATE messages SET content = ?, tool_calls = ?, reasoning = ?, status = ?, error = ?
+        UPDATE messages SET content = ?, tool_calls = ?, reasoning = ?, citations = ?, status = ?, error = ?
         WHERE id = ? AND status = 'streaming'
         """,
         (
             body["content"],
             json.dumps(body["tool_calls"]),
             json.dumps(body["reasoning"]),
+            json.dumps(body["citations"]),
             status,
             body["error"],
             last.answer_id,

@@ -18,9 +18,10 @@ Status = Literal["streaming", "done", "stopped", "failed", "interrupted"]
 
 
 class Started(TypedDict):
-    """The answer has begun: always the first event."""
+    """The answer has begun: always the first event. Later ones say in `content` what is waited for."""
 
     type: Literal["started"]
+    content: NotRequired[str]
 
 
 class Thinking(TypedDict):
@@ -38,12 +39,13 @@ class Text(TypedDict):
 
 
 class ToolCall(TypedDict):
-    """The model has asked for a tool; `args` is JSON data."""
+    """The model has asked for a tool; `args` is JSON data, and `state` what the model wants back with the call."""
 
     type: Literal["tool_call"]
     id: str
     name: str
     args: Any
+    state: NotRequired[Any]
 
 
 class ToolResult(TypedDict):
@@ -55,6 +57,14 @@ class ToolResult(TypedDict):
     result: Any
 
 
+class Citation(TypedDict):
+    """The text so far refers to this source."""
+
+    type: Literal["citation"]
+    url: str
+    title: str
+
+
 class Failure(TypedDict):
     """The answer did not end well: `message` is a sentence for the user. Nothing comes after it."""
 
@@ -62,7 +72,7 @@ class Failure(TypedDict):
     message: str
 
 
-Event = Started | Thinking | Text | ToolCall | ToolResult | Failure
+Event = Started | Thinking | Text | ToolCall | ToolResult | Citation | Failure
 
 BURST = 0.01  # seconds: what comes faster goes to a reader together
 MAX_BATCH = 500  # events in one write: what a reader that has fallen behind costs in memory
@@ -140,6 +150,7 @@ class StoredCall(TypedDict):
     args: Any
     at: int
     result: NotRequired[Any]
+    state: NotRequired[Any]
 
 
 class Thought(TypedDict):
@@ -150,12 +161,22 @@ class Thought(TypedDict):
     calls: int
 
 
+class Source(TypedDict):
+    """What the text refers to: `at` is the place in it, in characters, and `calls` the tool calls before it."""
+
+    url: str
+    title: str
+    at: int
+    calls: int
+
+
 class Body(TypedDict):
     """What the events of an answer add up to; `error` is the sentence that says why it did not end well."""
 
     content: str
     tool_calls: list[StoredCall]
     reasoning: list[Thought]
+    citations: list[Source]
     error: str | None
 
 
@@ -178,6 +199,7 @@ def fold(events: Iterable[Event]) -> Body:
     length = 0
     calls: dict[str, StoredCall] = {}
     thoughts: dict[tuple[int, int], list[str]] = {}  # by their place: after how many characters and calls
+    citations: list[Source] = []
     error = None
     for event in events:
         if event["type"] == "text":
@@ -187,8 +209,12 @@ def fold(events: Iterable[Event]) -> Body:
             thoughts.setdefault((length, len(calls)), []).append(event["content"])
         elif event["type"] == "tool_call":
             calls[event["id"]] = {"id": event["id"], "name": event["name"], "args": event["args"], "at": length}
+            if "state" in event:
+                calls[event["id"]]["state"] = event["state"]
         elif event["type"] == "tool_result" and event["id"] in calls:
             calls[event["id"]]["result"] = event["result"]
+        elif event["type"] == "citation":
+            citations.append({"url": event["url"], "title": event["title"], "at": length, "calls": len(calls)})
         elif event["type"] == "error":
             error = event["message"]
         elif event["type"] != "started" and event["type"] != "tool_result":
@@ -196,7 +222,13 @@ def fold(events: Iterable[Event]) -> Body:
     reasoning: list[Thought] = [
         {"text": "".join(pieces), "at": at, "calls": so_many} for (at, so_many), pieces in thoughts.items()
     ]
-    return {"content": "".join(text), "tool_calls": list(calls.values()), "reasoning": reasoning, "error": error}
+    return {
+        "content": "".join(text),
+        "tool_calls": list(calls.values()),
+        "reasoning": reasoning,
+        "citations": citations,
+        "error": error,
+    }
 
 
 def unfold(body: Body) -> list[Event]:
@@ -206,10 +238,14 @@ def unfold(body: Body) -> list[Event]:
     """
     content, written = body["content"], 0
     events: list[Event] = [{"type": "started"}]
-    # In the order of the text; at the same place reasoning before the call that it led to.
+    # In the order of the text; at the same place citations first, and reasoning before the call that it led to.
     places: list[tuple[int, int, int, list[Event]]] = [
         (thought["at"], thought["calls"], 0, [{"type": "thinking", "content": thought["text"]}])
         for thought in body["reasoning"]
+    ]
+    places += [
+        (source["at"], source["calls"], -1, [{"type": "citation", "url": source["url"], "title": source["title"]}])
+        for source in body["citations"]
     ]
     places += [(call["at"], n, 1, _call_events(call)) for n, call in enumerate(body["tool_calls"])]
     for at, _, _, happened in sorted(places, key=lambda place: place[:3]):
@@ -226,6 +262,8 @@ def unfold(body: Body) -> list[Event]:
 
 def _call_events(call: StoredCall) -> list[Event]:
     asked: ToolCall = {"type": "tool_call", "id": call["id"], "name": call["name"], "args": call["args"]}
+    if "state" in call:
+        asked["state"] = call["state"]
     if "result" not in call:
         return [asked]
     return [asked, {"type": "tool_result", "id": call["id"], "name": call["name"], "result": call["result"]}]

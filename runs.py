@@ -40,6 +40,7 @@ LOOK_AGAIN = 0.05  # seconds
 ENDING_ELSEWHERE = 1.0  # seconds for which an answer that another process may just be stopping is waited for
 CLOSING = 2.0  # seconds that the ends of all answers are given at the shutdown
 
+STARTING = "The model is starting. This can take some minutes..."
 SHUT_DOWN = "The server is shutting down, so this answer ends here. Please ask again in a moment."
 ELSEWHERE = "This conversation was changed or deleted elsewhere, so this answer ends here."
 BROKEN = "Something went wrong while answering. Please try again."
@@ -135,6 +136,10 @@ class Run(Feed, Observer):
         if result["id"] not in self._answered:
             await self._wait_for_call(result["id"])
             await self._finish_tool(self._store_result(result))
+
+    def model_is_starting(self) -> None:
+        """See `Observer`."""
+        self.publish({"type": "started", "content": STARTING})
 
     def tokens_used(self, input_tokens: int, output_tokens: int) -> None:
         """See `Observer`."""

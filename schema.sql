@@ -16,7 +16,8 @@ CREATE INDEX IF NOT EXISTS conversations_last_used_first
 -- A turn is two rows: what the user said, and the one answer to it.
 -- `tool_calls` is a JSON list of {"id", "name", "args", "result", "at"}: `at` is the offset in `content`, in
 -- characters, where the call happened; "result" is missing where the call was cut off. `reasoning` is a JSON list of
--- {"text", "at", "calls"}: a stretch of the model's reasoning, where it came, and after how many calls.
+-- {"text", "at", "calls"}: a stretch of the model's reasoning, where it came, and after how many calls. `citations` is one
+-- of {"url", "title", "at", "calls"}. A call may have a "state": what its model, and no other, is given back with it.
 CREATE TABLE IF NOT EXISTS messages (
     id               INTEGER PRIMARY KEY AUTOINCREMENT,
     conversation_id  INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
@@ -28,6 +29,7 @@ CREATE TABLE IF NOT EXISTS messages (
     created_at       TEXT NOT NULL,
     reasoning        TEXT NOT NULL DEFAULT '[]',
     feedback         TEXT CHECK (feedback IN ('positive', 'negative')),
+    citations        TEXT NOT NULL DEFAULT '[]',
     -- Of a live answer, where several processes share a database (processes.py):
     owner            TEXT,     -- the process that makes it
     asked            TEXT CHECK (asked = 'stopped'),  -- how it is to end, as another process has been told

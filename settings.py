@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from todochat.dates import timezone_named
 from todochat.engines import POSTGRES
+from todochat.watchdog import Patience
 
 Parsed = TypeVar("Parsed")
 
@@ -182,8 +183,10 @@ class Settings:
     cors_headers: tuple[str, ...] = _setting("CORS_HEADERS", _headers, ())
     history_limit: int = _setting("HISTORY_LIMIT", partial(_whole, 1, 10_000), 50)
     timezone: str = _setting("TIMEZONE", timezone_named, "UTC")
+    history_chars: int = _setting("HISTORY_CHARS", partial(_whole, 1000, 100_000_000), 60_000)
     log_level: str = _setting("LOG_LEVEL", lambda text: _one_of(LOG_LEVELS, text.upper()), "INFO")
     model_idle_timeout: float = _setting("MODEL_IDLE_TIMEOUT", _seconds, 60.0)
+    model_start_timeout: float = _setting("MODEL_START_TIMEOUT", _seconds, 300.0)
     tool_timeout: float = _setting("TOOL_TIMEOUT", _seconds, 30.0)
     max_turns: int = _setting("MAX_TURNS", partial(_whole, 1, 1000), 10)
     max_live: int = _setting("MAX_LIVE", partial(_whole, 1, 100_000), 200)
@@ -229,6 +232,11 @@ class Settings:
     def is_demo(self) -> bool:
         """Whether the tokens are those of the demo, which anybody on this machine may have."""
         return not (self.secret or self.public_key or self.jwks_url)
+
+    @property
+    def patience(self) -> Patience:
+        """How long a model and its tools may be silent."""
+        return Patience(self.model_idle_timeout, self.tool_timeout, self.model_start_timeout)
 
     @property
     def is_loopback(self) -> bool:

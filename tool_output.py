@@ -9,6 +9,11 @@ from pydantic_core import from_json, to_json
 MAX_DEPTH = 100  # of lists in lists: what can be read here may be too deep for whoever writes it elsewhere
 
 
+def in_words(data: object) -> str:
+    """Return JSON for a model to read: as \\u1234 a text would cost it more, and confuse small ones."""
+    return json.dumps(data, ensure_ascii=False)
+
+
 def as_json(output: object) -> Any:
     """Return JSON data that any browser can read, and that can be stored as UTF-8."""
     if isinstance(output, str):

@@ -5,10 +5,23 @@ Context Protocol (mcp.py) shows no answers: it has the task tools for agents tha
 """
 
 from collections.abc import AsyncGenerator
+from typing import Any
 
 from todochat.events import Event, Message, unfold
 
 THINKING = "Processing your request..."  # what a user reads until there is something of the answer
+
+
+def shown(data: Any) -> Any:
+    """Return an event, a message or a conversation as clients see it: without what only the model wants back."""
+    match data:
+        case {"messages": list(messages)}:
+            return data | {"messages": [shown(message) for message in messages]}
+        case {"tool_calls": list(calls)}:
+            return data | {"tool_calls": [shown(call) for call in calls]}
+        case {"state": _}:
+            return {name: value for name, value in data.items() if name != "state"}
+    return data
 
 
 async def replay(answer: Message) -> AsyncGenerator[list[Event], None]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from todochat.dialects import THINKING
-from todochat.events import Event, Message, ToolCall, ToolResult, unfold
+from todochat.events import Citation, Event, Message, ToolCall, ToolResult, unfold
 
 Json = dict[str, Any]
 
@@ -59,6 +59,9 @@ class ItemWriter:
         self._thread_id, self._answer_id, self._created_at = str(thread_id), answer_id, created_at
         self._kind: Literal["", "text", "calls", "thought"] = ""  # of the last item, while it is being written
         self._pieces: list[str] = []  # of its text
+        self._text_item: Json | None = None  # the last one of text,
+        self._text_length = 0  # its characters so far,
+        self._notes: list[Json] = []  # and the sources that it refers to
         self._shown = self._unshown = 0  # characters of a thought that the reader has, and has not
         self._calls: dict[str, tuple[Json, int]] = {}  # by call id: the workflow and the place in it
 
@@ -67,13 +70,15 @@ class ItemWriter:
         if event["type"] == "text":
             yield from self._text(event["content"])
         elif event["type"] == "started":
-            yield {"type": "progress_update", "text": THINKING}
+            yield {"type": "progress_update", "text": event.get("content", THINKING)}
         elif event["type"] == "thinking":
             yield from self._thought(event["content"])
         elif event["type"] == "tool_call":
             yield from self._call(event)
         elif event["type"] == "tool_result":
             yield from self._result(event)
+        elif event["type"] == "citation":
+            yield from self._citation(event)
         elif event["type"] == "error":
             yield from self.close()
             yield {"type": "error", "code": "custom", "message": event["message"], "allow_retry": True}
@@ -106,7 +111,7 @@ class ItemWriter:
         self._pieces.clear()
         if kind == "text":
             item = self.items[-1]
-            item["content"] = [_output(text)]
+            item["content"] = [_output(text, self._notes)]
             yield _update(item, "assistant_message.content_part.done", content_index=0, content=item["content"][0])
             yield {"type": "thread.item.done", "item": item}
         elif kind == "thought":
@@ -123,9 +128,24 @@ class ItemWriter:
             if not delta:
                 return
             yield from self._begin("text", type="assistant_message", content=[])
-            yield _update(self.items[-1], "assistant_message.content_part.added", content_index=0, content=_output(""))
+            self._text_item, self._text_length, self._notes = self.items[-1], 0, []
+            empty = _output("", [])
+            yield _update(self.items[-1], "assistant_message.content_part.added", content_index=0, content=empty)
         self._pieces.append(delta)
+        self._text_length += len(delta)
         yield _update(self.items[-1], "assistant_message.content_part.text_delta", content_index=0, delta=delta)
+
+    def _citation(self, event: Citation) -> Iterator[Json]:
+        if (item := self._text_item) is None:
+            return  # there is nothing that could refer to it
+        source = {"type": "url", "url": event["url"], "title": event["title"]}
+        note = {"type": "annotation", "source": source, "index": self._text_length}
+        self._notes.append(note)
+        if self._kind == "text":
+            place = {"content_index": 0, "annotation_index": len(self._notes) - 1}
+            yield _update(item, "assistant_message.content_part.annotation_added", **place, annotation=note)
+        else:
+            yield {"type": "thread.item.replaced", "item": item}
 
     def _thought(self, delta: str) -> Iterator[Json]:
         if self._kind != "thought":
@@ -169,8 +189,8 @@ def _update(item: Json, kind: str, **fields: Any) -> Json:
     return {"type": "thread.item.updated", "item_id": item["id"], "update": {"type": kind, **fields}}
 
 
-def _output(text: str) -> Json:
-    return {"type": "output_text", "text": text, "annotations": []}
+def _output(text: str, annotations: list[Json]) -> Json:
+    return {"type": "output_text", "text": text, "annotations": annotations}
 
 
 def _workflow(kind: Literal["custom", "reasoning"]) -> Json:

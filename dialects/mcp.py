@@ -19,7 +19,9 @@ from starlette.requests import Request
 
 from todochat.agent import Tasks, TurnContext, todo_tools
 from todochat.engines import Unavailable
+from todochat.pages import OPENAPI
 from todochat.settings import Settings
+from todochat.tool_output import in_words
 
 USER = "todochat.user"  # where in the ASGI scope the handler leaves the id of the user that it let in
 
@@ -69,7 +71,8 @@ def endpoint(tasks: Tasks, max_body: int) -> StreamableHTTPSessionManager:
             log.error("mcp %s: %s", tool.name, type(error).__name__)
             return _failure("Something went wrong on the server.")
 
-    server = Server("todochat", on_list_tools=list_tools, on_call_tool=call_tool)
+    version = json.loads(OPENAPI.read_bytes())["info"]["version"]
+    server = Server("todochat", version=version, on_list_tools=list_tools, on_call_tool=call_tool)
     return StreamableHTTPSessionManager(server, json_response=True, stateless=True, max_request_body_size=max_body)
 
 
@@ -86,5 +89,5 @@ def _failure(sentence: str) -> types.CallToolResult:
 
 
 def _result(output: Mapping[str, Any]) -> types.CallToolResult:
-    text = types.TextContent(type="text", text=json.dumps(output))
+    text = types.TextContent(type="text", text=in_words(output))
     return types.CallToolResult(content=[text], structured_content=dict(output), is_error=not output["success"])

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from starlette.exceptions import HTTPException
 
 from todochat import inputs
-from todochat.dialects import THINKING
+from todochat.dialects import THINKING, shown
 from todochat.dialects.sse import frame
 from todochat.events import Event
 
@@ -66,5 +66,6 @@ def _frame(thread_id: int, event: Event) -> str:
     if event["type"] == "text":  # by far the most frequent
         return f'data: {{"type":"text","content":{quoted(event["content"])}}}\n\n'
     if event["type"] == "started":
-        return frame({"type": "thinking", "content": THINKING, "thread_id": thread_id})
-    return frame(event)
+        first = {"type": "thinking", "content": THINKING, "thread_id": thread_id}
+        return frame({"type": "thinking", "content": event["content"]} if "content" in event else first)
+    return frame(shown(event))

@@ -27,6 +27,7 @@ CREATE TABLE messages (
     created_at       TEXT COLLATE "C" NOT NULL,
     reasoning        TEXT COLLATE "C" NOT NULL DEFAULT '[]',
     feedback         TEXT COLLATE "C" CHECK (feedback IN ('positive', 'negative')),
+    citations        TEXT COLLATE "C" NOT NULL DEFAULT '[]',
     owner            TEXT COLLATE "C",
     asked            TEXT COLLATE "C" CHECK (asked = 'stopped'),
     stop_readers     INTEGER,

@@ -38,6 +38,7 @@ UPGRADES = {
         ALTER TABLE tasks ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
         DROP INDEX IF EXISTS conversations_last_used_first;
         DROP INDEX IF EXISTS tasks_of_user;
+        ALTER TABLE messages ADD COLUMN citations TEXT NOT NULL DEFAULT '[]';
     """,
 }
 TABLES = {"conversations", "messages", "tasks"}

@@ -1,22 +1,27 @@
 """Which model answers: chosen by environment, the first setting that matches.
 
 Nothing here changes the Agents SDK's defaults: each model gets its own client (client.py), which reads what servers
-really send (streams.py).
+really send (streams.py); and every model is checked (checked.py).
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from agents import Model, MultiProvider, OpenAIChatCompletionsModel, OpenAIResponsesModel
+from agents import Model, ModelSettings, MultiProvider, OpenAIChatCompletionsModel, OpenAIResponsesModel
 from agents.models import get_default_model
+from agents.models.reasoning_content_replay import ReasoningContentReplayContext
 from openai import AsyncOpenAI
+from openai.types.shared import Reasoning
 
 from todochat.models import offline
 from todochat.models.client import BadModel, client_for
 
 GEMINI_URL = "https://generativelanguage.googleapis.com/v1beta/openai/"
 OPENAI_URL = "https://api.openai.com/v1"
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+REASONING = re.compile(r"o\d|gpt-(?:[5-9]|\d\d)(?!.*-chat)|codex")  # OpenAI's models that reason, by their names
 
 __all__ = ["BadModel", "Choice", "choose_model"]
 
@@ -27,6 +32,7 @@ class Choice:
 
     model: Model | None
     name: str
+    settings: ModelSettings | None = None  # what to ask of it
 
     @property
     def description(self) -> str:
@@ -34,10 +40,10 @@ class Choice:
         return offline.WHAT_IT_IS if self.name == offline.NAME else f"the model: {self.name}"
 
 
-def choose_model(env: Mapping[str, str], *, idle_timeout: float = 60.0) -> Choice:
+def choose_model(env: Mapping[str, str], *, silence: float = 300.0) -> Choice:
     """Return the model that the environment names (see the table in README.md), the offline model if it names none.
 
-    `idle_timeout` is how long, in seconds, a connection to the provider may be silent. Raises `BadModel`.
+    `silence` is how long, in seconds, a connection to the provider may be silent. Raises `BadModel`.
     """
     env = {name: value.strip() for name, value in env.items()}
     if (api := env.get("OPENAI_API")) not in (None, "", "responses", "chat"):
@@ -46,7 +52,7 @@ def choose_model(env: Mapping[str, str], *, idle_timeout: float = 60.0) -> Choic
         return Choice(_by_prefix(name), name)
     if key := env.get("GEMINI_API_KEY"):
         name = env.get("GEMINI_MODEL") or "gemini-flash-latest"
-        return Choice(_chat(name, client_for(key, env.get("GEMINI_BASE_URL") or GEMINI_URL, idle_timeout)), name)
+        return Choice(_chat(name, client_for(key, env.get("GEMINI_BASE_URL") or GEMINI_URL, silence)), name)
     key, url = env.get("OPENAI_API_KEY"), env.get("OPENAI_BASE_URL")
     if key or url:
         at_openai = (url or OPENAI_URL).startswith("https://api.openai.com")
@@ -55,10 +61,22 @@ def choose_model(env: Mapping[str, str], *, idle_timeout: float = 60.0) -> Choic
             raise BadModel("OPENAI_BASE_URL needs OPENAI_MODEL: the name of a model that it serves.")
         api = api or ("responses" if at_openai else "chat")
         # Local servers want no key, the client does.
-        client = client_for(key or "none", url or OPENAI_URL, idle_timeout)
+        client = client_for(key or "none", url or OPENAI_URL, silence)
         model = _chat(name, client) if api == "chat" else OpenAIResponsesModel(model=name, openai_client=client)
-        return Choice(model, name)
+        return Choice(model, name, _settings(name, api, env.get("OPENAI_REASONING"), at_openai=at_openai))
     return Choice(offline.OfflineModel(), offline.NAME)
+
+
+def _settings(name: str, api: str, effort: str | None, *, at_openai: bool) -> ModelSettings:
+    """Return what to ask of OpenAI and of servers like it: to keep nothing, and to let its reasoning be given back."""
+    if effort and effort not in EFFORTS:
+        raise BadModel(f"OPENAI_REASONING must be one of {', '.join(EFFORTS)}.")
+    values: dict[str, Any] = {"store": False} if at_openai else {}
+    if effort:
+        values["reasoning"] = Reasoning(effort=effort, summary="auto" if api == "responses" else None)  # type: ignore[arg-type]
+    if at_openai and api == "responses" and (effort or REASONING.match(name)):  # others refuse to include it
+        values["response_include"] = ["reasoning.encrypted_content"]
+    return ModelSettings(**values)
 
 
 def _by_prefix(name: str) -> Model:
@@ -71,4 +89,9 @@ def _by_prefix(name: str) -> Model:
 
 
 def _chat(name: str, client: AsyncOpenAI) -> Model:
-    return OpenAIChatCompletionsModel(model=name, openai_client=client)
+    return OpenAIChatCompletionsModel(model=name, openai_client=client, should_replay_reasoning_content=_is_its_own)
+
+
+def _is_its_own(thought: ReasoningContentReplayContext) -> bool:
+    """Return whether a model has sent this thought: some want it back, whatever they are called."""
+    return thought.reasoning.origin_model == thought.model

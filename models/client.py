@@ -4,13 +4,16 @@ It follows no redirects, reads nothing compressed, waits for no server for long,
 """
 
 import re
+from collections.abc import AsyncIterator, Iterable
 from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
+from httpx2 import AsyncByteStream  # which openai 3.54 is made with
 from openai import APIResponseValidationError, AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
-from todochat.models.streams import ChatStream, ResponsesStream
+from todochat.models.streams import EXCHANGE, ChatStream, ResponsesStream
+from todochat.watchdog import PULSE, Pulse
 
 MAX_WAIT = 5.0  # seconds that a provider may ask for before the client tries again
 
@@ -19,7 +22,7 @@ class BadModel(Exception):
     """The model settings cannot be used; the text is a sentence for whoever starts the server."""
 
 
-def client_for(key: str, url: str, idle_timeout: float) -> AsyncOpenAI:
+def client_for(key: str, url: str, silence: float) -> AsyncOpenAI:
     """Return a client for the server at a base URL, which may be silent for so many seconds. Raises `BadModel`."""
     try:
         usable = bool(re.fullmatch(r"https?://[^/\s][^\s]*", url)) and urlsplit(url).port != 0
@@ -35,12 +38,12 @@ def client_for(key: str, url: str, idle_timeout: float) -> AsyncOpenAI:
     client = _Client(
         api_key=key,
         base_url=url,
-        timeout=Timeout(idle_timeout, connect=10.0),
+        timeout=Timeout(silence, connect=10.0),
         http_client=DefaultAsyncHttpxClient(
             # A redirect would take the conversation to whatever host it names.
             follow_redirects=False,
             headers={"Accept-Encoding": "identity"},
-            event_hooks={"response": [_no_decompression, _no_long_wait]},
+            event_hooks={"response": [_listen, _only_streams, _no_long_wait]},
         ),
     )
     _send_as_it_is(client.chat.completions, ("messages", "tools"))
@@ -48,8 +51,36 @@ def client_for(key: str, url: str, idle_timeout: float) -> AsyncOpenAI:
     return client
 
 
-async def _no_decompression(response: Any) -> None:
-    """Refuse a compressed answer, which nobody has asked for: a few KB of it can become enough to halt everybody."""
+class _Heard(AsyncByteStream):
+    """The bytes of a response, each of which is a sign of life, whatever it says: a comment, an empty event."""
+
+    def __init__(self, stream: Any, pulse: Pulse) -> None:
+        self._stream, self._pulse = stream, pulse
+
+    async def aclose(self) -> None:
+        """See `httpx2.AsyncByteStream`."""
+        await self._stream.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            self._pulse.beat()
+            yield chunk
+
+
+async def _listen(response: Any) -> None:
+    """Have the turn take note of what comes from the model's server."""
+    if (pulse := PULSE.get()) is not None:
+        pulse.beat()
+        response.stream = _Heard(response.stream, pulse)
+
+
+async def _only_streams(response: Any) -> None:
+    """Refuse what is a page, and what is compressed.
+
+    Nobody has asked for compression, and a few KB of it can become enough to halt everybody.
+    """
+    if response.is_success and "html" in response.headers.get("content-type", ""):
+        raise APIResponseValidationError(response=response, body=None, message="The response is a page.")
     encodings = response.headers.get("content-encoding", "").replace(",", " ").lower().split()
     if set(encodings) - {"identity"}:
         if response.is_success:
@@ -80,10 +111,20 @@ def _send_as_it_is(resource: Any, names: tuple[str, ...]) -> None:
 
     async def create_as_it_is(**request: Any) -> Any:
         given = {name: request[name] for name in names if isinstance(request.get(name), list)}
+        _sign(given.get("messages", ()))
         body = given | dict(request.get("extra_body") or {})
         return await create(**request | {name: [] for name in given} | {"extra_body": body})
 
     resource.create = create_as_it_is
+
+
+def _sign(messages: Iterable[dict[str, Any]]) -> None:
+    """Give Gemini's signatures back with the calls: openai-agents 0.24 does if "gemini" is in the model's name."""
+    signatures = exchange.signatures if (exchange := EXCHANGE.get()) is not None else {}
+    for message in messages if signatures else ():
+        for call in message.get("tool_calls") or ():
+            if signature := signatures.get(call["id"]):
+                call["extra_content"] = {"google": {"thought_signature": signature}}
 
 
 class _Client(AsyncOpenAI):
@@ -93,8 +134,4 @@ class _Client(AsyncOpenAI):
         if kwargs.get("stream"):
             ours = {"/chat/completions": ChatStream, "/responses": ResponsesStream}
             kwargs["stream_cls"] = ours.get(path) or kwargs["stream_cls"]
-        answer = await super().post(path, *args, **kwargs)
-        if isinstance(answer, ChatStream):
-            messages = kwargs["options"]["extra_json"]["messages"]
-            answer.used = {call["id"] for message in messages for call in message.get("tool_calls") or ()}
-        return answer
+        return await super().post(path, *args, **kwargs)

@@ -3,14 +3,29 @@
 import json
 import secrets
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
 
-from agents import ModelBehaviorError
+from agents import Model, ModelBehaviorError, OpenAIResponsesModel
 from openai import AsyncStream, BaseModel
 from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 from pydantic import ValidationError
+
+from todochat.errors import EndedEarly
+
+
+@dataclass
+class Exchange:
+    """What the models of the Agents SDK have no place for, of one request and the answer to it."""
+
+    signatures: dict[str, Any] = field(default_factory=dict)  # to be given back with calls, by the ids of these
+    keeps_thoughts: bool = True  # whether the server may want its thoughts back
+
+
+EXCHANGE: ContextVar[Exchange | None] = ContextVar("todochat_exchange", default=None)  # of the task that asks
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -56,7 +71,6 @@ class ChatStream(AsyncStream[object]):
     openai 3.54 ends a stream that is cut as if it were complete, and openai-agents 0.24 checks only OpenAI's own.
     """
 
-    used: set[str]  # the ids in the request
     _ended = False  # with a "[DONE]"
 
     async def _iter_events(self) -> AsyncIterator[Any]:
@@ -66,10 +80,45 @@ class ChatStream(AsyncStream[object]):
             yield event
 
     async def __aiter__(self) -> AsyncIterator[ChatCompletionChunk]:
-        answer = _Answer(self.used)
+        answer = _Answer()
         async for data in super().__aiter__():
             yield _read(ChatCompletionChunk, answer.cleaned(data))
         answer.end(self._ended)
+
+
+def whole(model: Model) -> Model:
+    """Return a model of Chat Completions with another client than ours so that its streams are cleaned as well.
+
+    Of openai-agents 0.24: LiteLLM's, and a host's own. They take a stream that is cut, or ended early, for a whole one.
+    """
+    fetch = getattr(model, "_fetch_response", None)  # not public: should it get another name, they are as they were
+    if fetch is None or isinstance(model, OpenAIResponsesModel):
+        return model
+
+    async def fetch_cleaned(*args: Any, **kwargs: Any) -> Any:
+        fetched = await fetch(*args, **kwargs)
+        if isinstance(fetched, tuple) and not isinstance(fetched[1], ChatStream):
+            return fetched[0], _cleaned_chunks(fetched[1])
+        return fetched
+
+    cleaning: Any = copy(model)
+    cleaning._fetch_response = fetch_cleaned
+    return cleaning  # type: ignore[no-any-return]
+
+
+async def _cleaned_chunks(stream: Any) -> AsyncIterator[ChatCompletionChunk]:
+    answer = _Answer()
+    try:
+        async for chunk in stream:
+            yield _read(ChatCompletionChunk, answer.cleaned(chunk.model_dump()))
+        # LiteLLM invents a "stop" where there was none, and keeps here what there was.
+        if getattr(stream, "received_finish_reason", "") is None:
+            raise ModelBehaviorError("The stream ended without a finish_reason.")
+        answer.end(True)
+    finally:
+        close = getattr(stream, "aclose", None) or getattr(stream, "close", None)
+        if close is not None:
+            await close()
 
 
 _TEXTS = ("content", "refusal", "reasoning_content", "reasoning")  # of a delta
@@ -92,14 +141,17 @@ class _Answer:
     """Cleans the events of one answer in Chat Completions: many servers take the protocol loosely.
 
     openai-agents 0.24 takes it at its word: it puts fragments of tool calls together by their index alone, refuses a
-    call without an id and one whose id is in the conversation already, and takes whatever is in a text's place for one.
+    call without an id, and takes whatever is in a text's place for one.
     """
 
-    def __init__(self, used: set[str]) -> None:
-        self._used = used  # the ids that calls have
+    def __init__(self) -> None:
+        self._used: set[str] = set()  # the ids that calls have
+        self._cited: set[str] = set()
+        self._sources: list[dict[str, Any]] = []  # that wait for text
         self._calls: list[_Call] = []
         self._by_id: dict[str, _Call] = {}  # the latest that the server has given it
         self._by_place: dict[int, _Call] = {}
+        self._said = False
         self._reason: Any = None  # why it has ended, if it has
 
     def cleaned(self, data: Any) -> dict[str, Any]:
@@ -112,6 +164,7 @@ class _Answer:
                 if (reason := choice.get("finish_reason")) is not None:
                     self._reason = reason or self._reason or ""
                 delta = self._delta(choice.get("delta"))
+                self._add_sources(data, delta)
                 known = reason if reason in _WHOLE else None
                 return data | {"choices": [{"index": 0, "delta": delta, "finish_reason": known}]}
         return data | {"choices": []}
@@ -121,7 +174,7 @@ class _Answer:
         if self._reason is None or (self._reason == "" and not ended):
             raise ModelBehaviorError("The stream ended without a finish_reason.")
         if self._reason not in (*_WHOLE, ""):
-            raise ModelBehaviorError(f"The stream was ended by the provider: {self._reason}.")
+            raise EndedEarly(self._reason)
 
     def _delta(self, delta: Any) -> dict[str, Any]:
         if not isinstance(delta, dict):
@@ -130,6 +183,8 @@ class _Answer:
         if isinstance(parts := delta.get("content"), list):
             clean["content"], thoughts = _in_parts(parts)
             clean["reasoning_content"] = clean.get("reasoning_content") or thoughts
+            if thoughts and (exchange := EXCHANGE.get()) is not None:
+                exchange.keeps_thoughts = False  # it knows no field for them
         if clean.get("reasoning") == clean.get("reasoning_content"):  # some say it twice, for clients of both kinds
             clean.pop("reasoning", None)
         if (calls := delta.get("tool_calls")) is not None:
@@ -137,11 +192,28 @@ class _Answer:
             clean["tool_calls"] = [self._fragment(call) for call in calls if isinstance(call, dict)]
         return clean
 
+    def _add_sources(self, data: dict[str, Any], delta: dict[str, Any]) -> None:
+        """Put the sources that an event names where openai-agents 0.24 reads them, in the one shape that it reads."""
+        found = _listed(delta.pop("annotations", None))  # OpenAI's and OpenRouter's; and Perplexity's, again and again:
+        for given in [*found, *(_listed(data.get("search_results")) or _listed(data.get("citations")))]:
+            source: Any = {"url": given} if isinstance(given, str) else given if isinstance(given, dict) else {}
+            source = source["url_citation"] if isinstance(source.get("url_citation"), dict) else source
+            url, title = _string(source.get("url")), _string(source.get("title"))
+            if url and url not in self._cited:
+                self._cited.add(url)
+                place = {"start_index": 0, "end_index": 0}  # which nobody needs: it may be one in a text with thoughts
+                self._sources.append({"type": "url_citation", "url_citation": {"url": url, "title": title, **place}})
+        self._said = self._said or bool(delta.get("content"))
+        if self._said and self._sources:  # it would not keep those that come before the text
+            delta["annotations"], self._sources = self._sources, []
+
     def _fragment(self, fragment: dict[str, Any]) -> dict[str, Any]:
         function = fragment.get("function")
         function = function if isinstance(function, dict) else {}
         name, arguments = _string(function.get("name")), _json(function.get("arguments"))
         call = self._of(fragment.get("index"), _string(fragment.get("id")), name, arguments)
+        if not call.arguments and arguments.strip() == "{}":
+            arguments = ""  # as for an empty object: the text may still come
         call.name = call.name or name
         call.arguments += arguments
         kind = "custom" if fragment.get("type") == "custom" else "function"
@@ -205,6 +277,10 @@ def _in_parts(parts: Any) -> tuple[str, str]:
         else:
             texts += _string(part.get("text") if isinstance(part, dict) else part)
     return texts, thoughts
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _string(value: Any) -> str:

@@ -6,13 +6,13 @@ from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pytest
-from agents import RunConfig
+from agents import Agent, RunConfig
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 from openai.types.responses import ResponseFunctionToolCall, ResponseFunctionWebSearch
 from openai.types.responses.response_function_web_search import ActionSearch
 from scripted import item, pieces, text, thought
 
-from todochat import agent
+from todochat import agent, history, models, sdk
 from todochat.db import Store
 from todochat.events import Event, Message, Status
 from todochat.tool_output import as_json
@@ -207,7 +207,7 @@ async def test_halves_of_a_character_are_put_together(store: Store) -> None:
 def test_the_history_has_the_calls_where_they_happened() -> None:
     """A stored answer becomes text, call, output, text, in the order in which it happened."""
     call = {"id": "x", "name": "add_task", "args": {"title": "a"}, "result": {"success": True}, "at": 6}
-    items = agent.model_input([USER, answer("Adding\n\nDone.", call)])
+    items = history.model_input([USER, answer("Adding\n\nDone.", call)])
     assert items == [
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": "Adding"},
@@ -220,13 +220,13 @@ def test_the_history_has_the_calls_where_they_happened() -> None:
 def test_the_history_begins_with_the_user() -> None:
     """When the oldest messages are left out, what is left begins with a question: some providers refuse others."""
     call = {"id": "x", "name": "add_task", "args": {}, "result": 1, "at": 0}
-    assert agent.model_input([answer("Done.", call), USER]) == [{"role": "user", "content": "hi"}]
+    assert history.model_input([answer("Done.", call), USER]) == [{"role": "user", "content": "hi"}]
 
 
 def test_a_call_that_was_cut_off_still_has_an_output() -> None:
     """No history has a call without its output: providers refuse it."""
     call = {"id": "x", "name": "add_task", "args": "{half", "at": 0}
-    _, *items = agent.model_input([USER, answer("", call, status="interrupted")])
+    _, *items = history.model_input([USER, answer("", call, status="interrupted")])
     assert [item_.get("type") for item_ in items] == ["function_call", "function_call_output", None]
     call_item, output, _ = (dict(item_) for item_ in items)
     assert call_item["arguments"] == "{}"
@@ -236,9 +236,9 @@ def test_a_call_that_was_cut_off_still_has_an_output() -> None:
 @pytest.mark.parametrize("status", ["stopped", "failed", "interrupted"])
 def test_the_model_is_told_how_an_answer_ended(status: Status) -> None:
     """An answer that did not end well says so to the model, even if it is empty."""
-    [_, told] = agent.model_input([USER, answer("", status=status)])
+    [_, told] = history.model_input([USER, answer("", status=status)])
     assert status.removesuffix("ed") in str(told)
-    [_, told] = agent.model_input([USER, answer("Once upon", status=status)])
+    [_, told] = history.model_input([USER, answer("Once upon", status=status)])
     assert str(told["content"]).startswith("Once upon\n\n[")  # type: ignore[typeddict-item]
 
 
@@ -280,3 +280,36 @@ async def test_a_call_of_a_providers_own_tool_is_shown_with_its_status(store: St
     assert results(events) == [{"status": "completed"}]
     [call] = [event for event in events if event["type"] == "tool_call"]
     assert (call["id"], call["name"]) == ("ws_1", "web_search_call")
+
+
+async def test_a_hosts_own_model_is_checked_and_so_are_those_handed_over_to(store: Store) -> None:
+    """Calls without an id, or with a used one, get one; thoughts between tags are thoughts."""
+    second = agent.todo_agent(
+        ScriptedModel(
+            [
+                [
+                    function_call("add_task", {"title": "eggs"}, call_id=""),
+                    function_call("add_task", {"title": "bread"}, call_id="again"),
+                ],
+                [function_call("add_task", {"title": "milk"}, call_id="")],
+                [assistant_message("<think>I think</think>Done.")],
+            ]
+        )
+    )
+    second.name = "Second"
+    first = Agent(
+        name="First",
+        model=ScriptedModel([[function_call("transfer_to_second", {}, call_id="again")]]),
+        handoffs=[second],
+    )
+    options = agent.TurnOptions(sdk.run_config(models.Choice(None, "host"), 1000))
+    checked = sdk.checked_agent(first, 1000)
+    context = agent.TurnContext("alice", store)
+    events = [event async for event in agent.stream_turn(checked, [USER], context, options)]
+    assert said(events) == "Done."
+    assert [task["title"] for task in await store.list_tasks("alice")] == ["eggs", "bread", "milk"]
+    ids = [event["id"] for event in events if event["type"] == "tool_call"]
+    assert len(set(ids)) == len(ids) == 3
+    assert all(ids)
+    assert isinstance(first.handoffs[0], Agent)
+    assert first.handoffs[0].model is second.model  # nothing of the host's is changed

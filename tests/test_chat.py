@@ -9,7 +9,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 from conftest import Client, Server, token
-from provider import provider
+from servers import provider
 
 
 def test_frames_headers_and_order_are_those_of_the_contract(alice: Client) -> None:

@@ -14,9 +14,13 @@ def answers(draw: st.DrawFn) -> list[Event]:
     """The events of an answer as a run may publish them: results come after their calls, in any order."""
     events: list[Event] = [{"type": "started"}]
     open_calls: list[tuple[str, str]] = []
-    for n, kind in enumerate(draw(st.lists(st.sampled_from(["text", "thinking", "call", "result"]), max_size=30))):
+    for n, kind in enumerate(
+        draw(st.lists(st.sampled_from(["text", "thinking", "call", "result", "citation"]), max_size=30))
+    ):
         if kind == "text":
             events.append({"type": "text", "content": draw(TEXT)})
+        elif kind == "citation":
+            events.append({"type": "citation", "url": draw(TEXT), "title": draw(TEXT)})
         elif kind == "thinking":
             events.append({"type": "thinking", "content": draw(TEXT)})
         elif kind == "call":
@@ -81,3 +85,20 @@ def test_dumped_events_are_loaded_as_they_were(events: list[Event]) -> None:
 
 def test_a_piece_of_text_is_dumped_without_what_all_of_them_have() -> None:
     assert dump([{"type": "text", "content": "bär "}, {"type": "text", "content": "2"}]) == '["bär ","2"]'
+
+
+def test_what_only_the_model_wants_back_and_sources_survive_and_notices_do_not() -> None:
+    """A call's `state` and the citations are stored; a notice that the model is starting is not."""
+    events: list[Event] = [
+        {"type": "started"},
+        {"type": "started", "content": "The model is starting."},
+        {"type": "tool_call", "id": "1", "name": "f", "args": {}, "state": {"from": "m"}},
+        {"type": "text", "content": "One."},
+        {"type": "citation", "url": "https://a.example/", "title": "A"},
+        {"type": "text", "content": "Two."},
+    ]
+    body = fold(events)
+    assert body["tool_calls"][0]["state"] == {"from": "m"}
+    assert body["citations"] == [{"url": "https://a.example/", "title": "A", "at": 4, "calls": 1}]
+    assert unfold(body) == [events[0], *events[2:]]
+    assert fold(load(dump(events))) == body

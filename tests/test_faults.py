@@ -27,7 +27,7 @@ from conftest import ROOT, Client, Server, missing, report, token
 from faults import Record, call, left_behind, locked, paced_server, request, say, settled, unfinished
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from provider import provider
+from servers import provider
 from serving import FORKS, Process
 
 from todochat.db import INTERRUPTED, Store

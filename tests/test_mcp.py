@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from agents import Agent
 from agents.mcp import MCPServerStreamableHttp
-from conftest import Server, forge, token
+from conftest import ROOT, Server, forge, token
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from starlette.requests import Request
@@ -54,6 +54,15 @@ async def test_the_five_tools_work_on_the_list(server: Server, mode: str) -> Non
         assert [task["title"] for task in listed.structured_content["tasks"]] == ["Buy milk"]
     with server.client(alice) as client:
         assert [(task["title"], task["completed"]) for task in client.tasks()] == [("Buy milk", True)]
+
+
+async def test_it_says_what_it_is_and_leaves_text_as_it_is(server: Server) -> None:
+    """The server names its version, and non-Latin text is no \\uXXXX for the model of the client to spell out."""
+    version = json.loads((ROOT / "openapi.json").read_text())["info"]["version"]
+    async with connect(server, f"user-{uuid.uuid4()}") as client:
+        assert (client.server_info.name, client.server_info.version) == ("todochat", version)
+        added = await client.call_tool("add_task", {"title": "\u725b\u5976"})
+        assert "\u725b\u5976" in added.content[0].text  # type: ignore[union-attr]
 
 
 async def test_nothing_of_one_user_is_visible_to_another(server: Server) -> None:

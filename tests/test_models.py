@@ -14,7 +14,7 @@ import pytest
 from agents import OpenAIChatCompletionsModel, OpenAIResponsesModel
 from agents.models import get_default_model
 from conftest import ROOT, Client, Server, npm_package, running
-from provider import ANSWERS, BARE_CALLS, NOTHING, SECRET_TEXT, TWO_CALLS, provider
+from servers import ANSWERS, BARE_CALLS, NOTHING, SECRET_TEXT, TWO_CALLS, provider
 
 from todochat import models
 from todochat.models.offline import OfflineModel
@@ -82,8 +82,10 @@ def test_the_first_setting_that_matches_chooses_the_model(
         ({"GEMINI_API_KEY": "k", "OPENAI_API": "soap"}, "responses"),
     ],
 )
-def test_a_bad_choice_says_what_to_set(env: dict[str, str], says: str) -> None:
+def test_a_bad_choice_says_what_to_set(env: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A setting that cannot work is one sentence that names the remedy."""
+    monkeypatch.setitem(sys.modules, "litellm", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "agents.extensions.models.litellm_model", raising=False)
     with pytest.raises(models.BadModel, match=says) as bad:
         models.choose_model(env)
     assert "secret" not in str(bad.value)  # a URL may hold a password
@@ -161,21 +163,21 @@ def anybody(server: Server) -> Client:
 
 FAILURES = {
     "401": ("API key", ""),
-    "404": ("does not know this model", ""),
+    "404": ("check its base URL", ""),
     "429": ("overloaded", ""),
     "500": ("reported an error", ""),
     "cut": ("broke off", "half"),
-    "html": ("broke off", ""),
+    "html": ("check its base URL", ""),
     "loop": ("too many steps", ""),
-    "length": ("broke off", "half"),
-    "content_filter": ("broke off", "half"),
+    "length": ("ask for less", "half"),
+    "content_filter": ("filter", "half"),
     "garbage": ("broke off", "half"),
     "later": ("overloaded", ""),  # before MODEL_IDLE_TIMEOUT, however long the provider wants to be left alone
     "much-later": ("overloaded", ""),
     "tomorrow": ("overloaded", ""),
     "nothing": ("broke off", ""),
     "ended-by-the-filter": ("broke off", "half"),
-    "ended-by-an-error": ("broke off", "half"),
+    "ended-by-an-error": ("reported an error", "half"),
     "ended-by-what": ("broke off", "half"),
     "ended-by-a-number": ("broke off", "half"),
     "ended-by-an-object": ("broke off", "half"),

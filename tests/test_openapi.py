@@ -12,7 +12,15 @@ from hypothesis import HealthCheck, settings, strategies
 from todochat import app
 
 schemathesis.openapi.format("timezone", strategies.sampled_from(["UTC", "Europe/Berlin", "America/Argentina/Ushuaia"]))
-schema = schemathesis.openapi.from_path(str(ROOT / "openapi.json"))
+description = json.loads((ROOT / "openapi.json").read_text())
+for path in description["paths"].values():
+    for method in path.values():
+        answer = method["responses"].get("200", {}) if isinstance(method, dict) else {}
+        if stream := answer.get("content", {}).get("text/event-stream"):
+            # A stream is a string for those who generate clients; schemathesis 4 looks at each of its events.
+            assert stream["schema"]["type"] == "string"
+            stream["schema"] = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+schema = schemathesis.openapi.from_dict(description)
 
 
 @pytest.fixture(scope="module")

@@ -481,7 +481,7 @@ EVIL = "<img src=x onerror=\"document.title='pwned'\"> [click](javascript:docume
 
 def test_nothing_that_anybody_writes_is_run(make_server: Callable[..., Server], visitor: Visitor) -> None:
     """Markup and javascript: links are text, in messages, in task titles, and in what a model says."""
-    from provider import provider
+    from servers import provider
 
     with provider() as model:
         server = make_server(OPENAI_BASE_URL=model.url, OPENAI_MODEL="m")

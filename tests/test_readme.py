@@ -70,6 +70,7 @@ def test_the_tables_name_every_setting_and_every_module() -> None:
         assert f"| `{module.name}` |" in README, module.name
     chosen = settings.Settings()
     defaults = {"HOST": chosen.host, "PORT": chosen.port, "HISTORY_LIMIT": chosen.history_limit}
+    defaults |= {"HISTORY_CHARS": chosen.history_chars, "MODEL_START_TIMEOUT": f"{chosen.model_start_timeout:g}"}
     defaults |= {"MAX_LIVE": chosen.max_live, "MAX_LIVE_PER_USER": chosen.max_live_per_user}
     defaults |= {
         "LOG_LEVEL": chosen.log_level,

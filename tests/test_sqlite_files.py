@@ -80,6 +80,7 @@ async def test_a_file_of_an_earlier_version_is_upgraded_with_a_live_answer_in_it
             assert (half["content"], half["status"], half["error"]) == ("Half", "interrupted", db.INTERRUPTED)
             assert half["tool_calls"] == [{"id": "1", "name": "add_task", "args": {}, "result": 7, "at": 4}]
             assert half["reasoning"] == ([{"text": "Hm.", "at": 0, "calls": 0}] if version > 1 else [])
+            assert half["citations"] == []
             assert half["feedback"] == ("positive" if version > 1 else None)
             assert [task["title"] for task in await store.list_tasks("alice")] == ["old"]
     assert rows(tmp_path, "PRAGMA user_version") == [(4,)]

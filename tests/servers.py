@@ -109,6 +109,7 @@ ANSWERS: dict[str, list[dict[str, Any]]] = {
         {"content": [{"type": "text", "text": "wh"}, {"type": "reference", "reference_ids": [1]}]},
         {"content": "ole"},
     ],
+    "think-and-say": [{"content": "\n<think>I think, "}, {"content": "therefore</think>\n\n"}, {"content": "whole"}],
     "text-in-parts": [{"content": [{"type": "text", "text": "wh"}, 1, None, {"type": "text", "text": "ole"}]}],
     "odd-reasoning": [
         *({"reasoning": odd, "reasoning_content": odd} for odd in ({"text": "no"}, ["no"], 1, True, None)),
@@ -116,6 +117,114 @@ ANSWERS: dict[str, list[dict[str, Any]]] = {
     ],
     "odd-content": [*({"content": odd, "refusal": odd} for odd in ({"no": 1}, 1, False, [])), {"content": "whole"}],
     "odd-calls": [*({"tool_calls": odd} for odd in ({"no": 1}, "no", 1, [1, None, []])), {"content": "whole"}],
+}
+# What servers want back in later turns, and refuse to answer without; others refuse it.
+WANTING = {
+    # DeepSeek: with each message that has calls, its reasoning.
+    "deepseek": [{"reasoning_content": "I think, "}, {"reasoning_content": "therefore"}, *TWO_CALLS["index-0-twice"]],
+    "vllm": [{"reasoning": "I think, "}, {"reasoning": "therefore"}, *TWO_CALLS["fragments"]],
+    # Gemini: with the first call of each message, its signature.
+    "gemini": [
+        part(EGGS, "a", "add_task", index=0, extra_content={"google": {"thought_signature": "signed: eggs"}}),
+        part(BREAD, "b", "add_task", index=0),
+    ],
+    # Mistral: nothing. What its thoughts come in is none of its fields.
+    "mistral": [{"content": [{"type": "thinking", "thinking": _THOUGHTS}]}, *TWO_CALLS["index-0-twice"]],
+    "think": [
+        {"content": "<thi"},
+        {"content": "nk>I think, "},
+        {"content": "therefore</think>\n"},
+        *TWO_CALLS["no-id"],
+    ],
+}
+FIELDS = {"role", "content", "tool_calls", "tool_call_id", "name", "refusal"}  # of messages, as the protocol has them
+
+
+def missed(word: str, messages: list[dict[str, Any]]) -> str | None:
+    """Return what a server that wants something back has against these messages."""
+    for message in messages:
+        calls = message.get("tool_calls")
+        field = {"deepseek": "reasoning_content", "vllm": "reasoning"}.get(word)
+        if field and calls and message.get(field) != "I think, therefore":
+            return f"The `{field}` in the thinking mode must be passed back to the API."
+        if unknown := message.keys() - FIELDS - {field}:
+            return f"Extra inputs are not permitted: {unknown}"
+        if calls and word == "gemini" and not (calls[0].get("extra_content") and len(calls) == 2):
+            return "Function call is missing a thought_signature in functionCall parts."
+        if calls and word != "gemini" and any("extra_content" in call for call in calls):
+            return "Extra inputs are not permitted: extra_content"
+    return None
+
+
+def missed_in(items: list[dict[str, Any]]) -> str | None:
+    """Return what OpenAI has against these items of the Responses API, where nothing is stored."""
+    before: dict[str, Any] = {}
+    for item in items:
+        if item.get("type") == "function_call" and before.get("type") not in ("reasoning", "function_call"):
+            return "Item 'fc_1' of type 'function_call' was provided without its required 'reasoning' item."
+        if item.get("type") == "reasoning" and item.get("encrypted_content") != "sealed":
+            return "Item 'rs_1' not found. Items are not persisted when `store` is set to false."
+        if "provider_data" in item:
+            return "Unknown parameter: provider_data."
+        before = item
+    return None
+
+
+# Sources that an answer refers to, as servers name them.
+SOURCES: dict[str, list[dict[str, Any]]] = {
+    "annotations": [
+        {"content": "whole"},
+        {
+            "annotations": [
+                {"type": "url_citation", "url_citation": {"url": "https://a.example/", "title": "A", "end_index": 5}}
+            ]
+        },
+    ],
+    "annotations-first": [
+        {"annotations": [{"type": "url_citation", "url": "https://a.example/", "title": "A"}]},
+        {"content": "whole"},
+    ],
+}
+PERPLEXITY = {"search_results": [{"title": "A", "url": "https://a.example/"}], "citations": ["https://a.example/"]}
+# How servers say that a conversation is too long: the status, and the error.
+TOO_LONG: dict[str, tuple[int, Any]] = {
+    "openai": (
+        400,
+        {"message": "Your input exceeds the context window.", "code": "context_length_exceeded"},
+    ),
+    "anthropic": (400, {"message": "prompt is too long: 213462 tokens > 200000 maximum"}),
+    "gemini-long": (400, {"message": "The input token count (9) exceeds the maximum number of tokens allowed (8)."}),
+    "mistral-long": (400, {"message": "Prompt contains 9 tokens, too large for model with 8 maximum context length"}),
+    "llama.cpp": (
+        400,
+        {"message": "request (9 tokens) exceeds the available context size (8 tokens)"},
+    ),
+    "lm-studio": (400, "The number of tokens to keep from the initial prompt is greater than the context length."),
+    "xai": (400, "This model's maximum prompt length is 8 but the request contains 9 tokens."),
+    "bedrock": (400, {"message": "Input is too long for requested model."}),
+    "groq": (413, {"message": "Request too large for model `m`: Limit 8, Requested 9", "code": "rate_limit_exceeded"}),
+    "nginx": (413, "<html><h1>413 Request Entity Too Large</h1></html>"),
+    "tgi": (422, {"message": "`inputs` tokens + `max_new_tokens` must be <= 8. Given: 9"}),
+}
+# What servers say of other troubles.
+TROUBLES: dict[str, tuple[int, Any]] = {
+    "no-such-model": (
+        404,
+        {"message": "The model `m` does not exist", "code": "model_not_found"},
+    ),
+    "not-pulled": (404, {"message": 'model "m" not found, try pulling it first'}),
+    "model-not-exist": (400, {"message": "Model Not Exist"}),
+    "no-valid-model": (400, {"message": "m is not a valid model ID"}),
+    "no-such-path": (404, {"detail": "Not Found"}),
+    "not-allowed": (405, "<html>405 Not Allowed</html>"),
+    "bad-request": (400, {"message": "Unsupported value: 'temperature'"}),
+    "unprocessable": (422, {"message": "Field required"}),
+    "no-quota": (429, {"message": "You exceeded your current quota", "code": "insufficient_quota"}),
+    "no-balance": (402, {"message": "Insufficient Balance"}),
+    "too-often": (429, {"message": "Rate limit reached for requests"}),
+    "overloaded": (529, {"message": "Overloaded"}),
+    "filtered": (400, {"message": "The response was filtered", "code": "content_filter"}),
+    "forbidden": (403, {"message": "Country not supported"}),
 }
 # What the end of an answer is called.
 ENDS = {
@@ -129,6 +238,7 @@ ENDS = {
     "ended-by-a-call": "function_call",
     "ended-by-nothing": "",
 }
+ROOM = 4_000  # characters of a conversation that are not too long
 NOTHING = gzip.compress(b"\n" * 5_000_000)  # 5 KB
 
 
@@ -165,11 +275,14 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append(body)
         self.server.encodings.add(self.headers["accept-encoding"])
         messages = body.get("messages") or body["input"]
+        self.messages = messages
         asked = [m for m in messages if m.get("role") == "user"][-1]["content"]
         self.asked = asked if isinstance(asked, str) else asked[0]["text"]
         self.calls = sum(message.get("role") == "tool" for message in messages)
         self.first = messages[-1].get("role") == "user"  # of the requests of this turn
         word = self.asked.split()[-1]
+        if word == "slow-start" and self.first:
+            time.sleep(6)
         if word.startswith("3"):
             self.answer(int(word), "{}", "application/json", {"Location": f"{self.server.elsewhere}{self.path}"})
         elif word == "compressed":
@@ -180,6 +293,24 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(int(word), json.dumps({"error": {"message": SECRET_TEXT}}), "application/json")
         elif word in LATER:
             self.answer(429, "{}", "application/json", LATER[word])
+        elif word in TROUBLES:
+            status, error = TROUBLES[word]
+            text = error if isinstance(error, str) else json.dumps({"error": error})
+            self.answer(status, text, "text/plain" if isinstance(error, str) else "application/json")
+        elif word in TOO_LONG and len(json.dumps(messages)) > ROOM:
+            status, error = TOO_LONG[word]
+            self.answer(status, json.dumps({"error": error}), "application/json")
+        elif (word in WANTING and (fault := missed(word, messages))) or (
+            word == "sealed" and (fault := missed_in(messages))
+        ):
+            self.answer(400, json.dumps({"error": {"message": fault}}), "application/json")
+        elif word == "reset":  # in the middle of its body
+            self.close_connection = True
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Content-Length", "10000")
+            self.end_headers()
+            self.wfile.write(b": so far\n\n")
         elif word == "html":
             self.answer(200, f"<html>{SECRET_TEXT}</html>", "text/html")
         elif self.path.endswith("/responses"):
@@ -231,6 +362,46 @@ class Handler(BaseHTTPRequestHandler):
             self.send({"type": "response.completed", "response": {"id": "r", "output": output}})
             return
         call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "add_task", "arguments": EGGS}
+        if word == "sealed" and self.first:
+            thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "sealed"}
+            delta = {"type": "response.reasoning_summary_text.delta", "delta": "I think, therefore", "summary_index": 0}
+            self.send(delta)
+            for item in (thought, call, call | {"call_id": "call_2", "id": "fc_2", "arguments": BREAD}):
+                self.send({"type": "response.output_item.done", "output_index": 0, "sequence_number": 0, "item": item})
+            self.send({"type": "response.completed", "response": {"id": "r", "output": []}})
+            return
+        if word == "search":
+            note = {"type": "url_citation", "url": "https://a.example/", "title": "A", "start_index": 0, "end_index": 5}
+            text = {"type": "output_text", "text": "whole", "annotations": [note]}
+            message = {"type": "message", "role": "assistant", "content": [text]}
+            search = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"query": "whole"}}
+            self.send({"type": "response.output_item.done", "item": search})
+            self.send({"type": "response.output_text.delta", "delta": "whole"})
+            self.send({"type": "response.output_text.annotation.added", "annotation_index": 0, "annotation": note})
+            self.send({"type": "response.output_item.done", "item": message})
+            self.send({"type": "response.completed", "response": {"id": "r", "output": [search, message]}})
+            return
+        if word in ("too-long-in-the-stream", "incomplete", "filtered-in-the-stream"):
+            reasons = {"incomplete": "max_output_tokens", "filtered-in-the-stream": "content_filter"}
+            response = {"id": "r", "output": [], "incomplete_details": {"reason": reasons.get(word)}}
+            kind = "incomplete"
+            if word == "too-long-in-the-stream":
+                kind, response["error"] = "failed", {"code": "context_length_exceeded", "message": SECRET_TEXT}
+            self.send({"type": "response.created", "response": response})
+            if word != "too-long-in-the-stream":
+                self.send({"type": "response.output_text.delta", "delta": "half"})
+            elif len(json.dumps(self.messages)) <= ROOM:
+                kind = "completed"
+                self.send({"type": "response.output_text.delta", "delta": "whole"})
+            self.send({"type": f"response.{kind}", "response": response})
+            return
+        if word == "think":
+            for delta in ("<thi", "nk>I think, ", "therefore</think>", "\n\nwhole"):
+                self.send({"type": "response.output_text.delta", "delta": delta})
+            text = {"type": "output_text", "text": "<think>I think, therefore</think>\n\nwhole"}
+            message = {"type": "message", "role": "assistant", "content": [text]}
+            self.send({"type": "response.completed", "response": {"id": "r", "output": [message]}})
+            return
         odd_calls = {
             "arguments-an-object": {"arguments": {"title": "eggs"}},
             "call-id-empty": {"call_id": ""},
@@ -241,7 +412,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send({"type": "response.output_item.done", "output_index": 0, "sequence_number": 0, "item": call})
             self.send({"type": "response.completed", "response": {"id": "r", "output": [call]}})
             return
-        if word in odd_calls or word in ("reasoning", "odd-deltas"):
+        if word in odd_calls or word in TOO_LONG or word in ("reasoning", "odd-deltas", "sealed", "slow-start"):
             reasoning, text = "response.reasoning_text.delta", "response.output_text.delta"
             odd = [{"type": kind, "delta": delta} for kind in (reasoning, text) for delta in (None, 1, {"no": 1}, [])]
             thoughts = [{"type": reasoning, "delta": delta} for delta in ("I think, ", "therefore")]
@@ -286,10 +457,37 @@ class Handler(BaseHTTPRequestHandler):
             for delta in (TWO_CALLS | BARE_CALLS)[word]:
                 self.send(chunk(delta))
             self.send(chunk({}, "tool_calls"))
-        elif word in ANSWERS:
-            for delta in ANSWERS[word]:
+        elif word in WANTING and self.first:
+            for delta in WANTING[word]:
+                self.send(chunk(delta))
+            self.send(chunk({}, "tool_calls"))
+        elif word in ANSWERS | SOURCES:
+            for delta in (ANSWERS | SOURCES)[word]:
                 self.send(chunk(delta))
             self.send(chunk({}, "stop"))
+        elif word == "search-results":  # with each chunk, from the first on
+            for delta in ({"content": "who"}, {"content": "le"}):
+                self.send(chunk(delta) | PERPLEXITY)
+            self.send(chunk({}, "stop") | PERPLEXITY)
+        elif word == "alive":  # for longer than a model may be silent
+            for sign in (": PROCESSING\n\n", None) * 4:
+                if sign is None:
+                    self.send(chunk({"content": ""}))
+                else:
+                    self.wfile.write(sign.encode())
+                    self.wfile.flush()
+                time.sleep(0.4)
+            self.send(chunk({"content": "whole"}))
+            self.send(chunk({}, "stop"))
+        elif word == "azure":  # its first chunk has no choice, the lines end as those of HTTP, and no [DONE] follows
+            first = {"choices": [], "prompt_filter_results": [{"prompt_index": 0}]}
+            for data in (first, chunk({"role": "assistant", "content": "whole"}), chunk({}, "stop")):
+                self.wfile.write(f"data: {json.dumps(data)}\r\n\r\n".encode())
+            return
+        elif word == "error-in-the-stream":
+            self.send(chunk({"role": "assistant", "content": "half"}))
+            self.send({"error": {"message": SECRET_TEXT, "code": 502}})
+            return
         elif word in ENDS:
             self.send(chunk({"role": "assistant", "content": "half"}))
             self.send(chunk({}, ENDS[word]))

@@ -1,0 +1,120 @@
+"""What goes wrong in a turn, in words: a sentence for the user, and a name for the log."""
+
+import json
+import re
+
+import agents
+import openai
+
+
+class EndedEarly(agents.ModelBehaviorError):
+    """The server says itself why its answer is no whole one; `code` is its word for it."""
+
+    def __init__(self, code: object, message: object = "") -> None:
+        super().__init__(f"The stream was ended by the provider: {code}. {message or ''}")
+        self.code = str(code)
+
+
+def name_of(error: BaseException | None) -> str:
+    """Name an error without its text, which may quote the provider, a key or what somebody wrote."""
+    names = []
+    while error is not None:
+        status = getattr(error, "status_code", None)
+        code = re.sub(r"[^\w.-]", "?", str(getattr(error, "code", None) or ""))[:50]  # such as "model_not_found"
+        names.append(" ".join([type(error).__name__, *([str(status)] if status else []), *([code] if code else [])]))
+        error = error.__cause__ or error.__context__
+    return " from ".join(names)
+
+
+# What servers say, each in its own words, in lower case.
+_TOO_LONG = re.compile(
+    r"context[ _-]?(?:length|window|size)|max(?:imum)? (?:context|prompt)|prompt (?:is )?too long"
+    r"|input (?:is )?too long|too many (?:input |prompt )?tokens|reduce the length"
+    r"|(?:token count|input length|tokens?) .{0,60}exceed"
+    r"|request too large|entity too large|payload too large|number of tokens to keep|max_new_tokens.{0,20} must be <="
+)
+_FILTER = re.compile(r"content.?(?:filter|policy|management)|responsible.?ai|safety|prohibited|moderation|recitation")
+_QUOTA = re.compile(r"insufficient.{0,4}(?:quota|balance|credit|funds)|current quota|billing|out of credit")
+_NO_MODEL = re.compile(
+    r"model.{0,120}(?:not.{0,3}found|not exist|unknown|not available)|(?:invalid|unknown|no such|valid) model"
+)
+_LENGTH = ("length", "max_tokens", "max_output_tokens")  # the answer's, not the conversation's
+
+
+def too_long(error: BaseException) -> bool:
+    """Return whether a server says, in whichever words, that the conversation is too long for the model."""
+    if getattr(error, "status_code", None) == 413:
+        return True
+    return isinstance(error, openai.APIError | EndedEarly) and bool(_TOO_LONG.search(_words(error)))
+
+
+def _words(error: BaseException) -> str:
+    body = getattr(error, "body", None)
+    return f"{getattr(error, 'code', '')} {error} {body if isinstance(body, str) else ''}".lower()
+
+
+def sentence_for(error: BaseException) -> str:
+    """Say in words for the user what went wrong; never in the error's own, which may hold the provider's text.
+
+    "Please try again" is only said where that can help.
+    """
+    match error:
+        case agents.MaxTurnsExceeded():
+            return "The assistant took too many steps without coming to an end. Please try a simpler request."
+        case (
+            agents.InputGuardrailTripwireTriggered()
+            | agents.OutputGuardrailTripwireTriggered()
+            | agents.ToolInputGuardrailTripwireTriggered()
+            | agents.ToolOutputGuardrailTripwireTriggered()
+        ):
+            return "The assistant's rules do not allow this."
+        case agents.ToolTimeoutError():
+            return "A tool did not answer in time. Please try again."
+        case agents.ModelRefusalError():
+            return "The model declined to answer this."
+        case openai.APITimeoutError() | agents.ModelTimeoutError():
+            return "The model did not answer in time. Please try again."
+        case openai.APIConnectionError() | OSError():
+            return "The connection to the model failed. Please try again."
+        case openai.APIResponseValidationError(response=response):
+            if "html" in response.headers.get("content-type", ""):
+                return _WRONG_URL
+            return "The model's answer came compressed, which is not read. The server's owner must check its provider."
+        case openai.APIError() | EndedEarly():
+            return _what_the_server_says(
+                getattr(error, "status_code", 0 if isinstance(error, EndedEarly) else 500), _words(error), error.code
+            )
+        case agents.ModelBehaviorError() | UnicodeError() | json.JSONDecodeError():
+            return _BROKEN_OFF
+        case _:
+            return "Something went wrong while answering. Please try again."
+
+
+_WRONG_URL = "There is no model's server at this address. The server's owner must check its base URL."
+_BROKEN_OFF = "The model's answer broke off. Please try again."
+
+
+def _what_the_server_says(status: int, words: str, code: object) -> str:
+    if 300 <= status < 400:
+        return "The model's provider sent a redirect, which is not followed. The server's owner must check its URL."
+    if status in (401, 403):
+        return "The model's provider refused the server's API key. Its owner must check it."
+    if status == 402 or _QUOTA.search(words):
+        return "The quota of the model's account is used up. The server's owner must look after it."
+    if status == 413 or _TOO_LONG.search(words):
+        return "This is more than the model can read at once. Please begin a new conversation, or write less."
+    if _FILTER.search(words):
+        return "The filter of the model's provider does not let this through. Please ask in other words."
+    if status in (400, 404, 422) and _NO_MODEL.search(words):
+        return "The model's provider does not know this model. The server's owner must check its name."
+    if status in (404, 405):
+        return _WRONG_URL
+    if status in (429, 503, 529) or re.search("rate.?limit|overloaded", words):
+        return "The model is overloaded, or was asked too often. Please try again in a minute."
+    if 400 <= status < 500 and status not in (408, 409):
+        return "The model's server refused this request. The server's owner must check its model and settings."
+    if code in _LENGTH:
+        return "The model's answer was cut off at the greatest length that its server allows. Please ask for less."
+    if status or "error" in str(code):
+        return "The model's provider reported an error. Please try again."
+    return _BROKEN_OFF

@@ -1,0 +1,175 @@
+"""What a model is told of a conversation: the stored messages as the input of a run, and as much of it as fits."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from agents import TResponseInputItem
+
+from todochat.events import Message
+from todochat.tool_output import in_words
+
+SHORT = 500  # characters that are left of a tool's result that is shortened
+
+SHORTENED = " [... the rest of this result was left out]"
+LEFT_OUT = "\n\n[This conversation is long: its beginning, or parts of what tools returned, are left out here.]"
+
+
+def model_input(messages: Iterable[Message]) -> list[TResponseInputItem]:
+    """Turn stored messages, oldest first, into the input of a run, tool calls and results included.
+
+    What comes before the first of the user's is left out: some providers refuse a conversation that begins otherwise.
+    """
+    asked = itertools.dropwhile(lambda message: message["role"] != "user", messages)
+    return [item for message in asked for item in _items(message)]
+
+
+def _items(message: Message) -> list[TResponseInputItem]:
+    if message["role"] == "user":
+        return [{"role": "user", "content": message["content"]}]
+    items: list[TResponseInputItem] = []
+    written = 0
+    for n, call in enumerate(message["tool_calls"]):
+        items += _said(message["content"][written : call["at"]])
+        written = call["at"]
+        # Some models number their calls from 1 in each turn, and an id must not stand for two calls in one input.
+        call_id = f"{message['id']:06d}c{n:02d}"  # nine letters and digits, as Mistral's servers want it
+        arguments = in_words(call["args"] if isinstance(call["args"], dict) else {})
+        result = in_words(call.get("result", _CUT_OFF))
+        asked: Any = {"type": "function_call", "call_id": call_id, "name": call["name"], "arguments": arguments}
+        if "state" in call:
+            asked["provider_data"] = call["state"]  # which openai-agents 0.24 keeps for the model
+        items += [
+            asked,
+            # Providers refuse a call without its output.
+            {"type": "function_call_output", "call_id": call_id, "output": result},
+        ]
+    return items + _said(message["content"][written:] + _ENDINGS.get(message["status"], ""))
+
+
+_CUT_OFF = {"success": False, "error": "The call was cut off: it may have happened."}
+
+# Told in the assistant's own words: a system message in mid-conversation is refused by some providers.
+_ENDINGS = {
+    "stopped": "\n\n[The user stopped this answer here.]",
+    "failed": "\n\n[This answer failed here.]",
+    "interrupted": "\n\n[This answer was interrupted here.]",
+}
+
+
+def _said(text: str) -> list[TResponseInputItem]:
+    # A plain string: the Chat Completions converter of openai-agents 0.24 refuses a list of output_text parts.
+    return [{"role": "assistant", "content": text.strip()}] if text.strip() else []
+
+
+# ---- what is given back to a model ----
+
+
+def addressed(given: str | list[TResponseInputItem], name: str) -> tuple[list[TResponseInputItem], dict[str, Any]]:
+    """Return a conversation as the model of that name is to have it, and its signatures by the ids of their calls.
+
+    A call may have `provider_data`: what the model that has made it, "from", wants back. That model gets it, "before"
+    what it has thought before the call, and the calls that were "joined" in one answer together. No other gets it.
+    """
+    items: list[Any] = []
+    signatures: dict[str, Any] = {}
+    for item in [{"role": "user", "content": given}] if isinstance(given, str) else given:
+        plain: dict[str, Any] = {field: value for field, value in item.items() if field != "provider_data"}
+        data: dict[str, Any] = dict(item.get("provider_data") or {})  # type: ignore[call-overload]
+        ours = data.pop("from", name) == name
+        before, joined = data.pop("before", []), data.pop("joined", False)
+        if ours and data:
+            plain["provider_data"] = data
+        place = len(items)
+        if ours and plain.get("type") == "function_call":
+            signatures[plain["call_id"]] = data.get("thought_signature")
+            if not _has_thought(items):  # in the turn that it was had in, the SDK has kept it
+                items += before
+                place = len(items)
+            while joined and items[place - 1].get("type") == "function_call_output":
+                place -= 1
+        if ours or plain.get("type") != "reasoning":
+            items.insert(place, plain)
+    return items, signatures
+
+
+def _has_thought(items: list[Any]) -> bool:
+    """Return whether there is a thought behind the last result of a tool, and the last word of the user."""
+    for item in reversed(items):
+        if item.get("type") == "reasoning":
+            return True
+        if item.get("type") == "function_call_output" or item.get("role") == "user":
+            return False
+    return False
+
+
+# ---- how much of it ----
+
+
+def size_of(items: list[TResponseInputItem]) -> int:
+    """Return how many characters the texts of these items have."""
+    return sum(map(_size, items))
+
+
+def cut(
+    instructions: str | None, items: list[TResponseInputItem], limit: int
+) -> tuple[str | None, list[TResponseInputItem]]:
+    """Return what fits of a conversation (see `fitted`), and instructions that say so if that is not all of it."""
+    fitting = fitted(items, limit)
+    return (instructions if fitting is items else (instructions or "") + LEFT_OUT), fitting
+
+
+def fitted(items: list[TResponseInputItem], limit: int) -> list[TResponseInputItem]:
+    """Return what of a conversation has at most `limit` characters; more only if its newest turn is still longer.
+
+    First the results of tools are shortened, the oldest first and those of the newest turn not at all; then whole turns
+    are left out, the oldest first; and at last the results of the newest turn are shortened too.
+    """
+    if size_of(items) <= limit:
+        return items
+    *earlier, newest = _turns(items) or [[]]
+    excess = size_of(items) - limit
+    for turn in earlier:
+        excess = _shorten(turn, excess)
+    while earlier and excess > 0:
+        excess -= size_of(earlier.pop(0))
+    _shorten(newest, excess)
+    return [item for turn in (*earlier, newest) for item in turn]
+
+
+def _turns(items: list[TResponseInputItem]) -> list[list[TResponseInputItem]]:
+    """Return the items in turns, each of which begins with what the user said."""
+    turns: list[list[TResponseInputItem]] = []
+    for item in items:
+        if not turns or item.get("role") == "user":
+            turns.append([])
+        turns[-1].append(item)
+    return turns
+
+
+def _shorten(turn: list[TResponseInputItem], excess: int) -> int:
+    """Shorten the results of tools in a turn until there is no excess, the oldest first; return what is left of it."""
+    for n, item in enumerate(turn):
+        output = item.get("output")
+        if excess > 0 and isinstance(output, str) and len(output) > SHORT + len(SHORTENED):
+            shorter: Any = {**item, "output": output[:SHORT] + SHORTENED}
+            turn[n] = shorter
+            excess -= len(output) - SHORT - len(SHORTENED)
+    return excess
+
+
+def _size(value: object) -> int:
+    return sum(map(len, _texts(value)))
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            # What is given back to a server is no text of the conversation: it goes with the call that it belongs to.
+            if name not in ("provider_data", "encrypted_content", "type", "role", "id", "call_id"):
+                yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)

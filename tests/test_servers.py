@@ -1,0 +1,399 @@
+"""Conversations of three turns with each kind of model server (servers.py), over both APIs and through LiteLLM."""
+
+import importlib.util
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from chatkit.types import ThreadStreamEvent
+from conftest import Client, Server, missing
+from pydantic import TypeAdapter
+from servers import ROOM, SOURCES, TOO_LONG, TROUBLES, TWO_CALLS, WANTING, Provider, provider
+
+from todochat import history, models
+from todochat.models.thoughts import Splitter
+
+WHOLE = "whole \U0001f600"
+A = {"url": "https://a.example/", "title": "A"}
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[Provider]:
+    """The model server."""
+    with provider() as server:
+        yield server
+
+
+def settings_for(api: str, url: str) -> dict[str, str]:
+    """Return the settings that lead to a model server."""
+    if api == "litellm":
+        if importlib.util.find_spec("litellm") is None:
+            missing("LiteLLM is not installed: run pip install -r requirements-dev.txt")
+        return {"MODEL": "litellm/openai/m", "OPENAI_API_BASE": url, "OPENAI_API_KEY": "k"}
+    return {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "k", "OPENAI_MODEL": "m", "OPENAI_API": api}
+
+
+@pytest.fixture(scope="module")
+def served(scripted: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    """Return a server that talks to the model server in an API, shared by the tests of this file."""
+    servers: dict[str, Server] = {}
+
+    def of(api: str) -> Server:
+        if api not in servers:
+            chosen = settings_for(api, scripted.url)
+            servers[api] = Server(tmp_path_factory.mktemp(api), MODEL_IDLE_TIMEOUT=2, **chosen).start()
+        return servers[api]
+
+    yield of
+    for server in servers.values():
+        server.close()
+
+
+def anybody(server: Server) -> Client:
+    """Return a client for a user who is new."""
+    return server.client(f"user-{uuid.uuid4()}")
+
+
+def thoughts(events: list[dict[str, Any]]) -> str:
+    """Return what was thought, without the first event."""
+    return "".join(event["content"] for event in events[1:] if event["type"] == "thinking")
+
+
+@pytest.mark.parametrize("api", ["chat", "litellm"])
+@pytest.mark.parametrize("word", TWO_CALLS)
+def test_three_turns_with_calls_however_they_are_sent(served: Callable[[str], Server], api: str, word: str) -> None:
+    """Whatever a server does with the indexes, ids, names and arguments of its calls, a conversation goes on."""
+    if api == "litellm" and word in NOT_THROUGH_LITELLM:
+        pytest.skip("LiteLLM itself refuses it")
+    with anybody(served(api)) as client:
+        thread = None
+        for _ in range(3):
+            turn = client.say(f"please {word}", thread)
+            assert (turn.text, turn.of("error")) == (WHOLE, [])
+            assert [call["args"] for call in turn.of("tool_call")] == [{"title": "eggs"}, {"title": "bread"}]
+            thread = turn.thread
+        assert [task["title"] for task in client.tasks()] == ["eggs", "bread"] * 3
+
+
+NOT_THROUGH_LITELLM = {"number-for-id"}
+
+
+@pytest.mark.parametrize("word", WANTING)
+def test_what_a_server_wants_back_it_gets(served: Callable[[str], Server], scripted: Provider, word: str) -> None:
+    """Reasoning and signatures are given back in each later turn, to the model that has sent them; nothing else is."""
+    with anybody(served("chat")) as client:
+        thread = None
+        for _ in range(3):
+            turn = client.say(f"please {word}", thread)
+            assert (turn.text, turn.of("error")) == (WHOLE, [])
+            assert thoughts(turn.events) == ("" if word == "gemini" else "I think, therefore")
+            assert len(turn.of("tool_result")) == 2
+            assert all(event.keys() <= {"type", "id", "name", "args"} for event in turn.of("tool_call"))
+            thread = turn.thread
+        messages = client.messages(turn.thread)
+        assert [message["status"] for message in messages] == ["done"] * 6
+        assert all("state" not in call for message in messages for call in message["tool_calls"])
+        if word != "gemini":
+            assert messages[1]["reasoning"][0]["text"].strip() == "I think, therefore"
+    asked = [message for message in scripted.requests[-1]["messages"] if message.get("tool_calls")]
+    wanted = {"deepseek": "reasoning_content", "vllm": "reasoning"}.get(word)
+    assert [message.get(wanted) for message in asked if wanted] == (["I think, therefore"] * 3 if wanted else [])
+
+
+def test_sealed_reasoning_is_given_back_over_responses(served: Callable[[str], Server], scripted: Provider) -> None:
+    """What a server has encrypted because it stores nothing is in each later request, before the calls it led to."""
+    with anybody(served("responses")) as client:
+        thread = None
+        for _ in range(3):
+            turn = client.say("please sealed", thread)
+            assert (turn.text, turn.of("error"), len(turn.of("tool_result"))) == ("whole", [], 2), turn.events
+            assert thoughts(turn.events) == "I think, therefore"
+            thread = turn.thread
+    items = scripted.requests[-1]["input"]
+    assert [item["encrypted_content"] for item in items if item.get("type") == "reasoning"] == ["sealed"] * 3
+
+
+def test_nobody_else_gets_what_a_model_wants_back(make_server: Callable[..., Server], scripted: Provider) -> None:
+    """When the model changes in a conversation the new one gets nothing of the old one's; the old one gets its own."""
+    server = make_server(**settings_for("chat", scripted.url))
+    with server.client() as client:
+        thread = client.say("please deepseek").thread
+    server.kill()
+    server.env["OPENAI_MODEL"] = "another"
+    server.start()
+    with server.client() as client:
+        assert client.say("please mistral", thread).of("error") == []
+        assert client.say("please gemini", thread).of("error") != []  # it has no signature of the first turn
+    server.kill()
+    server.env["OPENAI_MODEL"] = "m"
+    server.start()
+    with server.client() as client:
+        turn = client.say("please go on", thread)
+        assert turn.of("error") == []
+    asked = [message for message in scripted.requests[-1]["messages"] if message.get("tool_calls")]
+    assert [message.get("reasoning_content") for message in asked[:2]] == ["I think, therefore", None]
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "litellm"])
+def test_thoughts_between_tags_are_thoughts(served: Callable[[str], Server], api: str) -> None:
+    """`<think>` at the beginning of an answer is reasoning over each API, and never a part of the answer."""
+    word = "think" if api == "responses" else "think-and-say"
+    with anybody(served(api)) as client:
+        thread = None
+        for _ in range(3):
+            turn = client.say(f"please {word}", thread)
+            assert (turn.text, turn.of("error"), thoughts(turn.events)) == ("whole", [], "I think, therefore")
+            thread = turn.thread
+        assert client.messages(turn.thread)[-1]["content"] == "whole"
+
+
+def test_thoughts_between_tags_are_told_apart_in_whichever_pieces_they_come() -> None:
+    """A tag may be cut anywhere; one in the middle of the text is text."""
+    cases = {
+        "<think>I think</think>\n\nwhole": ("I think", "whole"),
+        "\n<think>\na < b </th > c</think>  d </think>e": ("\na < b </th > c", "d </think>e"),
+        "whole <think>no</think>": ("", "whole <think>no</think>"),
+        "<thin": ("", "<thin"),
+        "<think>only": ("only", ""),
+        "<think></think>text": ("", "text"),
+        "<think>a</think> <think>b</think> c": ("ab", "c"),
+        "  hi": ("", "  hi"),
+        "<thinking>a</thinking>b": ("", "<thinking>a</thinking>b"),
+    }
+    for text, expected in cases.items():
+        for size in range(1, len(text) + 1):
+            splitter = Splitter()
+            told = [splitter.feed(text[n : n + size]) for n in range(0, len(text), size)] + [splitter.end()]
+            assert ("".join(t for t, _ in told), "".join(t for _, t in told)) == expected, (text, size)
+
+
+@pytest.mark.parametrize(("api", "word"), [("chat", "alive"), ("chat", "azure"), ("litellm", "azure")])
+def test_these_are_signs_of_life_and_whole_answers(served: Callable[[str], Server], api: str, word: str) -> None:
+    """Comments and empty deltas are no silence; a first chunk without a choice and a missing [DONE] are no fault."""
+    with anybody(served(api)) as client:
+        thread = None
+        for _ in range(1 if word == "alive" else 3):
+            turn = client.say(f"please {word}", thread)
+            assert (turn.text, turn.of("error")) == ("whole", [])
+            thread = turn.thread
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_a_model_may_take_longer_to_start(served: Callable[[str], Server], api: str) -> None:
+    """Until something comes of a turn's first answer a server may be loading its model, and the user is told so."""
+    with anybody(served(api)) as client:
+        turn = client.say("please slow-start")
+        assert turn.of("error") == []
+        notices = [event["content"] for event in turn.of("thinking")]
+        assert notices == ["Processing your request...", "The model is starting. This can take some minutes..."]
+        assert "reasoning" not in client.messages(turn.thread)[-1] or not client.messages(turn.thread)[-1]["reasoning"]
+
+
+def test_a_model_that_does_not_start_is_given_up(make_server: Callable[..., Server], scripted: Provider) -> None:
+    """MODEL_START_TIMEOUT is the most that it may take."""
+    chosen = settings_for("chat", scripted.url)
+    with make_server(MODEL_START_TIMEOUT=1, **chosen).client() as client:
+        turn = client.say("please slow-start")
+        assert turn.of("error")[0]["message"] == "The model did not answer within 1 seconds. Please try again."
+
+
+@pytest.mark.parametrize("word", TOO_LONG)
+def test_a_conversation_does_not_die_of_its_length(
+    served: Callable[[str], Server], scripted: Provider, word: str
+) -> None:
+    """In whichever words a server says that it is too long: it is asked again with half, and told what was left out."""
+    with anybody(served("chat")) as client:
+        thread = client.say("x" * (ROOM // 2)).thread
+        client.say("y" * (ROOM // 2), thread)
+        for _ in range(2):
+            turn = client.say(f"please {word}", thread)
+            assert (turn.text, turn.of("error")) == (WHOLE, [])
+        alone = client.say("z" * ROOM + f" {word}", thread)
+        assert "more than the model can read at once" in alone.of("error")[0]["message"]
+        assert client.say("please go on", thread).of("error") == []
+    [system] = [m for m in scripted.requests[-1]["messages"] if m["role"] == "system"]
+    assert history.LEFT_OUT not in system["content"]  # this one has room for all of it again
+    fitted = [
+        r["messages"] for r in scripted.requests if r.get("messages", [{}])[-1].get("content") == f"please {word}"
+    ]
+    assert history.LEFT_OUT in fitted[-1][0]["content"]
+    assert len(json.dumps(fitted[-1])) <= ROOM
+
+
+@pytest.mark.parametrize(
+    ("api", "word"), [("responses", "openai"), ("responses", "too-long-in-the-stream"), ("litellm", "openai")]
+)
+def test_nor_over_another_api(served: Callable[[str], Server], api: str, word: str) -> None:
+    """The same over Responses, where it may be said in the stream, and through LiteLLM."""
+    with anybody(served(api)) as client:
+        thread = client.say("x" * (ROOM // 2) + " reasoning").thread
+        client.say("y" * (ROOM // 2) + " reasoning", thread)
+        for _ in range(2):
+            turn = client.say(f"please {word}", thread)
+            assert turn.of("error") == [], turn.events
+
+
+def test_history_is_cut_by_its_size(make_server: Callable[..., Server], scripted: Provider) -> None:
+    """HISTORY_CHARS cuts whole turns, the newest is kept, and the instructions say that something was left out."""
+    with make_server(HISTORY_CHARS=1000, **settings_for("chat", scripted.url)).client() as client:
+        thread = client.say("first " + "x" * 300).thread
+        client.say("second " + "y" * 400, thread)
+        client.say("third " + "z" * 600, thread)
+        client.say("fourth", thread)
+    system, *sent = scripted.requests[-1]["messages"]
+    assert [message["content"].split()[0] for message in sent if message["role"] == "user"] == ["third", "fourth"]
+    assert sent[0]["role"] == "user"
+    assert system["content"].endswith(history.LEFT_OUT)
+
+
+def test_results_are_shortened_before_words_are_left_out() -> None:
+    """The oldest results of tools first, those of the newest turn last; what is too long by itself is all there is."""
+
+    def turn(n: int, output: str) -> list[Any]:
+        call = {"type": "function_call", "call_id": str(n), "name": "f", "arguments": "{}"}
+        result = {"type": "function_call_output", "call_id": str(n), "output": output}
+        return [{"role": "user", "content": f"question {n}"}, call, result, {"role": "assistant", "content": "answer"}]
+
+    long = "r" * 5000
+    items = turn(1, long) + turn(2, long) + turn(3, long)
+    assert history.fitted(items, 20_000) is items
+    once = history.fitted(items, 12_000)
+    assert [len(item["output"]) for item in once if "output" in item] == [
+        history.SHORT + len(history.SHORTENED),
+        5000,
+        5000,
+    ]
+    assert [item.get("content") for item in once] == [item.get("content") for item in items]
+    last = history.fitted(items, 5_100)
+    assert last == turn(3, long)
+    least = history.fitted(items, 100)
+    assert least[0] == {"role": "user", "content": "question 3"}
+    assert len(least[2]["output"]) < 600
+    assert items == turn(1, long) + turn(2, long) + turn(3, long)
+
+
+@pytest.mark.parametrize(
+    ("api", "word"),
+    [
+        *(("chat", word) for word in SOURCES),
+        ("chat", "search-results"),
+        ("responses", "search"),
+        ("litellm", "annotations"),
+    ],
+)
+def test_sources_are_shown_and_shown_again(served: Callable[[str], Server], api: str, word: str) -> None:
+    """What an answer refers to reaches both dialects, is stored, and is the same when it is read again."""
+    validate = TypeAdapter(ThreadStreamEvent).validate_python
+    with anybody(served(api)) as client:
+        turn = client.say(f"please {word}")
+        assert turn.of("citation") == [{"type": "citation", **A}]
+        assert turn.text == "whole"
+        [cited] = client.messages(turn.thread)[-1]["citations"]
+        assert (cited["url"], cited["title"], cited["at"]) == (A["url"], A["title"], 5)
+        thread, note = None, {"type": "annotation", "source": {"type": "url", **A}, "index": 5}
+        for _ in range(3):
+            body = {"type": "threads.create", "params": {"input": written(f"please {word}")}}
+            if thread is not None:
+                body = {"type": "threads.add_user_message", "params": {"thread_id": thread, "input": written(word)}}
+            frames = client.read("POST", "/chatkit", json=body).events
+            for frame in frames:
+                validate(frame)
+            said = [
+                f["item"]
+                for f in frames
+                if f["type"] == "thread.item.done" and f["item"]["type"] == "assistant_message"
+            ]
+            assert [item["content"][0]["annotations"] for item in said] == [[note]]
+            thread = said[0]["thread_id"]
+            stored = client.post("/chatkit", json={"type": "items.list", "params": {"thread_id": thread}}).json()
+            assert stored["data"][0] == said[0]
+        kinds = [frame["update"]["type"] for frame in frames if frame["type"] == "thread.item.updated"]
+        assert kinds.count("assistant_message.content_part.annotation_added") == 1
+
+
+def written(text: str) -> dict[str, Any]:
+    """Return what a user writes in the component."""
+    return {"content": [{"type": "input_text", "text": text}], "attachments": [], "inference_options": {}}
+
+
+SAYS = {
+    "no-such-model": "does not know this model",
+    "not-pulled": "does not know this model",
+    "model-not-exist": "does not know this model",
+    "no-valid-model": "does not know this model",
+    "no-such-path": "check its base URL",
+    "not-allowed": "check its base URL",
+    "bad-request": "refused this request",
+    "unprocessable": "refused this request",
+    "no-quota": "quota",
+    "no-balance": "quota",
+    "too-often": "try again in a minute",
+    "overloaded": "try again in a minute",
+    "filtered": "filter",
+    "forbidden": "API key",
+    "reset": "connection to the model failed. Please try again",
+    "error-in-the-stream": "reported an error. Please try again",
+    "incomplete": "ask for less",
+    "filtered-in-the-stream": "filter",
+    "length": "ask for less",
+    "content_filter": "filter",
+    "cut": "broke off. Please try again",
+}
+OVER_CHAT = [*TROUBLES, "reset", "error-in-the-stream"]
+
+
+@pytest.mark.parametrize(
+    ("api", "word"),
+    [
+        *(("chat", word) for word in OVER_CHAT),
+        *(("responses", word) for word in (*TROUBLES, "reset", "incomplete", "filtered-in-the-stream")),
+        *(("litellm", word) for word in ("not-pulled", "no-quota", "bad-request", "length", "content_filter", "cut")),
+    ],
+)
+def test_troubles_are_told_apart(served: Callable[[str], Server], api: str, word: str) -> None:
+    """The sentence says what to do; "please try again" only where that can help."""
+    with anybody(served(api)) as client:
+        turn = client.say(f"please {word}")
+        [error] = turn.of("error")
+        assert SAYS[word] in error["message"]
+        assert ("try again" in error["message"]) == ("try again" in SAYS[word])
+        assert client.messages(turn.thread)[-1]["status"] == "failed"
+
+
+def test_a_calls_text_goes_to_the_model_as_it_is(served: Callable[[str], Server], scripted: Provider) -> None:
+    """Non-Latin text in arguments and results is no \\uXXXX, for which a model would need several tokens a letter."""
+    with anybody(served("chat")) as client:
+        client.post("/api/tasks", json={"title": "\u725b\u5976"}).raise_for_status()
+        turn = client.say("please arguments-none")
+        client.say("please go on", turn.thread)
+    outputs = [m["content"] for m in scripted.requests[-1]["messages"] if m["role"] == "tool"]
+    assert "\u725b\u5976" in outputs[0]
+
+
+@pytest.mark.parametrize("effort", ["low", None])
+def test_openai_keeps_nothing_and_seals_its_reasoning(effort: str | None) -> None:
+    """At OpenAI nothing is stored, and what has been reasoned comes encrypted so that it can be given back."""
+    env = {"OPENAI_API_KEY": "k", "OPENAI_MODEL": "gpt-5.4"} | ({"OPENAI_REASONING": effort} if effort else {})
+    settings = models.choose_model(env).settings
+    assert settings is not None
+    assert (settings.store, settings.response_include) == (False, ["reasoning.encrypted_content"])
+    assert (settings.reasoning is None) == (effort is None)
+    if settings.reasoning is not None:
+        assert (settings.reasoning.effort, settings.reasoning.summary) == ("low", "auto")
+    plain = models.choose_model(env | {"OPENAI_MODEL": "gpt-4.1", "OPENAI_REASONING": ""}).settings
+    assert plain is not None
+    assert (plain.store, plain.response_include) == (False, None)  # it would refuse to include what it has not
+    with pytest.raises(models.BadModel, match="OPENAI_REASONING must be one of"):
+        models.choose_model(env | {"OPENAI_REASONING": "much"})
+
+
+def test_reasoning_that_is_asked_for_streams(make_server: Callable[..., Server], scripted: Provider) -> None:
+    """OPENAI_REASONING is in the request, and the summary that it brings becomes `thinking`."""
+    chosen = settings_for("responses", scripted.url) | {"OPENAI_REASONING": "high"}
+    with make_server(**chosen).client() as client:
+        turn = client.say("please sealed")
+        assert thoughts(turn.events) == "I think, therefore"
+    assert scripted.requests[-1]["reasoning"] == {"effort": "high", "summary": "auto"}
+    assert "store" not in scripted.requests[-1]  # which is OpenAI's

@@ -1,0 +1,81 @@
+"""How long a model and its tools may be silent."""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+STARTING = 5.0  # seconds in which nothing has come of a model: a local server may be loading it
+
+
+@dataclass
+class Pulse:
+    """When a turn's model was last heard of: any byte is a sign of life, and so is any event."""
+
+    last: float  # by the loop's clock
+    beating: bool = False  # whether it has been heard of at all in this turn: until then it may be starting
+
+    def beat(self) -> None:
+        """Take note of a sign of life."""
+        self.last, self.beating = asyncio.get_running_loop().time(), True
+
+
+# That of the turn; the tasks that the Agents SDK makes in it inherit this.
+PULSE: ContextVar[Pulse | None] = ContextVar("todochat_pulse", default=None)
+
+
+def begin_pulse() -> Pulse:
+    """Return the pulse of a turn that begins, of which everything called from here on takes note."""
+    pulse = Pulse(asyncio.get_running_loop().time())
+    PULSE.set(pulse)
+    return pulse
+
+
+@dataclass(frozen=True)
+class Patience:
+    """For how many seconds a model may be silent, a tool at work, and a model that nothing has come of in this turn."""
+
+    model: float = 60.0
+    tool: float = 30.0
+    start: float = 300.0
+
+
+class Watchdog:
+    """Cancels a run that has been silent for too long; tells once if its model is slow to start.
+
+    One timer for the whole run: a timeout around each event would cost more than all else that we do for a text delta.
+    """
+
+    def __init__(
+        self, pulse: Pulse, patience: Patience, cancel: Callable[[], None], tell_starting: Callable[[], None]
+    ) -> None:
+        self.running: dict[str, str] = {}  # the tools that have been called and not answered: id to name
+        self.verdict: str | None = None
+        self._pulse, self._patience, self._cancel, self._tell_starting = pulse, patience, cancel, tell_starting
+        self._told = False
+        self._loop = asyncio.get_running_loop()
+        self._interval = min(patience.model, patience.tool, patience.start, STARTING)
+        self._timer = self._loop.call_later(self._interval, self._look)
+
+    def heard(self) -> None:
+        """Take note that something happens in the run."""
+        self._pulse.last = self._loop.time()
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        silence = self._loop.time() - self._pulse.last
+        starting = not (self._pulse.beating or self.running)
+        patience = self._patience
+        allowed = patience.start if starting else patience.tool if self.running else patience.model
+        if silence >= allowed:
+            who = f"The tool {next(iter(self.running.values()))}" if self.running else "The model"
+            self.verdict = f"{who} did not answer within {allowed:g} seconds. Please try again."
+            self._cancel()
+            return
+        if starting and not self._told and silence >= STARTING:
+            self._told = True
+            self._tell_starting()
+        self._timer = self._loop.call_later(min(allowed - silence, self._interval), self._look)
