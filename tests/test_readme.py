@@ -31,7 +31,7 @@ def test_the_curl_prints_what_the_readme_shows(make_server: Callable[..., Server
     command = block("sh", "curl").replace("http://127.0.0.1:8000", server.url)
     command = command.replace(".venv/bin/python app.py", f"{sys.executable} {ROOT / 'app.py'}")
     ended = subprocess.run(["bash", "-c", command], env=server.env, capture_output=True, text=True, check=True)
-    assert ended.stdout == block("", "data: [DONE]")
+    assert ended.stdout == block("", '"type":"tool_result"')
 
 
 def test_the_embedding_example_works_with_the_wheel(tmp_path: Path) -> None:
