@@ -379,7 +379,7 @@ class Store(TaskStore, Versions):
             """,
             [value for message in new for value in (conversation_id, now, *message)],
         )
-        return [await _message(sql, row) for row in sorted(rows, key=lambda row: int(row["id"]))]
+        return [_message_in(row) for row in sorted(rows, key=lambda row: int(row["id"]))]
 
     async def save_progress(self, progress: Callable[[], Iterable[Progress]]) -> dict[int, Wishes]:
         """Add to what is stored of live answers, all in one transaction; return all that this process makes, by id.
@@ -445,9 +445,7 @@ async def _messages(sql: Sql, conversation_id: int, last: int, before: int = MOS
 
 async def _message(sql: Sql, row: Row) -> Message:
     """Return the message in a row; that of a live answer is empty, and what there is of it is in its events."""
-    message = cast(Message, dict(row))
-    message["tool_calls"], message["reasoning"] = json.loads(row["tool_calls"]), json.loads(row["reasoning"])
-    message["citations"] = json.loads(row["citations"])
+    message = _message_in(row)
     if message["status"] == "streaming" and (events := await _events(sql, message["id"])):
         message.update(cast(Message, fold(events)))
     return message
@@ -577,6 +575,11 @@ async def _earlier(sql: Sql, request: TurnRequest) -> Turn | None:
 
 
 # ---- rows ----
+
+
+def _message_in(row: Row) -> Message:
+    lists = {name: json.loads(row[name]) for name in ("tool_calls", "reasoning", "citations")}
+    return cast(Message, {**row, **lists})
 
 
 def _conversation(row: Row) -> Conversation:
