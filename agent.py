@@ -31,8 +31,9 @@ from agents import (
 from agents.items import RunItem, TResponseStreamEvent
 from agents.tool_context import ToolContext
 
+from todochat.dates import today
 from todochat.events import Event, Message, ToolCall, ToolResult
-from todochat.inputs import MAX_DESCRIPTION, MAX_TITLE
+from todochat.inputs import unfit
 from todochat.models.errors import name_of, sentence_for
 from todochat.tool_output import as_json, mended
 
@@ -41,7 +42,10 @@ log = logging.getLogger("todochat")
 INSTRUCTIONS = """\
 You are the assistant of a to-do list. Use the tools to add, list, complete, update and delete the user's tasks; \
 never claim a change that no tool has confirmed. To act on a task that the user describes in words, or by its place in \
-the list, call list_tasks first to find its id. Answer briefly, in the user's language."""
+the list, call list_tasks first to find its id. Answer briefly, in the user's language.
+
+For the user it is {date:%A, %Y-%m-%d} (time zone: {timezone}). A task may have a due date, a day without a time. \
+You cannot remind anyone: if the user asks for a reminder, add a task that is due on that day, and say so."""
 
 MAX_LISTED = 100  # tasks that list_tasks shows the model at once
 
@@ -50,7 +54,9 @@ class Tasks(Protocol):
     """What the tools need of a store: `db.Store`, or the host's own. Each method acts for the one user it is given."""
 
     async def list_tasks(self, user_id: str, completed: bool | None = None) -> Sequence[Mapping[str, Any]]: ...
-    async def add_task(self, user_id: str, title: str, description: str | None = None) -> Mapping[str, Any]: ...
+    async def add_task(
+        self, user_id: str, title: str, description: str | None = None, due: str | None = None
+    ) -> Mapping[str, Any]: ...
     async def update_task(
         self, user_id: str, task_id: int, **changes: str | bool | None
     ) -> Mapping[str, Any] | None: ...
@@ -76,6 +82,7 @@ class TurnContext:
     user_id: str
     tasks: Tasks
     record: Record = just_run
+    timezone: str = "UTC"  # the user's, by its IANA name
 
 
 # ---- the agent and its tools ----
@@ -83,7 +90,13 @@ class TurnContext:
 
 def todo_agent(model: Model | None = None) -> Agent[TurnContext]:
     """Return the to-do agent; its tools act for the user in the run's `TurnContext`, whatever the model says."""
-    return Agent(name="To-do", instructions=INSTRUCTIONS, model=model, tools=[*todo_tools()])
+    return Agent(name="To-do", instructions=instructions, model=model, tools=[*todo_tools()])
+
+
+def instructions(ctx: RunContextWrapper[TurnContext], agent: Agent[TurnContext]) -> str:
+    """Return what the to-do agent is told about itself, and about the user's day."""
+    timezone = getattr(ctx.context, "timezone", "UTC")  # a host's own context need not say
+    return INSTRUCTIONS.format(date=today(timezone), timezone=timezone)
 
 
 def todo_tools(*, strict: bool = True) -> list[FunctionTool]:
@@ -95,33 +108,36 @@ def todo_tools(*, strict: bool = True) -> list[FunctionTool]:
     return [_stored(function_tool(tool, failure_error_function=_tell_the_model, strict_mode=strict)) for tool in tools]
 
 
-async def add_task(ctx: RunContextWrapper[TurnContext], title: str, description: str | None = None) -> str:
+async def add_task(
+    ctx: RunContextWrapper[TurnContext], title: str, description: str | None = None, due: str | None = None
+) -> str:
     """Add a task to the user's list.
 
     Args:
         title: What is to be done, in a few words.
         description: Details, if the user gave any.
+        due: The day on which it is due, as YYYY-MM-DD, if the user named one.
     """
-    if (fault := _unfit(title, description)) is not None:
-        return fault
-    task = await ctx.context.tasks.add_task(ctx.context.user_id, title.strip(), (description or "").strip() or None)
-    return _success(task)
+    if (fault := unfit(title, description, due)) is not None:
+        return _failure(fault)
+    description = (description or "").strip() or None
+    return _success(await ctx.context.tasks.add_task(ctx.context.user_id, title.strip(), description, due or None))
 
 
 async def list_tasks(
     ctx: RunContextWrapper[TurnContext], status: Literal["all", "pending", "completed"] = "all"
 ) -> str:
-    """List the user's tasks with their ids, oldest first.
+    """List the user's tasks with their ids and due dates, oldest first.
 
     Args:
         status: Which tasks to list.
     """
     completed = None if status == "all" else status == "completed"
     tasks = await ctx.context.tasks.list_tasks(ctx.context.user_id, completed)
-    # Of too many the open ones, and the newest of those; in the order of their ids all the same.
-    chosen = sorted(tasks, key=lambda task: (task["completed"], -task["id"]))[:MAX_LISTED]
+    # Of too many the open ones, first those that are due and then the newest; in the order of their ids all the same.
+    chosen = sorted(tasks, key=lambda task: (task["completed"], task.get("due") or "9", -task["id"]))[:MAX_LISTED]
     chosen.sort(key=itemgetter("id"))
-    shown = [{name: task[name] for name in ("id", "title", "description", "completed")} for task in chosen]
+    shown = [{name: task.get(name) for name in ("id", "title", "description", "due", "completed")} for task in chosen]
     return json.dumps({"success": True, "total": len(tasks), "tasks": shown})
 
 
@@ -136,20 +152,24 @@ async def complete_task(ctx: RunContextWrapper[TurnContext], task_id: int, compl
 
 
 async def update_task(
-    ctx: RunContextWrapper[TurnContext], task_id: int, title: str | None = None, description: str | None = None
+    ctx: RunContextWrapper[TurnContext],
+    task_id: int,
+    title: str | None = None,
+    description: str | None = None,
+    due: str | None = None,
 ) -> str:
-    """Change a task's title or description.
+    """Change a task's title, description or due date.
 
     Args:
         task_id: The id of the task.
         title: The new title, or null to keep it.
         description: The new description, or null to keep it.
+        due: The new day on which it is due, as YYYY-MM-DD; null to keep it, an empty text for none.
     """
-    if (fault := _unfit("-" if title is None else title, description)) is not None:
-        return fault
-    changes: dict[str, str | None] = {} if title is None else {"title": title.strip()}
-    if description is not None:
-        changes["description"] = description.strip() or None
+    if (fault := unfit("-" if title is None else title, description, due)) is not None:
+        return _failure(fault)
+    given = {"title": title, "description": description, "due": due}
+    changes = {name: text.strip() or None for name, text in given.items() if text is not None}
     return _success(await ctx.context.tasks.update_task(ctx.context.user_id, task_id, **changes), task_id)
 
 
@@ -165,16 +185,9 @@ async def delete_task(ctx: RunContextWrapper[TurnContext], task_id: int) -> str:
 def _success(task: Mapping[str, Any] | None, task_id: int | None = None) -> str:
     # JSON text, not a dict: the SDK would give the model Python's repr of a dict.
     if task is None:
-        return json.dumps({"success": False, "error": f"There is no task {task_id}."})
-    return json.dumps({"success": True, "task_id": task["id"], "title": task["title"], "completed": task["completed"]})
-
-
-def _unfit(title: str, description: str | None) -> str | None:
-    if not 1 <= len(title.strip()) <= MAX_TITLE:
-        return json.dumps({"success": False, "error": f"A title has 1 to {MAX_TITLE} characters."})
-    if len(description or "") > MAX_DESCRIPTION:
-        return json.dumps({"success": False, "error": f"A description has at most {MAX_DESCRIPTION} characters."})
-    return None
+        return _failure(f"There is no task {task_id}.")
+    told = {"success": True, "task_id": task["id"], "title": task["title"], "completed": task["completed"]}
+    return json.dumps(told | ({"due": task["due"]} if task.get("due") else {}))
 
 
 def _tell_the_model(ctx: RunContextWrapper[Any], error: Exception) -> str:
@@ -182,7 +195,11 @@ def _tell_the_model(ctx: RunContextWrapper[Any], error: Exception) -> str:
     # OverflowError: an id of more than 64 bits; UnicodeError: half a surrogate pair.
     if not isinstance(error, ModelBehaviorError | OverflowError | UnicodeError):
         raise error
-    return json.dumps({"success": False, "error": "These arguments do not fit the tool."})
+    return _failure("These arguments do not fit the tool.")
+
+
+def _failure(sentence: str) -> str:
+    return json.dumps({"success": False, "error": sentence})
 
 
 def _stored(tool: FunctionTool) -> FunctionTool:

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from agents import Agent, Model, RunConfig
@@ -21,22 +22,23 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from todochat import inputs, pages
+from todochat import etags, inputs, pages
 from todochat.agent import Tasks, TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.auth import Authenticate, bearer, verifier_for
-from todochat.db import Busy, Conflict, Limits, NotFound, ServerFull, Store, TooMany, Turn, TurnRequest
+from todochat.db import MOST, Busy, Limits, Store, Turn, TurnRequest
 from todochat.dialects import chatkit, mcp, replay, simple
 from todochat.dialects.sse import EventStream
 from todochat.engines import T, Unavailable
 from todochat.events import Event
-from todochat.middleware import middleware
+from todochat.middleware import EXPECTED, middleware, refuse
 from todochat.models import Choice, choose_model, offline
-from todochat.runs import UNSAVED, Run, Runs, ShuttingDown
+from todochat.runs import UNSAVED, Run, Runs
 from todochat.settings import BadSetting, Settings, store_path
 
 log = logging.getLogger("todochat")
 
 MAX_PAGE = 200  # conversations
+MAX_TASKS = 1000  # in one answer
 
 AgentOrFactory = Agent[Any] | Callable[[str], Agent[Any] | Awaitable[Agent[Any]]]
 ContextFactory = Callable[[TurnContext], object]
@@ -60,13 +62,14 @@ class Service:
     settings: Settings
     mcp: StreamableHTTPSessionManager
 
-    async def start_turn(self, run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
-        """Start a turn; return what yields its events, as the agent makes them."""
+    async def start_turn(self, timezone: str | None, run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        """Start a turn of a user in a time zone; return what yields its events, as the agent makes them."""
         agent = self.agent if isinstance(self.agent, Agent) else await _awaited(self.agent(run.user_id))
         if not isinstance(agent, Agent):
             raise TypeError("The agent function must return an agents.Agent.")
+        timezone = timezone or self.settings.timezone
         record = run.run_tool_atomically if self.tasks is self.store else run.run_tool_then_store
-        context = await _awaited(self.context(TurnContext(run.user_id, self.tasks, record)))
+        context = await _awaited(self.context(TurnContext(run.user_id, self.tasks, record, timezone)))
         agent = copy(agent)  # openai-agents 0.24 compares an agent's tools with those in each run that it is in
         return stream_turn(agent, turn.history, context, self.options, run, conversation_id=run.conversation_id)
 
@@ -111,10 +114,21 @@ async def post_chatkit(request: Request) -> Response | EventStream:
     body = await inputs.body_of(request)
     if "type" in body:
         return await chatkit_protocol(request, service, user_id, body)
-    asked = simple.request_in(body)
-    title = inputs.conversation_title(asked.message)
-    turn_request = TurnRequest(user_id, asked.message, title, conversation_id=asked.thread_id)
-    turn, run = await begin(request, service, turn_request, asked._asdict())
+    return await simple_dialect(request, service, user_id, simple.request_in(body))
+
+
+async def retry(request: Request) -> Response | EventStream:
+    """POST /api/conversations/{id}/retry: answer one of the user's messages anew, and stream that."""
+    service, user_id = await signed_in(request)
+    asked = simple.retry_in(await inputs.body_of(request), inputs.id_of(request))
+    return await simple_dialect(request, service, user_id, asked)
+
+
+async def simple_dialect(request: Request, service: Service, user_id: str, asked: simple.Request) -> EventStream:
+    """Answer a request of the simple dialect."""
+    title = inputs.conversation_title(asked.message) if asked.message_id is None else None
+    turn_request = TurnRequest(user_id, asked.message, title, asked.thread_id, asked.message_id)
+    turn, run = await begin(request, service, turn_request, asked._asdict(), asked.timezone)
     frames = simple.frames(turn.conversation["id"], batches(turn, run))
     stop = stop_when_left(service, run) if asked.on_disconnect == "stop" else None
     return EventStream(frames, names_of(turn.conversation["id"], turn.answer["id"]), stop)
@@ -141,17 +155,18 @@ async def chatkit_protocol(
 
 
 async def begin(
-    request: Request, service: Service, asked: TurnRequest, body: Mapping[str, Any]
+    request: Request, service: Service, asked: TurnRequest, body: Mapping[str, Any], timezone: str | None = None
 ) -> tuple[Turn, Run | None]:
     """Store a turn and start its run, once for each idempotency key."""
+    start_turn = partial(service.start_turn, timezone)
     asked = replace(asked, key=inputs.key_of(request), digest=inputs.digest_of(body))
     try:
-        return await service.runs.begin(asked, service.start_turn)
+        return await service.runs.begin(asked, start_turn)
     except Busy:
         # Who has just stopped the last answer, by closing the connection, cannot know when that is done.
         if asked.conversation_id is None or not await service.runs.wait_for_stop(asked.conversation_id):
             raise
-        return await service.runs.begin(asked, service.start_turn)
+        return await service.runs.begin(asked, start_turn)
 
 
 def batches(turn: Turn, run: Run | None) -> AsyncGenerator[list[Event], None]:
@@ -215,17 +230,23 @@ async def stop(request: Request) -> Response:
 
 
 async def list_conversations(request: Request) -> Response:
-    """GET /api/conversations?limit=50&offset=0."""
+    """GET /api/conversations?limit=50&offset=0&q=."""
     service, user_id = await signed_in(request)
-    inputs.only(request, "limit", "offset")
+    inputs.only(request, "limit", "offset", "q")
     limit, offset = min(inputs.count_in(request, "limit", 50), MAX_PAGE), inputs.count_in(request, "offset", 0)
-    return JSONResponse(await service.store.list_conversations(user_id, limit, offset))
+    read = partial(service.store.list_conversations, user_id, limit, offset, inputs.search_in(request))
+    return await etags.answer(request, user_id, await service.store.version_of_conversations(user_id), read)
 
 
 async def get_conversation(request: Request) -> Response:
-    """GET /api/conversations/{id}: with its messages."""
+    """GET /api/conversations/{id}?limit=&before=: with its messages, or the last of them before one."""
     service, user_id = await signed_in(request)
-    return JSONResponse(inputs.found(await service.store.get_conversation(user_id, inputs.id_of(request))))
+    inputs.only(request, "limit", "before")
+    conversation_id = inputs.id_of(request)
+    last, before = inputs.count_in(request, "limit", MOST), inputs.count_in(request, "before", MOST)
+    read = partial(service.store.get_conversation, user_id, conversation_id, last=last, before=before)
+    version = inputs.found(await service.store.version_of_conversation(user_id, conversation_id))
+    return await etags.answer(request, user_id, version, read)
 
 
 async def rename_conversation(request: Request) -> Response:
@@ -247,27 +268,31 @@ async def delete_conversation(request: Request) -> Response:
 
 
 async def list_tasks(request: Request) -> Response:
-    """GET /api/tasks?status=all|pending|completed."""
+    """GET /api/tasks?status=all|pending|completed&limit=1000&after=0."""
     service, user_id = await signed_in(request)
-    inputs.only(request, "status")
-    wanted = {"all": None, "pending": False, "completed": True}
-    status = request.query_params.get("status", "all")
-    if status not in wanted:
-        raise HTTPException(400, "status must be all, pending or completed.")
-    return JSONResponse([dict(task) for task in await service.tasks.list_tasks(user_id, wanted[status])])
+    inputs.only(request, "status", "limit", "after")
+    limit, after = min(inputs.count_in(request, "limit", MAX_TASKS), MAX_TASKS), inputs.count_in(request, "after", 0)
+    completed = inputs.completed_in(request)
+    if service.tasks is service.store:
+        read = partial(service.store.page_of_tasks, user_id, completed, after=after, limit=limit)
+        return await etags.answer(request, user_id, await service.store.version_of_tasks(user_id), read)
+    tasks = [dict(task) for task in await service.tasks.list_tasks(user_id, completed) if task["id"] > after]
+    return await etags.answer(request, user_id, json.dumps(tasks), partial(_awaited, tasks[:limit]))
 
 
 async def add_task(request: Request) -> Response:
-    """POST /api/tasks {"title": ..., "description": ...}."""
+    """POST /api/tasks {"title": ..., "description": ..., "due": ...}."""
     service, user_id = await signed_in(request)
     body = await inputs.body_of(request)
-    inputs.fields(body, "title", "description")
-    task = await service.tasks.add_task(user_id, inputs.title_in(body), inputs.description_in(body))
+    inputs.fields(body, "title", "description", "due")
+    task = await service.tasks.add_task(
+        user_id, inputs.title_in(body), inputs.description_in(body), inputs.due_in(body)
+    )
     return JSONResponse(dict(task), status_code=201)
 
 
 async def update_task(request: Request) -> Response:
-    """PATCH /api/tasks/{id} with any of title, description, completed."""
+    """PATCH /api/tasks/{id} with any of title, description, due, completed."""
     service, user_id = await signed_in(request)
     changes = inputs.task_changes_in(await inputs.body_of(request))
     return JSONResponse(dict(inputs.found(await service.tasks.update_task(user_id, inputs.id_of(request), **changes))))
@@ -331,6 +356,7 @@ def routes(parts: Collection[Part] = PARTS) -> list[BaseRoute]:
         *resource(one, GET=get_conversation, PATCH=rename_conversation, DELETE=delete_conversation),
         *resource(f"{one}/stream", GET=join),
         *resource(f"{one}/stop", POST=stop),
+        *resource(f"{one}/retry", POST=retry),
         *resource("/api/model", GET=about),
         *resource("/health", GET=health),
         *resource("/openapi.json", GET=openapi),
@@ -343,24 +369,6 @@ def routes(parts: Collection[Part] = PARTS) -> list[BaseRoute]:
     if "page" in parts:
         chosen += pages.routes(service_of)
     return chosen
-
-
-EXPECTED = (HTTPException, NotFound, Conflict, TooMany, ServerFull, Unavailable, ShuttingDown)
-
-
-async def refuse(request: Request, error: Exception) -> Response:
-    """Answer any of the expected errors as JSON: `{"detail": "..."}`."""
-    later = {"Retry-After": "5"}
-    match error:
-        case HTTPException():
-            return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
-        case NotFound():
-            return JSONResponse({"detail": str(error)}, 404)
-        case Conflict():
-            return JSONResponse({"detail": str(error)}, 409)
-        case TooMany():
-            return JSONResponse({"detail": str(error)}, 429, later)
-    return JSONResponse({"detail": str(error)}, 503, later)  # ServerFull, Unavailable, ShuttingDown
 
 
 def create_app(
@@ -386,7 +394,7 @@ def create_app(
         object which the agent's tools receive as `ctx.context`. By default that TurnContext itself; the five to-do
         tools need it, or a subclass of it.
     tasks: your own tasks in place of ours, with the four methods of `agent.Tasks`; the to-do tools, /api/tasks and
-        /mcp then act on these. Each task is a mapping with the fields of `db.Task`, its id an integer.
+        /mcp then act on these. Each task is a mapping with the fields of `task_store.Task`, its id an integer.
     model: an `agents.Model` that every agent runs on, whatever its own `model` says. By default the to-do agent runs
         on the model that the environment names (`models.choose_model`), and an agent of yours on its own.
     store: where the conversations and our tasks are: a URL such as "sqlite:///chat.db", or an open `db.Store`, which

@@ -8,17 +8,23 @@ this file says what is stored; where it is stored, and how, is the business of a
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Literal, NotRequired, TypedDict, cast
 
+from todochat.dates import utc_now
 from todochat.engines import Engine, Row, Sql, T
 from todochat.engines.sqlite import SqliteEngine
 from todochat.events import Body, Event, Message, Status, dump, fold, load
+from todochat.search import like_any, patterns_for
+from todochat.task_store import TaskStore
+from todochat.versions import Versions
 
-CONVERSATION = "id, title, created_at, updated_at"
+CONVERSATION = """id, title, created_at, updated_at, EXISTS (
+    SELECT 1 FROM messages WHERE messages.conversation_id = conversations.id AND messages.status = 'streaming'
+) AS live"""
 MESSAGE = "id, role, content, tool_calls, reasoning, status, error, feedback, created_at"
-TASK = "id, title, description, completed, created_at, updated_at"
 
+MOST = 2**63 - 1  # no limit
 KEY_LIFETIME = timedelta(days=1)
 BUSY = "An answer is still being written in this conversation. Wait for it, or stop it."
 INTERRUPTED = "The server stopped before this answer was complete. Please ask again."
@@ -55,24 +61,15 @@ class Conversation(TypedDict):
     title: str
     created_at: str
     updated_at: str
+    live: bool  # whether an answer is being written in it
     messages: NotRequired[list[Message]]
-
-
-class Task(TypedDict):
-    """A task as the REST API shows it."""
-
-    id: int
-    title: str
-    description: str | None
-    completed: bool
-    created_at: str
-    updated_at: str
 
 
 @dataclass(frozen=True)
 class TurnRequest:
     """What a user asks for: an answer to a new `message`, or another one to the message `retry_of`.
 
+    A retry that has a `message` puts it in the place of what the user had said.
     Without `conversation_id`, or with one that is not the user's, a new message begins a conversation called `title`;
     if the title is None, the conversation must be the user's. `key` is an idempotency key, and `digest` tells the
     request that came with it from others.
@@ -119,11 +116,14 @@ class Progress:
     events: Sequence[Event]
 
 
-class Store:
-    """What is stored. Made by `await Store.open(path)`, ended by `await store.close()`."""
+class Store(TaskStore, Versions):
+    """What is stored; what it does with tasks is in task_store.py.
+
+    Made by `await Store.open(path)`, ended by `await store.close()`.
+    """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self.engine = engine
 
     @classmethod
     async def open(cls, path: str, *, patience: float = 3.0) -> "Store":
@@ -134,7 +134,7 @@ class Store:
         """
         store = cls(await SqliteEngine.open(path, patience=patience))
         try:
-            await store._engine.write(_interrupt)
+            await store.engine.write(_interrupt)
         except BaseException:
             await store.close()
             raise
@@ -142,23 +142,31 @@ class Store:
 
     async def close(self) -> None:
         """Wait for the unit of work that is under way, then let go of the database. A closed store stays closed."""
-        await self._engine.close()
+        await self.engine.close()
 
     async def ping(self) -> None:
         """Read something from the database; raises `Unavailable` if that cannot be done."""
-        await self._engine.read(lambda sql: sql("SELECT 1 FROM conversations LIMIT 1"))
+        await self.engine.read(lambda sql: sql("SELECT 1 FROM conversations LIMIT 1"))
 
     # ---- conversations ----
 
-    async def list_conversations(self, user_id: str, limit: int, offset: int) -> list[Conversation]:
-        """Return the user's conversations without their messages, last used first."""
-        rows = await self._engine.read(
+    async def list_conversations(
+        self, user_id: str, limit: int, offset: int = 0, search: str = ""
+    ) -> list[Conversation]:
+        """Return the user's conversations without their messages, last used first.
+
+        With `search` only those in whose titles or messages it stands, whatever the case of its letters.
+        """
+        patterns = patterns_for(search)
+        said = f"SELECT 1 FROM messages WHERE conversation_id = conversations.id AND ({like_any('content', patterns)})"
+        rows = await self.engine.read(
             lambda sql: sql(
                 f"""
-                SELECT {CONVERSATION} FROM conversations WHERE user_id = ?
+                SELECT {CONVERSATION} FROM conversations
+                WHERE user_id = ? AND ({like_any("title", patterns)} OR EXISTS ({said}))
                 ORDER BY updated_at DESC, id DESC LIMIT ? OFFSET ?
                 """,
-                (user_id, limit, offset),
+                (user_id, *patterns, *patterns, limit, offset),
             )
         )
         return [_conversation(row) for row in rows]
@@ -168,7 +176,7 @@ class Store:
     ) -> list[Conversation]:
         """Return up to `limit` conversations in the order they were begun in; none, if `after` is not the user's."""
         compare, order = ("<", "DESC") if newest_first else (">", "ASC")
-        rows = await self._engine.read(
+        rows = await self.engine.read(
             lambda sql: sql(
                 f"""
                 SELECT {CONVERSATION} FROM conversations
@@ -183,18 +191,23 @@ class Store:
 
     async def has_conversation(self, user_id: str, conversation_id: int) -> bool:
         """Return whether the user has a conversation with this id."""
-        return await self._engine.read(lambda sql: _find(sql, user_id, conversation_id)) is not None
+        return await self.engine.read(lambda sql: _find(sql, user_id, conversation_id)) is not None
 
-    async def get_conversation(self, user_id: str, conversation_id: int) -> Conversation | None:
-        """Return a conversation with all its messages, oldest first; None if the user has none with this id."""
+    async def get_conversation(
+        self, user_id: str, conversation_id: int, *, last: int = MOST, before: int = MOST
+    ) -> Conversation | None:
+        """Return a conversation with its `last` messages before the one `before`, or all of them, oldest first.
+
+        None if the user has none with this id.
+        """
 
         async def work(sql: Sql) -> Conversation | None:
             conversation = await _find(sql, user_id, conversation_id)
             if conversation is not None:
-                conversation["messages"] = await _messages(sql, conversation_id)
+                conversation["messages"] = await _messages(sql, conversation_id, last, before)
             return conversation
 
-        return await self._engine.read(work)
+        return await self.engine.read(work)
 
     async def page_of_messages(
         self, user_id: str, conversation_id: int, *, since: int | None, newest_first: bool, limit: int
@@ -218,7 +231,7 @@ class Store:
             )
             return conversation, [await _message(sql, row) for row in rows]
 
-        return await self._engine.read(work)
+        return await self.engine.read(work)
 
     async def get_message(self, user_id: str, message_id: int) -> Message | None:
         """Return one message; None if the user has none with this id."""
@@ -233,13 +246,16 @@ class Store:
             )
             return await _message(sql, rows[0]) if rows else None
 
-        return await self._engine.read(work)
+        return await self.engine.read(work)
 
     async def rename_conversation(self, user_id: str, conversation_id: int, title: str) -> Conversation | None:
         """Set the title and return the conversation; None if the user has none with this id."""
-        rows = await self._engine.write(
+        rows = await self.engine.write(
             lambda sql: sql(
-                f"UPDATE conversations SET title = ? WHERE id = ? AND user_id = ? RETURNING {CONVERSATION}",
+                f"""
+                UPDATE conversations SET title = ?, version = version + 1 WHERE id = ? AND user_id = ?
+                RETURNING {CONVERSATION}
+                """,
                 (title, conversation_id, user_id),
             )
         )
@@ -247,7 +263,7 @@ class Store:
 
     async def delete_conversation(self, user_id: str, conversation_id: int) -> bool:
         """Delete a conversation with its messages, a live answer included; False if the user has none with this id."""
-        rows = await self._engine.write(
+        rows = await self.engine.write(
             lambda sql: sql(
                 "DELETE FROM conversations WHERE id = ? AND user_id = ? RETURNING id", (conversation_id, user_id)
             )
@@ -262,7 +278,8 @@ class Store:
         answers = f"conversation_id = ? AND role = 'assistant' AND id IN ({places})"
 
         async def work(sql: Sql) -> bool:
-            if await _find(sql, user_id, conversation_id) is None:
+            changed = "UPDATE conversations SET version = version + 1 WHERE id = ? AND user_id = ? RETURNING id"
+            if not await sql(changed, (conversation_id, user_id)):
                 return False
             found = await sql(f"SELECT id FROM messages WHERE {answers}", (conversation_id, *message_ids))
             if len(found) < len(message_ids):
@@ -270,7 +287,7 @@ class Store:
             await sql(f"UPDATE messages SET feedback = ? WHERE {answers}", (kind, conversation_id, *message_ids))
             return True
 
-        return await self._engine.write(work)
+        return await self.engine.write(work)
 
     # ---- turns ----
 
@@ -285,13 +302,15 @@ class Store:
         async def work(sql: Sql) -> Turn:
             if (earlier := await _earlier(sql, request)) is not None:
                 return earlier
-            now = _now()
+            now = utc_now()
             conversation = await _conversation_for(sql, request, now)
             await _admit(sql, request.user_id, conversation["id"], limits)
             if request.retry_of is not None:
                 await sql(
                     "DELETE FROM messages WHERE conversation_id = ? AND id > ?", (conversation["id"], request.retry_of)
                 )
+                if request.message:
+                    await sql("UPDATE messages SET content = ? WHERE id = ?", (request.message, request.retry_of))
             is_new = conversation["created_at"] == now
             history = [] if is_new else await _messages(sql, conversation["id"], last=limits.history)
             *question, answer = await _insert_messages(sql, conversation["id"], request, now)
@@ -306,7 +325,7 @@ class Store:
                 )
             return Turn(conversation, history, answer)
 
-        return await self._engine.write(work)
+        return await self.engine.write(work)
 
     async def save_progress(self, progress: Callable[[], Iterable[Progress]]) -> set[int]:
         """Add to what is stored of live answers, all in one transaction; return the ids of all that are `streaming`.
@@ -319,7 +338,7 @@ class Store:
             await _append(sql, *(new for new in progress() if new.answer_id in live))
             return live
 
-        return await self._engine.write(work)
+        return await self.engine.write(work)
 
     async def record_tool(self, answer_id: int, work: Callable[[], Awaitable[T]], record: Callable[[T], Progress]) -> T:
         """Do a tool's `work` on this store and add what `record` makes of its result to the answer: both, or neither.
@@ -334,56 +353,11 @@ class Store:
             await _append(sql, record(result))
             return result
 
-        return await self._engine.transaction(both)
+        return await self.engine.transaction(both)
 
     async def finish_answer(self, answer_id: int, status: Status, body: Body) -> None:
         """Store an answer in its final state in place of its events, unless it is no longer streaming."""
-        await self._engine.write(lambda sql: _finish(sql, answer_id, status, body))
-
-    # ---- tasks ----
-
-    async def list_tasks(self, user_id: str, completed: bool | None = None) -> list[Task]:
-        """Return the user's tasks, oldest first: all of them, or only the completed or the pending ones."""
-        rows = await self._engine.read(
-            lambda sql: sql(
-                f"SELECT {TASK} FROM tasks WHERE user_id = ? AND completed = COALESCE(?, completed) ORDER BY id",
-                (user_id, completed),
-            )
-        )
-        return [_task(row) for row in rows]
-
-    async def add_task(self, user_id: str, title: str, description: str | None = None) -> Task:
-        """Add a pending task and return it."""
-        now = _now()
-        [row] = await self._engine.write(
-            lambda sql: sql(
-                f"""
-                INSERT INTO tasks (user_id, title, description, created_at, updated_at) VALUES (?, ?, ?, ?, ?)
-                RETURNING {TASK}
-                """,
-                (user_id, title, description, now, now),
-            )
-        )
-        return _task(row)
-
-    async def update_task(self, user_id: str, task_id: int, **changes: str | bool | None) -> Task | None:
-        """Set `title`, `description` or `completed` and return the task; None if the user has none with this id."""
-        columns = [column for column in ("title", "description", "completed") if column in changes]
-        assignments = "".join(f"{column} = ?, " for column in columns)
-        rows = await self._engine.write(
-            lambda sql: sql(
-                f"UPDATE tasks SET {assignments} updated_at = ? WHERE id = ? AND user_id = ? RETURNING {TASK}",
-                (*(changes[column] for column in columns), _now(), task_id, user_id),
-            )
-        )
-        return _task(rows[0]) if rows else None
-
-    async def delete_task(self, user_id: str, task_id: int) -> Task | None:
-        """Delete a task and return what it was; None if the user has none with this id."""
-        rows = await self._engine.write(
-            lambda sql: sql(f"DELETE FROM tasks WHERE id = ? AND user_id = ? RETURNING {TASK}", (task_id, user_id))
-        )
-        return _task(rows[0]) if rows else None
+        await self.engine.write(lambda sql: _finish(sql, answer_id, status, body))
 
 
 # ---- what several units of work do ----
@@ -396,10 +370,11 @@ async def _find(sql: Sql, user_id: str, conversation_id: int) -> Conversation | 
     return _conversation(rows[0]) if rows else None
 
 
-async def _messages(sql: Sql, conversation_id: int, last: int = 2**31 - 1) -> list[Message]:
-    """Return the last so many messages of a conversation, oldest first."""
+async def _messages(sql: Sql, conversation_id: int, last: int, before: int = MOST) -> list[Message]:
+    """Return the last so many messages of a conversation before one, oldest first."""
     rows = await sql(
-        f"SELECT {MESSAGE} FROM messages WHERE conversation_id = ? ORDER BY id DESC LIMIT ?", (conversation_id, last)
+        f"SELECT {MESSAGE} FROM messages WHERE conversation_id = ? AND id < ? ORDER BY id DESC LIMIT ?",
+        (conversation_id, before, last),
     )
     return [await _message(sql, row) for row in reversed(rows)]
 
@@ -448,7 +423,10 @@ async def _finish(sql: Sql, answer_id: int, status: Status, body: Body) -> None:
         ),
     )
     for row in rows:
-        await sql("UPDATE conversations SET updated_at = ? WHERE id = ?", (_now(), row["conversation_id"]))
+        await sql(
+            "UPDATE conversations SET updated_at = ?, version = version + 1 WHERE id = ?",
+            (utc_now(), row["conversation_id"]),
+        )
 
 
 async def _interrupt(sql: Sql) -> None:
@@ -464,7 +442,10 @@ async def _conversation_for(sql: Sql, request: TurnRequest, now: str) -> Convers
     rows: Sequence[Row] = []
     if request.conversation_id is not None:
         rows = await sql(
-            f"UPDATE conversations SET updated_at = ? WHERE id = ? AND user_id = ? RETURNING {CONVERSATION}",
+            f"""
+            UPDATE conversations SET updated_at = ?, version = version + 1 WHERE id = ? AND user_id = ?
+            RETURNING {CONVERSATION}
+            """,
             (now, request.conversation_id, request.user_id),
         )
     if request.retry_of is not None:
@@ -519,7 +500,7 @@ async def _earlier(sql: Sql, request: TurnRequest) -> Turn | None:
     """Return the turn that the request's idempotency key has begun before."""
     if request.key is None:
         return None
-    await sql("DELETE FROM idempotency_keys WHERE created_at < ?", (_now(ago=KEY_LIFETIME),))
+    await sql("DELETE FROM idempotency_keys WHERE created_at < ?", (utc_now(ago=KEY_LIFETIME),))
     rows = await sql(
         "SELECT request, answer_id FROM idempotency_keys WHERE user_id = ? AND key = ?", (request.user_id, request.key)
     )
@@ -547,12 +528,4 @@ async def _earlier(sql: Sql, request: TurnRequest) -> Turn | None:
 
 
 def _conversation(row: Row) -> Conversation:
-    return cast(Conversation, dict(row))
-
-
-def _task(row: Row) -> Task:
-    return cast(Task, {**row, "completed": bool(row["completed"])})
-
-
-def _now(ago: timedelta = timedelta()) -> str:
-    return (datetime.now(UTC) - ago).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return cast(Conversation, {**row, "live": bool(row["live"])})

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from todochat.dates import date_in, timezone_named
 from todochat.engines import T
 
 MAX_BODY = 1024 * 1024  # bytes
@@ -16,6 +17,7 @@ MAX_MESSAGE = 32_000  # characters
 MAX_TITLE = 200
 TITLE_FROM_MESSAGE = 50  # of a conversation
 MAX_DESCRIPTION = 2_000
+MAX_SEARCH = 100
 
 
 async def body_of(request: Request) -> dict[str, Any]:
@@ -75,21 +77,48 @@ def description_in(body: Mapping[str, Any]) -> str | None:
     return _storable(value or "", "description").strip() or None
 
 
+def due_in(body: Mapping[str, Any]) -> str | None:
+    """Return the date on which a task is due, None for null or none, or answer 400."""
+    return None if body.get("due") is None else _parsed(body, "due", date_in)
+
+
+def _parsed(body: Mapping[str, Any], name: str, parse: Callable[[str], str]) -> str:
+    try:
+        return parse(str(body[name]))
+    except ValueError as error:
+        raise HTTPException(400, f"{name} cannot be used: {error}.") from None
+
+
 def task_changes_in(body: Mapping[str, Any]) -> dict[str, str | bool | None]:
     """Return what is to change in a task, or answer 400."""
-    fields(body, "title", "description", "completed")
+    fields(body, "title", "description", "due", "completed")
     if not body:
-        raise HTTPException(400, "Send at least one of title, description and completed.")
+        raise HTTPException(400, "Send at least one of title, description, due and completed.")
     changes: dict[str, str | bool | None] = {}
     if "title" in body:
         changes["title"] = title_in(body)
     if "description" in body:
         changes["description"] = description_in(body)
+    if "due" in body:
+        changes["due"] = due_in(body)
     if "completed" in body:
         if not isinstance(body["completed"], bool):
             raise HTTPException(400, "completed must be true or false.")
         changes["completed"] = body["completed"]
     return changes
+
+
+def unfit(title: str, description: str | None, due: str | None) -> str | None:
+    """Say what is wrong with what a model wants of a task; None if nothing is."""
+    if not 1 <= len(title.strip()) <= MAX_TITLE:
+        return f"A title has 1 to {MAX_TITLE} characters."
+    if len(description or "") > MAX_DESCRIPTION:
+        return f"A description has at most {MAX_DESCRIPTION} characters."
+    try:
+        date_in(due or "2000-01-01")
+    except ValueError as error:
+        return f"due cannot be used: {error}."
+    return None
 
 
 def conversation_title(message: str) -> str:
@@ -108,23 +137,22 @@ def _storable(text: str, name: str) -> str:
 
 def thread_in(body: Mapping[str, Any]) -> int | None:
     """Return the thread id, None if there is none, or answer 400. One that cannot exist is 0."""
-    value = body.get("thread_id")
+    return None if body.get("thread_id") is None else id_in(body, "thread_id")
+
+
+def id_in(body: Mapping[str, Any], name: str) -> int:
+    """Return a required id, an integer or its digits, or answer 400. One that cannot exist is 0."""
+    value = body.get(name)
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value):
         value = int(value) if len(value) <= 25 else 0
-    if value is None:
-        return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise HTTPException(400, "thread_id must be an integer.")
+        raise HTTPException(400, f"{name} must be an integer.")
     return value if 0 < value < 2**63 else 0
 
 
 def timezone_in(body: Mapping[str, Any]) -> str | None:
-    """Return the time zone, None if there is none, or answer 400. Nothing uses it yet."""
-    if "timezone" not in body:
-        return None
-    if not isinstance(body["timezone"], str):
-        raise HTTPException(400, "timezone must be a text: an IANA name such as Europe/Berlin.")
-    return body["timezone"]
+    """Return the name of the user's time zone, None if there is none, or answer 400."""
+    return _parsed(body, "timezone", timezone_named) if "timezone" in body else None
 
 
 def key_of(request: Request) -> str | None:
@@ -153,7 +181,7 @@ def id_of(request: Request) -> int:
 
 def found(thing: T | None) -> T:
     """Return what was looked up, or answer 404: the same for what is not there and for what is somebody else's."""
-    if not thing:
+    if thing is None or thing is False:
         raise HTTPException(404, "Not found.")
     return thing
 
@@ -165,8 +193,27 @@ def only(request: Request, *names: str) -> None:
 
 
 def count_in(request: Request, name: str, default: int) -> int:
-    """Return a whole number from the query string, or answer 400."""
-    text = request.query_params.get(name, str(default))
+    """Return a whole number from the query string, the default if there is none, or answer 400."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise HTTPException(400, f"{name} must be a whole number from 0 to 999999999.")
     return int(text)
+
+
+def search_in(request: Request) -> str:
+    """Return what is searched for, an empty text if nothing is, or answer 400."""
+    text = request.query_params.get("q", "").strip()
+    if len(text) > MAX_SEARCH:
+        raise HTTPException(400, f"q is longer than {MAX_SEARCH} characters.")
+    return text
+
+
+def completed_in(request: Request) -> bool | None:
+    """Return whether completed tasks are asked for, or pending ones, or all (None), or answer 400."""
+    wanted = {"all": None, "pending": False, "completed": True}
+    status = request.query_params.get("status", "all")
+    if status not in wanted:
+        raise HTTPException(400, "status must be all, pending or completed.")
+    return wanted[status]

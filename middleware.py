@@ -1,5 +1,6 @@
-"""ASGI middleware of the app: the path under which it is reached, and an answer to mistakes of ours."""
+"""ASGI middleware of the app: the path under which it is reached, and answers to errors."""
 
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -7,6 +8,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from todochat.db import Conflict, NotFound, ServerFull, TooMany
+from todochat.engines import Unavailable
+from todochat.runs import ShuttingDown
 from todochat.settings import Settings
 
 
@@ -16,8 +20,14 @@ def middleware(settings: Settings, prefix: str) -> list[Middleware]:
         CORSMiddleware,
         allow_origins=settings.cors_origins,
         allow_methods=["GET", "POST", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "chatkit-frame-instance-id"],
-        expose_headers=["X-Thread-Id", "X-Message-Id", "Retry-After"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "If-None-Match",
+            "chatkit-frame-instance-id",
+        ],
+        expose_headers=["ETag", "X-Thread-Id", "X-Message-Id", "Retry-After"],
         allow_credentials="*" not in settings.cors_origins,
     )
     # Starlette has its own of the last one, but before these: without the CORS headers, which the answer to a mistake
@@ -28,6 +38,24 @@ def middleware(settings: Settings, prefix: str) -> list[Middleware]:
 async def went_wrong(request: Request, error: Exception) -> Response:
     """Answer an unexpected exception with a plain 500; it is raised again for the server's log."""
     return JSONResponse({"detail": "Something went wrong on the server."}, 500)
+
+
+EXPECTED = (HTTPException, NotFound, Conflict, TooMany, ServerFull, Unavailable, ShuttingDown)
+
+
+async def refuse(request: Request, error: Exception) -> Response:
+    """Answer any of the expected errors as JSON: `{"detail": "..."}`."""
+    later = {"Retry-After": "5"}
+    match error:
+        case HTTPException():
+            return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+        case NotFound():
+            return JSONResponse({"detail": str(error)}, 404)
+        case Conflict():
+            return JSONResponse({"detail": str(error)}, 409)
+        case TooMany():
+            return JSONResponse({"detail": str(error)}, 429, later)
+    return JSONResponse({"detail": str(error)}, 503, later)  # ServerFull, Unavailable, ShuttingDown
 
 
 class Prefixed:

@@ -6,11 +6,12 @@ CREATE TABLE IF NOT EXISTS conversations (
     user_id     TEXT NOT NULL,
     title       TEXT NOT NULL,
     created_at  TEXT NOT NULL,
-    updated_at  TEXT NOT NULL
+    updated_at  TEXT NOT NULL,
+    version     INTEGER NOT NULL DEFAULT 1  -- how often it, or a message in it that is not live, has changed
 ) STRICT;
 
 CREATE INDEX IF NOT EXISTS conversations_last_used_first
-    ON conversations (user_id, updated_at DESC, id DESC);
+    ON conversations (user_id, updated_at DESC, id DESC, version);
 
 -- A turn is two rows: what the user said, and the one answer to it.
 -- `tool_calls` is a JSON list of {"id", "name", "args", "result", "at"}: `at` is the offset in `content`, in
@@ -64,7 +65,9 @@ CREATE TABLE IF NOT EXISTS tasks (
     description  TEXT,
     completed    INTEGER NOT NULL DEFAULT 0 CHECK (completed IN (0, 1)),
     created_at   TEXT NOT NULL,
-    updated_at   TEXT NOT NULL
+    updated_at   TEXT NOT NULL,
+    due          TEXT CHECK (due LIKE '____-__-__'),  -- a date in the user's time zone
+    version      INTEGER NOT NULL DEFAULT 1           -- how often it has changed
 ) STRICT;
 
-CREATE INDEX IF NOT EXISTS tasks_of_user ON tasks (user_id, id);
+CREATE INDEX IF NOT EXISTS tasks_of_user ON tasks (user_id, id, version);

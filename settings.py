@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from todochat.dates import timezone_named
+
 Parsed = TypeVar("Parsed")
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -122,6 +124,7 @@ class Settings:
     audience: str | None = _setting("JWT_AUDIENCE", str, None)
     cors_origins: tuple[str, ...] = _setting("CORS_ORIGINS", _origins, LOCAL_ORIGINS)
     history_limit: int = _setting("HISTORY_LIMIT", partial(_whole, 1, 10_000), 50)
+    timezone: str = _setting("TIMEZONE", timezone_named, "UTC")
     log_level: str = _setting("LOG_LEVEL", lambda text: _one_of(LOG_LEVELS, text.upper()), "INFO")
     model_idle_timeout: float = _setting("MODEL_IDLE_TIMEOUT", _seconds, 60.0)
     tool_timeout: float = _setting("TOOL_TIMEOUT", _seconds, 30.0)

@@ -18,22 +18,41 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Request(NamedTuple):
-    """What a request says; `thread_id` is None for a new conversation, and 0 for one that cannot exist."""
+    """What a request says; `thread_id` is None for a new conversation, and 0 for one that cannot exist.
+
+    A retry has `message_id`, and `message` is empty if what the user said stays as it is.
+    """
 
     message: str
     thread_id: int | None
     on_disconnect: Literal["continue", "stop"]
-    timezone: str | None  # nothing needs it yet
+    timezone: str | None
+    message_id: int | None = None
 
 
 def request_in(body: Mapping[str, Any]) -> Request:
     """Return what a request says, however it is spelt, or answer 400 or 413."""
     inputs.fields(body, "message", "thread_id", "on_disconnect", "timezone")
-    message = inputs.text_in(body, "message", inputs.MAX_MESSAGE, too_long=413)
-    timezone, on_disconnect = inputs.timezone_in(body), body.get("on_disconnect", "continue")
-    if on_disconnect not in ("continue", "stop"):
-        raise HTTPException(400, 'on_disconnect must be "continue" or "stop".')
-    return Request(message, inputs.thread_in(body), on_disconnect, timezone)
+    return Request(_message_in(body), inputs.thread_in(body), _on_disconnect_in(body), inputs.timezone_in(body))
+
+
+def retry_in(body: Mapping[str, Any], thread_id: int) -> Request:
+    """Return what a request for another answer says, or answer 400 or 413."""
+    inputs.fields(body, "message_id", "message", "on_disconnect", "timezone")
+    message = "" if body.get("message") is None else _message_in(body)
+    options = _on_disconnect_in(body), inputs.timezone_in(body)
+    return Request(message, thread_id, *options, message_id=inputs.id_in(body, "message_id"))
+
+
+def _message_in(body: Mapping[str, Any]) -> str:
+    return inputs.text_in(body, "message", inputs.MAX_MESSAGE, too_long=413)
+
+
+def _on_disconnect_in(body: Mapping[str, Any]) -> Literal["continue", "stop"]:
+    choice: object = body.get("on_disconnect", "continue")
+    if choice == "continue" or choice == "stop":
+        return choice
+    raise HTTPException(400, 'on_disconnect must be "continue" or "stop".')
 
 
 async def frames(thread_id: int, batches: AsyncGenerator[list[Event], None]) -> AsyncGenerator[bytes, None]:

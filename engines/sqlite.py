@@ -22,12 +22,19 @@ from todochat.engines import Engine, Row, StoreError, T, Unavailable, Value, Wor
 
 MEMORY = ":memory:"
 SCHEMA = Path(__file__).parent.with_name("schema.sql")
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # From which version: what leads to the next one, beside the tables and indexes of schema.sql that are not there yet.
 UPGRADES = {
     1: """
         ALTER TABLE messages ADD COLUMN reasoning TEXT NOT NULL DEFAULT '[]';
         ALTER TABLE messages ADD COLUMN feedback TEXT CHECK (feedback IN ('positive', 'negative'));
+    """,
+    3: """
+        ALTER TABLE conversations ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+        ALTER TABLE tasks ADD COLUMN due TEXT CHECK (due LIKE '____-__-__');
+        ALTER TABLE tasks ADD COLUMN version INTEGER NOT NULL DEFAULT 1;
+        DROP INDEX IF EXISTS conversations_last_used_first;
+        DROP INDEX IF EXISTS tasks_of_user;
     """,
 }
 TABLES = {"conversations", "messages", "tasks"}

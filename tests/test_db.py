@@ -16,6 +16,7 @@ from todochat import db
 from todochat.db import Limits, Progress, Store, TurnRequest
 from todochat.engines import StoreError, Unavailable
 from todochat.events import Event, Message, Status, fold, unfold
+from todochat.task_store import Task
 
 pytestmark = pytest.mark.anyio
 
@@ -275,14 +276,14 @@ async def test_a_tool_and_its_record_are_stored_together(store: Store) -> None:
     turn = await begin(store)
     answer_id = turn.answer["id"]
 
-    async def add() -> db.Task:
+    async def add() -> Task:
         return await store.add_task("alice", "buy milk")
 
-    def record(task: db.Task) -> Progress:
+    def record(task: Task) -> Progress:
         result: Event = {"type": "tool_result", "id": "1", "name": "add_task", "result": task["id"]}
         return Progress(answer_id, 0, [CALL, result])
 
-    def broken(task: db.Task) -> Progress:
+    def broken(task: Task) -> Progress:
         raise RuntimeError
 
     task = await store.record_tool(answer_id, add, record)
@@ -300,9 +301,9 @@ async def test_a_tool_and_its_record_are_stored_together(store: Store) -> None:
 async def test_a_tool_that_fails_takes_nobody_with_it(store: Store) -> None:
     """What others write while a tool is at work is not a part of its transaction, and stays when that is undone."""
     turn = await begin(store)
-    meanwhile: list[asyncio.Task[db.Task]] = []
+    meanwhile: list[asyncio.Task[Task]] = []
 
-    async def tool() -> db.Task:
+    async def tool() -> Task:
         await store.add_task("alice", "undone")
         other = store.add_task("alice", "kept")  # of somebody who has nothing to do with the tool
         meanwhile.append(asyncio.create_task(other, context=contextvars.Context()))
@@ -322,7 +323,7 @@ async def test_a_tools_work_may_have_tasks_of_its_own(store: Store) -> None:
     late: list[asyncio.Task[Any]] = []
 
     async def two() -> list[Any]:
-        async def later() -> db.Task:
+        async def later() -> Task:
             await asyncio.sleep(0.05)
             return await store.add_task("alice", "late")
 
@@ -359,7 +360,7 @@ def write_earlier(folder: Path, version: int) -> None:
             database.commit()
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 async def test_a_file_of_an_earlier_version_is_upgraded_with_a_live_answer_in_it(tmp_path: Path, version: int) -> None:
     """An older file is taken over in place; an answer that was `streaming` keeps what it had, and is interrupted."""
     write_earlier(tmp_path, version)
@@ -374,13 +375,16 @@ async def test_a_file_of_an_earlier_version_is_upgraded_with_a_live_answer_in_it
             assert half["reasoning"] == ([{"text": "Hm.", "at": 0, "calls": 0}] if version > 1 else [])
             assert half["feedback"] == ("positive" if version > 1 else None)
             assert [task["title"] for task in await store.list_tasks("alice")] == ["old"]
-    assert rows(tmp_path, "PRAGMA user_version") == [(3,)]
+    assert rows(tmp_path, "PRAGMA user_version") == [(4,)]
     (tmp_path / "new").mkdir()
     async with opened(tmp_path / "new"), opened(tmp_path) as store:
         table = "SELECT name, sql FROM sqlite_master ORDER BY name"
         assert [name for name, _ in rows(tmp_path, table)] == [name for name, _ in rows(tmp_path / "new", table)]
-        columns = "SELECT name, type FROM pragma_table_info('messages') ORDER BY name"
-        assert rows(tmp_path, columns) == rows(tmp_path / "new", columns)
+        for table in ("conversations", "messages", "tasks"):
+            columns = f"SELECT name, type, \"notnull\", dflt_value FROM pragma_table_info('{table}') ORDER BY name"
+            assert rows(tmp_path, columns) == rows(tmp_path / "new", columns)
+        indexes = "SELECT m.name, i.name FROM sqlite_master m, pragma_index_info(m.name) i ORDER BY m.name, i.seqno"
+        assert rows(tmp_path, indexes) == rows(tmp_path / "new", indexes)
         turn = await begin(store, conversation=1)
         assert [m["content"] for m in turn.history] == ["hi", "Hello.", "on", "Half", "hi"]
         await append(store, turn, 0, *EVENTS)
@@ -409,7 +413,7 @@ async def refused(path: Path, says: str) -> None:
     assert (path / "chat.db").read_bytes() == before
 
 
-@pytest.mark.parametrize("version", [4, 99])
+@pytest.mark.parametrize("version", [5, 99])
 async def test_a_file_from_a_newer_version_is_refused(tmp_path: Path, version: int) -> None:
     """A file that a newer program wrote is refused and stays as it is."""
     with closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as database:
@@ -437,7 +441,7 @@ async def test_a_damaged_file_is_refused(tmp_path: Path, damage: int) -> None:
     await refused(tmp_path, "not a database|damaged|malformed")
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3, -5])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, -5])
 @pytest.mark.parametrize("table", ["tasks", "users"])
 async def test_another_programs_database_is_refused(tmp_path: Path, version: int, table: str) -> None:
     """A database with tables that are not ours, whatever version it has, is refused and stays as it is."""

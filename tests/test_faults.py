@@ -260,7 +260,7 @@ async def test_a_live_answer_of_an_older_version_is_kept(tmp_path: Path) -> None
                 assert answer == answer | had | {"status": "interrupted", "error": INTERRUPTED}
             assert len((await call(server, "GET", "/api/tasks"))[1]) == 1
             assert (await say(server, "say 2 0", 1)).text() == "w0 w1 "
-            assert server.rows("PRAGMA user_version") == [(3,)]
+            assert server.rows("PRAGMA user_version") == [(4,)]
             assert server.rows("PRAGMA integrity_check") == [("ok",)]
         finally:
             server.close()

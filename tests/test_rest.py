@@ -18,7 +18,7 @@ def test_conversations_are_listed_last_used_first(alice: Client) -> None:
     alice.say("three", first)
     listed = alice.get("/api/conversations").json()
     assert [c["id"] for c in listed] == [first, second]
-    assert all(set(c) == {"id", "title", "created_at", "updated_at"} for c in listed)
+    assert all(set(c) == {"id", "title", "created_at", "updated_at", "live"} for c in listed)
     assert all(TIME.fullmatch(c["created_at"]) and TIME.fullmatch(c["updated_at"]) for c in listed)
     assert [c["id"] for c in alice.get("/api/conversations?limit=1&offset=1").json()] == [second]
     assert alice.get("/api/conversations?limit=0").json() == []
@@ -44,7 +44,7 @@ def test_tasks_are_added_listed_changed_and_deleted(alice: Client) -> None:
     answer = alice.post("/api/tasks", json={"title": " buy milk ", "description": "two litres"})
     assert answer.status_code == 201
     task = answer.json()
-    assert set(task) == {"id", "title", "description", "completed", "created_at", "updated_at"}
+    assert set(task) == {"id", "title", "description", "due", "completed", "created_at", "updated_at"}
     assert (task["title"], task["description"], task["completed"]) == ("buy milk", "two litres", False)
     path = f"/api/tasks/{task['id']}"
     assert alice.patch(path, json={"completed": True}).json()["completed"] is True
@@ -109,6 +109,7 @@ def test_nothing_of_another_user_is_reached_by_any_id(alice: Client, bob: Client
             ("DELETE", "/api/conversations/{}", None),
             ("GET", "/api/conversations/{}/stream", None),
             ("POST", "/api/conversations/{}/stop", None),
+            ("POST", "/api/conversations/{}/retry", {"message_id": 1}),
             ("PATCH", "/api/tasks/{}", {"completed": True}),
             ("DELETE", "/api/tasks/{}", None),
         ):
