@@ -16,6 +16,7 @@ import { showWelcome, used } from "./welcome.js";
 
 export const LIVE = "An answer is still being written. Wait for it, or stop it.";
 const NEW = "New conversation";
+const TIMEZONE = Intl.DateTimeFormat().resolvedOptions().timeZone; // what "tomorrow" means
 const PAGE = 50; // messages that are loaded at a time
 const where = (id, query = "") => `api/conversations/${id}${query}`;
 const tail = (id) => where(id, "?limit=2");
@@ -32,7 +33,7 @@ export async function send(message) {
     state.unsent = { message, conversation: state.conversation, key: newKey() };
   }
   const headers = { "Idempotency-Key": state.unsent.key };
-  const body = { message, ...(state.conversation === null ? {} : { thread_id: state.conversation }) };
+  const body = { message, timezone: TIMEZONE, ...(state.conversation === null ? {} : { thread_id: state.conversation }) };
   const answer = new Answer();
   const began = (thread) => {
     state.unsent = null;
@@ -50,7 +51,8 @@ export async function send(message) {
 /** Ask a question anew, in other words if there are any: another answer takes the place of what came after it. */
 export async function ask(element, content = element.said) {
   if (state.stream) return say(LIVE);
-  const body = { message_id: Number(element.dataset.id), ...(content === element.said ? {} : { message: content }) };
+  const words = content === element.said ? {} : { message: content };
+  const body = { message_id: Number(element.dataset.id), timezone: TIMEZONE, ...words };
   const headers = { "Idempotency-Key": newKey() };
   const answer = new Answer();
   const path = where(state.conversation, "/retry");
