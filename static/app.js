@@ -6,7 +6,8 @@
 import { addressed, enter, startAddress } from "./address.js";
 import { startAddingTasks } from "./add-task.js";
 import { json } from "./api.js";
-import { ask, open, send, showEarlier } from "./chat.js";
+import { ask, send } from "./chat.js";
+import { open, showEarlier } from "./conversation.js";
 import { startConversations } from "./conversations.js";
 import { $ } from "./dom.js";
 import { startDrawers } from "./drawers.js";

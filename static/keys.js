@@ -1,8 +1,9 @@
 // The keyboard.
 
-import { send, stop } from "./chat.js";
+import { send } from "./chat.js";
 import { $ } from "./dom.js";
 import { closeDrawer, openDrawer } from "./drawers.js";
+import { stop } from "./following.js";
 
 const COARSE = matchMedia("(pointer: coarse)");
 

@@ -1,5 +1,6 @@
 // What is in a line: emphasis, code, links. Its time is linear: CommonMark's algorithm with a stack of delimiters.
 
+import { Delimiters, roles } from "./markdown-emphasis.js";
 import { entity, linkAt, linkFor, urlAt } from "./markdown-links.js";
 
 const SPECIAL = /[\\`*_~[\]!<&@]|https?:\/\/|www\./gi;
@@ -7,8 +8,6 @@ const ESCAPED = /\\[!-/:-@[-`{-~]/y;
 const RUN = /`+/g;
 const BREAK = /<br\s*\/?>/iy;
 const BETWEEN = /<([a-z][a-z0-9+.-]{1,31}:[^\s<>]*|[\w.!#$%&'*+/=?^`{|}~-]+@[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)>/iy;
-const SPACE = /\s/u;
-const PUNCTUATION = /[\p{P}\p{S}]/u;
 
 /** Return a line's text as elements, and whether more of the line could make something else of them. */
 export function inline(text) {
@@ -21,7 +20,7 @@ class Inline {
     this.nodes = document.createDocumentFragment();
     this.at = 0;
     this.plain = 0; // where the text begins that is not written yet
-    this.delimiters = null; // the last one; each knows the one before it and the one after it
+    this.delimiters = new Delimiters();
     this.brackets = []; // those that may open a link
     this.lastClose = text.lastIndexOf(")");
     this.cut = false; // whether the text ends within the target of a link
@@ -32,9 +31,8 @@ class Inline {
     SPECIAL.lastIndex = 0;
     for (let found; (found = this.#next()); ) this.#special(found);
     this.#flush(this.text.length);
-    this.#emphasize(null);
-    let open = this.cut || this.brackets.length > 0 || this.unclosed.size > 0;
-    for (let one = this.delimiters; one && !open; one = one.previous) open = one.opens;
+    this.delimiters.emphasize(null);
+    const open = this.cut || this.brackets.length > 0 || this.unclosed.size > 0 || this.delimiters.open;
     this.nodes.normalize();
     return { nodes: this.nodes, open };
   }
@@ -104,29 +102,21 @@ class Inline {
   #delimiter(mark) {
     let end = this.at;
     while (this.text[end] === mark) end += 1;
-    const [before, after] = [this.text[this.at - 1] ?? " ", this.text[end] ?? " "];
-    const [left, right] = [flanks(after, before), flanks(before, after)];
-    let [opens, closes] = [left, right];
-    if (mark === "_") {
-      opens = left && (!right || PUNCTUATION.test(before));
-      closes = right && (!left || PUNCTUATION.test(after));
-    }
     const length = end - this.at;
+    const { opens, closes } = roles(mark, this.text[this.at - 1] ?? " ", this.text[end] ?? " ");
     if ((!opens && !closes) || (mark === "~" && length > 2)) {
       this.at = end;
       return;
     }
     const node = this.#write(document.createTextNode(this.text.slice(this.at, end)), end);
-    const one = { mark, node, length, whole: length, opens, closes, previous: this.delimiters, next: null };
-    if (this.delimiters) this.delimiters.next = one;
-    this.delimiters = one;
+    this.delimiters.push({ mark, node, length, whole: length, opens, closes });
   }
 
   #bracket(image) {
     if (image && this.text[this.at + 1] !== "[") return;
     const end = this.at + (image ? 2 : 1);
     const node = this.#write(document.createTextNode(image ? "![" : "["), end);
-    this.brackets.push({ node, image, active: true, delimiters: this.delimiters });
+    this.brackets.push({ node, image, active: true, delimiter: this.delimiters.last });
   }
 
   #closeBracket() {
@@ -137,9 +127,8 @@ class Inline {
     const element = link && linkFor(link.target, link.title);
     if (!element) return;
     this.#flush();
-    this.#emphasize(opener.delimiters); // what is in the label, and is closed by nothing outside of it
-    this.delimiters = opener.delimiters;
-    if (this.delimiters) this.delimiters.next = null;
+    this.delimiters.emphasize(opener.delimiter); // what is in the label is closed by nothing outside of it
+    this.delimiters.forget(opener.delimiter);
     while (opener.node.nextSibling) element.append(opener.node.nextSibling);
     opener.node.remove();
     for (const inner of element.querySelectorAll("a")) inner.replaceWith(...inner.childNodes); // no link in a link
@@ -173,70 +162,4 @@ class Inline {
     element.textContent = this.text.slice(found.begin, found.end);
     this.#write(element, found.end, found.begin);
   }
-
-  /** Make emphasis of the delimiters after `bottom`. */
-  #emphasize(bottom) {
-    const bottoms = new Map(); // by kind of closer: below which delimiter there is no opener for it
-    let closer = bottom ? bottom.next : first(this.delimiters);
-    while (closer) {
-      if (!closer.closes) {
-        closer = closer.next;
-        continue;
-      }
-      const kind = `${closer.mark}${closer.opens}${closer.mark === "~" ? closer.length : closer.whole % 3}`;
-      const floor = bottoms.get(kind) ?? bottom;
-      let opener = closer.previous;
-      while (opener && opener !== bottom && opener !== floor && !fit(opener, closer)) opener = opener.previous;
-      if (!opener || opener === bottom || opener === floor) {
-        bottoms.set(kind, closer.previous);
-        const next = closer.next;
-        if (!closer.opens) this.#unlink(closer);
-        closer = next;
-        continue;
-      }
-      closer = this.#wrap(opener, closer);
-    }
-  }
-
-  /** Put what is between two delimiters into an element; return the next closer. */
-  #wrap(opener, closer) {
-    const used = closer.mark === "~" ? closer.length : Math.min(2, opener.length, closer.length);
-    const element = document.createElement(closer.mark === "~" ? "del" : used === 2 ? "strong" : "em");
-    while (opener.node.nextSibling !== closer.node) element.append(opener.node.nextSibling);
-    opener.node.after(element);
-    for (let one = closer.previous; one !== opener; one = one.previous) this.#unlink(one);
-    for (const one of [opener, closer]) {
-      one.length -= used;
-      one.node.data = one.node.data.slice(used);
-      if (one.length) continue;
-      one.node.remove();
-      this.#unlink(one);
-    }
-    return closer.length ? closer : closer.next;
-  }
-
-  #unlink(one) {
-    if (one.previous) one.previous.next = one.next;
-    if (one.next) one.next.previous = one.previous;
-    else this.delimiters = one.previous;
-  }
-}
-
-/** Whether delimiters of these two runs may be the two ends of something. */
-function fit(opener, closer) {
-  if (opener.mark !== closer.mark || !opener.opens) return false;
-  if (opener.mark === "~") return opener.length === closer.length;
-  const both = closer.opens || opener.closes; // a run that can be both must not be matched with too long or short a one
-  return !(both && closer.whole % 3 !== 0 && (opener.whole + closer.whole) % 3 === 0);
-}
-
-function first(delimiter) {
-  while (delimiter?.previous) delimiter = delimiter.previous;
-  return delimiter;
-}
-
-/** Whether a run of delimiters before `inner` and after `outer` stands at the side of a word. */
-function flanks(inner, outer) {
-  if (SPACE.test(inner)) return false;
-  return !PUNCTUATION.test(inner) || SPACE.test(outer) || PUNCTUATION.test(outer);
 }

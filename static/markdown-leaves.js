@@ -5,6 +5,8 @@ import { inline } from "./markdown-inline.js";
 const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}\p{Script=Adlam}]/u;
 const DELIMITERS = /^\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
 
+const ROWS = 50; // after which a table's columns are as wide as they are
+
 function make(name, properties = {}) {
   return Object.assign(document.createElement(name), properties);
 }
@@ -97,6 +99,18 @@ export class Table {
 
   add(words) {
     this.journal.append(this.body, this.#row(words, "td"));
+    if (this.body.children.length === ROWS) this.#freeze();
+  }
+
+  /** Keep the columns as wide as they are: to look at all cells of a long table at each new row would take long. */
+  #freeze() {
+    const table = this.body.parentNode;
+    const heads = [...table.querySelectorAll("th")];
+    if (!table.offsetWidth || table.style.width) return;
+    const widths = heads.map((head) => head.offsetWidth);
+    table.style.width = `${table.offsetWidth}px`;
+    table.style.tableLayout = "fixed";
+    heads.forEach((head, n) => (head.style.width = `${widths[n]}px`));
   }
 
   #row(words, name) {

@@ -1,6 +1,6 @@
 // Seeing what others do: another window, another process, a client of MCP. What has not changed costs next to nothing.
 
-import { refreshConversation } from "./chat.js";
+import { refreshConversation } from "./conversation.js";
 import { showConversations } from "./conversations.js";
 import { wait } from "./dom.js";
 import { explain, say } from "./notice.js";
