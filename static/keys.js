@@ -4,6 +4,7 @@ import { send } from "./chat.js";
 import { $ } from "./dom.js";
 import { closeDrawer, openDrawer } from "./drawers.js";
 import { stop } from "./following.js";
+import { state } from "./state.js";
 
 const COARSE = matchMedia("(pointer: coarse)");
 
@@ -24,8 +25,8 @@ function inField(element) {
 /** Esc closes what is open. It stops an answer, but not from within a field where somebody writes. */
 function escape({ target }) {
   if (document.body.dataset.drawer) return closeDrawer();
-  if (inField(target) && (target.id !== "text" || target.value)) return null;
-  return stop();
+  const writing = target.id !== "text" || (target.value && target.value !== state.unsent?.message);
+  return inField(target) && writing ? null : stop();
 }
 
 function search() {

@@ -43,14 +43,14 @@ export function leaveTo(item, otherwise) {
 }
 
 /**
- * Replace an item's content by fields. Enter keeps what they say, by `keep`, whose promise ends it; Esc leaves all as
- * it was.
+ * Replace an item's content by fields. Enter calls `keep`, which gets what puts the content back; so does Esc.
  */
 export function edit(item, fields, keep) {
   const before = [...item.childNodes];
   const form = make("form", { className: "edit" }, ...fields);
   const restore = () => {
     delete item.dataset.editing;
+    item.source = null; // it may be old: the list makes it anew when it is shown the next time
     item.replaceChildren(...before);
     item.querySelector(".more").focus();
   };

@@ -49,7 +49,7 @@ export function editTask(row, { title, description, due }, keep) {
     const wrong = fault(wanted.title);
     if (wrong) return explainFault(wrong);
     if (!Object.keys(changes).length) return restore();
-    keep(changes).then(restore).catch(explain);
+    keep(changes, restore).catch(explain);
   });
 
   function explainFault(wrong) {

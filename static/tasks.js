@@ -81,9 +81,11 @@ function find(element) {
   return [row, state.tasks.listed.find(({ id }) => id === Number(row?.dataset.id))];
 }
 
-/** Change a task on the server, and show what has become of it. */
-function change(id, changes) {
-  return json("PATCH", `api/tasks/${id}`, changes).then(() => showTasks({ id }));
+/** Change a task on the server, and show what has become of it; `then` comes between the two. */
+async function change(id, changes, then = () => null) {
+  await json("PATCH", `api/tasks/${id}`, changes);
+  then();
+  await showTasks({ id });
 }
 
 function remove(row, { id, title }) {
@@ -95,7 +97,7 @@ function clicked({ target }) {
   const more = target.closest(".more");
   if (!more) return;
   const [row, task] = find(more);
-  const edit = () => editTask(row, task, (changes) => change(task.id, changes));
+  const edit = () => editTask(row, task, (changes, then) => change(task.id, changes, then));
   openMenu(more, [["Edit", edit], ["Delete", () => remove(row, task), "danger"]]);
 }
 

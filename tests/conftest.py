@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import browser, narrow, visitor
 from clients import Client, Turn, forge, token
-from serving import ROOT, SECRET, SETTINGS, Server
+from serving import ROOT, SECRET, SETTINGS, Server, missing
 
 from todochat.db import Store
 from todochat.engines.sqlite import SqliteEngine
 
-# What the tests take from here, though it is made in clients.py and serving.py.
-__all__ = ["ROOT", "SECRET", "SETTINGS", "Client", "Server", "Turn", "forge", "token"]
+# What the tests take from here, though it is made in browsing.py, clients.py and serving.py.
+__all__ = ["ROOT", "SECRET", "SETTINGS", "Client", "Server", "Turn", "browser", "forge", "missing", "narrow", "token", "visitor"]
 
 
 @pytest.fixture(scope="session")
@@ -73,13 +74,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
         terminalreporter.write_line(f"{'fault':60} tries  lost")
         for fault, (times, lost) in table.items():
             terminalreporter.write_line(f"{fault:60} {times:5} {lost:5}")
-
-
-def missing(what: str) -> None:
-    """Skip a test whose tool is not installed; in CI that is a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{what} (in CI this is a failure)")
-    pytest.skip(what)
 
 
 def prepare(folder: Path, script: str = "app.py", **settings: Any) -> Server:

@@ -320,4 +320,5 @@ NESTED = [
     for leaf in LEAVES
     for first, rest in (("> ", "> "), ("- ", "  "), ("12. ", "    "), ("> - ", ">   "), ("- > ", "  > "))
 ]
-SAMPLES = INLINE + BLOCKS + NESTED + [f"{leaf}\n\n{other}" for leaf, other in zip(LEAVES, LEAVES[1:], strict=False)]
+PAIRS = [f"{leaf}\n\n{other}" for leaf, other in zip(LEAVES, LEAVES[1:], strict=False)]
+SAMPLES = list(dict.fromkeys(INLINE + BLOCKS + NESTED + PAIRS))
