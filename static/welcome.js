@@ -25,7 +25,7 @@ export function showWelcome() {
   $("suggestions").hidden = !left().length || state.stream !== null || !(empty || begun);
   const shown = [...$("suggestions").querySelectorAll(".suggestion")].map((one) => one.textContent);
   if (shown.join() === left().join()) return;
-  const all = left().map((words) => button(words, null, { className: "suggestion" }));
+  const all = left().map((words) => button(words, null, { className: "suggestion", dir: "auto" }));
   const hide = button("×", () => (localStorage.setItem(USED, SUGGESTIONS.length), showWelcome(), $("text").focus()), {
     ariaLabel: "Hide the suggestions",
     className: "hide",
