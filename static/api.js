@@ -56,12 +56,22 @@ export async function changed(path) {
   return got;
 }
 
-/** Do something that asks the server; return its result, or nothing if it was begun anew meanwhile. */
-export async function newest(what, ask) {
-  const number = (state.requests.get(what) ?? 0) + 1;
-  state.requests.set(what, number);
-  const result = await ask();
-  return number === state.requests.get(what) ? result : null;
+/**
+ * Ask the server for something after what was asked of the same kind before: no answer overtakes another one, and none
+ * is lost. Calls that come while one waits share it.
+ */
+export function inTurn(kind, ask) {
+  const turn = state.turns.get(kind);
+  if (turn?.waiting) return turn.waiting;
+  const begin = () => {
+    const running = ask();
+    state.turns.set(kind, { running, waiting: null });
+    return running;
+  };
+  if (!turn) return begin();
+  const waiting = turn.running.catch(() => null).then(begin); // whoever asked is told of the failure
+  state.turns.set(kind, { ...turn, waiting });
+  return waiting;
 }
 
 /** Yield the events of a stream, in lists of those that came together. Ends early if the connection breaks. */

@@ -93,7 +93,8 @@ export async function refreshConversation() {
   const [view, id] = [state.view, state.conversation];
   const gone = (error) => (error.status === 404 ? { gone: true } : Promise.reject(error));
   let stored = await changed(tail(id)).catch(gone);
-  if (!stored || view !== state.view || state.stream) return;
+  if (!stored) return;
+  if (view !== state.view || state.stream) return state.etags.delete(tail(id)); // what has come is not shown
   if (stored.gone) return reload(id); // which says so
   showTitle(stored.title);
   const same = confirmed(stored);

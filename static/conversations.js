@@ -1,9 +1,8 @@
 // The list of conversations: by when they were last used, searched, and longer as one scrolls.
 
-import { changed, json, newest } from "./api.js";
+import { changed, inTurn, json } from "./api.js";
 import { showTitle } from "./address.js";
 import { $, button, dayFromNow, dayOf, make, moment } from "./dom.js";
-import { closeDrawer } from "./drawers.js";
 import { edit, leaveTo, moreButton, update } from "./list.js";
 import { openMenu } from "./menu.js";
 import { explain } from "./notice.js";
@@ -21,7 +20,11 @@ function part(offset) {
 
 /** Ask for the conversations that were used last, and show what has changed. */
 export async function showConversations() {
-  const got = await newest("conversations", () => changed(part(0)));
+  const got = await inTurn("conversations", async () => {
+    const path = part(0);
+    const page = await changed(path);
+    return path === part(0) ? page : null; // something else is searched for by now
+  });
   if (!got) return;
   const { listed } = state.conversations;
   const oldest = got.at(-1)?.updated_at ?? "";
@@ -36,8 +39,8 @@ export async function showConversations() {
 async function showMore() {
   const { listed, complete } = state.conversations;
   if (complete || listed.size < PAGE) return;
-  const got = await newest("more conversations", () => json("GET", part(listed.size)));
-  if (!got) return;
+  const got = await inTurn("more conversations", () => json("GET", part(listed.size)));
+  if (listed !== state.conversations.listed) return; // something else is searched for by now
   state.conversations.complete = got.length < PAGE;
   for (const conversation of got) listed.set(conversation.id, conversation);
   draw();
@@ -143,5 +146,5 @@ export function startConversations(open) {
     $("search").value = "";
     search();
   };
-  $("new").onclick = () => (closeDrawer(), open(null));
+  $("new").onclick = () => open(null);
 }

@@ -13,7 +13,7 @@ export const state = {
   earlier: false, // whether the shown conversation has messages before those that are shown
   scroll: { atEnd: true, top: 0, end: 0 }, // scroll.js
   etags: new Map(), // by path: what the server called what we have of it
-  requests: new Map(), // by what is shown: how often it was asked for, so that only the newest answer counts
+  turns: new Map(), // by kind: the request that runs, and the one that waits for it
   conversations: { listed: new Map(), complete: false, search: "" },
   tasks: { listed: [], pages: new Map(), changed: new Set(), filter: "" },
   held: new Map(), // by path: the deletions that can still be undone

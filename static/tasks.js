@@ -1,6 +1,6 @@
 // The tasks: open ones by their dates, done ones folded.
 
-import { changed, json, newest } from "./api.js";
+import { changed, inTurn, json } from "./api.js";
 import { $, dayOf } from "./dom.js";
 import { leaveTo, update } from "./list.js";
 import { openMenu } from "./menu.js";
@@ -16,7 +16,7 @@ export async function showTasks({ id = null, inSight = false } = {}) {
   if (id !== null) state.tasks.changed.add(id);
   let listed;
   try {
-    listed = await newest("tasks", listTasks);
+    listed = await inTurn("tasks", listTasks);
   } catch (error) {
     if (error.status === 404) return hideTasks();
     throw error;
