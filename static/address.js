@@ -26,7 +26,7 @@ export function enter(id, { replacing = false } = {}) {
 /** Show the title of the conversation, here and in the tab, which says too if an answer has come unseen. */
 export function showTitle(title = $("title").textContent) {
   $("title").textContent = title;
-  document.title = `${state.news ? "● Answered: " : ""}${title} – To-do chat`;
+  document.title = `${state.news ? "● Answered: " : ""}${title} - To-do chat`;
 }
 
 /** An answer has come; whoever looks at something else is told by the tab's title. */

@@ -1,6 +1,5 @@
 """What the tests share: fixtures for servers (serving.py), their clients (clients.py) and a store."""
 
-import os
 import shutil
 import subprocess
 import uuid
@@ -18,7 +17,8 @@ from todochat.db import Store
 from todochat.engines.sqlite import SqliteEngine
 
 # What the tests take from here, though it is made in browsing.py, clients.py and serving.py.
-__all__ = ["ROOT", "SECRET", "SETTINGS", "Client", "Server", "Turn", "browser", "forge", "missing", "narrow", "token", "visitor"]
+__all__ = ["ROOT", "SECRET", "SETTINGS", "Client", "Server", "Turn", "forge", "missing", "token"]
+__all__ += ["browser", "narrow", "visitor"]
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Texts in the subset of Markdown that the page reads, of the kinds that models write and of those that are traps."""
 
+import itertools
+
 INLINE = [
     "plain words",
     "*one* and _two_",
@@ -232,7 +234,7 @@ BLOCKS = [
     "text\n> quoted\ntext",
     "> a\n2. b",
     "```\ncode\n```",
-    "```python\nx = \"<b>\"\n```\ntext",
+    '```python\nx = "<b>"\n```\ntext',
     "```js title=x\na\n```",
     "~~~\na\n```\nb\n~~~",
     "````\n```\na\n```\n````",
@@ -320,5 +322,5 @@ NESTED = [
     for leaf in LEAVES
     for first, rest in (("> ", "> "), ("- ", "  "), ("12. ", "    "), ("> - ", ">   "), ("- > ", "  > "))
 ]
-PAIRS = [f"{leaf}\n\n{other}" for leaf, other in zip(LEAVES, LEAVES[1:], strict=False)]
+PAIRS = [f"{leaf}\n\n{other}" for leaf, other in itertools.pairwise(LEAVES)]
 SAMPLES = list(dict.fromkeys(INLINE + BLOCKS + NESTED + PAIRS))

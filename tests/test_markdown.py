@@ -124,7 +124,9 @@ def test_what_is_complete_is_not_touched_again(server: Server, visitor: Visitor)
         }
         return changed;
     }"""
-    source = "# a\n\nwords **b**\nand more\n\n- c\n- d\n  - e\n\n```js\nf\n\ng\n```\n| h | i |\n|---|---|\n| j | k |\n> l\n"
+    source = (
+        "# a\n\nwords **b**\nand more\n\n- c\n- d\n  - e\n\n```js\nf\n\ng\n```\n| h | i |\n|---|---|\n| j | k |\n> l\n"
+    )
     assert visitor.visit(server).evaluate(script, source) == []
 
 

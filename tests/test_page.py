@@ -19,7 +19,7 @@ import uvicorn
 from browsing import Visitor, choose, eventually, idle, say, until, words
 from conftest import ROOT, Client, Server, npm_package, prepare, token
 from markdown_samples import BLOCKS
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Page, expect
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Mount
@@ -769,7 +769,7 @@ def test_axe_finds_nothing(server: Server, paced: Server, browser: Browser, sche
     page.evaluate(
         """async (text) => {
             const { Answer } = await import(new URL("static/answer.js", document.baseURI));
-            const message = { status: "done", content: text, tool_calls: [], reasoning: [], created_at: "2026-01-01T00:00:00Z" };
+            const message = { status: "done", content: text, tool_calls: [], created_at: "2026-01-01T00:00:00Z" };
             document.getElementById("messages").append(Answer.of(message).element);
         }""",
         "\n\n".join(BLOCKS),

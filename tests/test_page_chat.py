@@ -119,11 +119,11 @@ def test_the_tab_says_that_an_answer_has_come(paced: Server, visitor: Visitor) -
             document.dispatchEvent(new Event("visibilitychange", { bubbles: true }));
         }"""
     )
-    expect(page).to_have_title("● Answered: say 20 20 – To-do chat", timeout=10_000)
+    expect(page).to_have_title("● Answered: say 20 20 - To-do chat", timeout=10_000)
     page.evaluate(
         "() => { delete document.hidden; document.dispatchEvent(new Event('visibilitychange', { bubbles: true })); }"
     )
-    expect(page).to_have_title("say 20 20 – To-do chat")
+    expect(page).to_have_title("say 20 20 - To-do chat")
 
 
 def test_a_screen_reader_hears_who_speaks(server: Server, visitor: Visitor) -> None:

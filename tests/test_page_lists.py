@@ -156,7 +156,9 @@ def test_a_list_stays_where_it_is_when_a_task_is_deleted(server: Server, visitor
 def test_tasks_are_in_the_order_of_their_dates(server: Server, visitor: Visitor) -> None:
     """Open tasks stand by when they are due, overdue ones marked by the browser's date; done ones are folded."""
     fill(server, visitor, "undated", {"title": "later", "due": today(40)}, {"title": "late", "due": today(-3)})
-    fill(server, visitor, {"title": "soon", "due": today(1)}, {"title": "now", "due": today(), "description": "at noon"})
+    fill(
+        server, visitor, {"title": "soon", "due": today(1)}, {"title": "now", "due": today(), "description": "at noon"}
+    )
     page = visitor.visit(server)
     expect(titles(page)).to_have_text(["late", "now", "soon", "later", "undated"])
     expect(page.locator(".overdue")).to_have_count(1)
@@ -277,7 +279,7 @@ def test_back_and_the_address_lead_to_conversations(server: Server, visitor: Vis
     page = visitor.visit(server)
     names = page.locator("#conversation-list .name")
     names.filter(has_text="first").click()
-    expect(page).to_have_title("first talk – To-do chat")
+    expect(page).to_have_title("first talk - To-do chat")
     names.filter(has_text="second").click()
     expect(page.locator(".question .body")).to_have_text("second talk")
     assert page.url.endswith(f"#conversation={two}")
@@ -468,7 +470,7 @@ def phone(browser: Browser) -> Iterator[Visitor]:
 
 
 def test_back_closes_a_drawer(server: Server, phone: Visitor) -> None:
-    """On a telephone Back closes the open drawer and leaves the conversation; so does the ×, without a trace."""
+    """On a telephone Back closes the open drawer and leaves the conversation; so does its button, without a trace."""
     page = phone.visit(server)
     say(page, "hello")
     idle(page)
