@@ -4,6 +4,7 @@ import { button, make, moment } from "./dom.js";
 import { render } from "./markdown.js";
 import { keepPlace } from "./scroll.js";
 
+const AT_ONCE = 300; // events that are shown in one frame
 const ENDINGS = {
   stopped: "You stopped this answer.",
   interrupted: "This answer was interrupted.",
@@ -23,7 +24,8 @@ export class Answer {
     this.status = make("p", { className: "status" }, "Thinking…");
     this.body = make("div", { className: "body" }, this.status);
     this.foot = make("footer", { className: "foot" });
-    this.element = make("li", { className: "answer" }, make("h2", { className: "unseen" }, "Assistant"), this.body, this.foot);
+    const speaker = make("h2", { className: "unseen" }, "Assistant");
+    this.element = make("li", { className: "answer" }, speaker, this.body, this.foot);
   }
 
   /** Make the answer that is stored in a message. */
@@ -41,10 +43,14 @@ export class Answer {
     this.#waiting.push(...events);
     this.#frame ??= requestAnimationFrame(() => {
       const begun = performance.now();
-      this.#draw();
-      const cost = performance.now() - begun;
-      this.#frame = cost < 8 ? null : setTimeout(() => ((this.#frame = null), this.#waiting.length && this.add([])), 3 * cost);
+      this.#draw(AT_ONCE);
+      this.#frame = setTimeout(() => this.#rested(), 3 * (performance.now() - begun));
     });
+  }
+
+  #rested() {
+    this.#frame = null;
+    if (this.#waiting.length) this.add([]);
   }
 
   /** Show what has come, now. */
@@ -52,12 +58,12 @@ export class Answer {
     cancelAnimationFrame(this.#frame);
     clearTimeout(this.#frame);
     this.#frame = null;
-    this.#draw();
+    this.#draw(Infinity);
   }
 
-  #draw() {
+  #draw(most) {
     keepPlace(() => {
-      for (const event of this.#waiting.splice(0)) this.#show(event);
+      for (const event of this.#waiting.splice(0, most)) this.#show(event);
       this.#write();
     });
   }
@@ -158,7 +164,8 @@ export class Answer {
 }
 
 function unfolded(label, value) {
-  return [make("p", { className: "label" }, label), make("pre", { tabIndex: 0, dir: "auto" }, JSON.stringify(value, null, 2))];
+  const data = make("pre", { tabIndex: 0, dir: "auto" }, JSON.stringify(value, null, 2));
+  return [make("p", { className: "label" }, label), data];
 }
 
 /** What a tool call does, in a few words. */

@@ -25,11 +25,12 @@ export async function send(message) {
     state.unsent = { message, conversation: state.conversation, key: newKey() };
   }
   const headers = { "Idempotency-Key": state.unsent.key };
-  const body = { message, timezone: TIMEZONE, ...(state.conversation === null ? {} : { thread_id: state.conversation }) };
+  const thread = state.conversation === null ? {} : { thread_id: state.conversation };
+  const body = { message, timezone: TIMEZONE, ...thread };
   const answer = new Answer();
-  const began = (thread) => {
+  const began = (id) => {
     state.unsent = null;
-    const other = state.conversation !== null && thread !== state.conversation;
+    const other = state.conversation !== null && id !== state.conversation;
     if (other) messages.showAll([]);
     if ($("text").value.trim() === message.trim()) $("text").value = "";
     saveDraft();

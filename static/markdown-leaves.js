@@ -2,19 +2,30 @@
 
 import { inline } from "./markdown-inline.js";
 
-const RIGHT_TO_LEFT = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}\p{Script=Adlam}]/u;
+const RIGHT_TO_LEFT = new RegExp(
+  `[${["Arabic", "Hebrew", "Syriac", "Thaana", "Nko", "Adlam"].map((script) => `\\p{Script=${script}}`).join("")}]`,
+  "u",
+);
 const DELIMITERS = /^\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
 
-const ROWS = 50; // after which a table's columns are as wide as they are
+const ROWS = 50; // after which a table's columns are as wide as they are, and another part of it begins
 
 function make(name, properties = {}) {
   return Object.assign(document.createElement(name), properties);
 }
 
-/** Write elements in the direction of their first letter: `dir="auto"` would look through all of it at each new line. */
+/** Write elements in the direction of their first letter; `dir="auto"` would look through them at each new line. */
 function direct(journal, text, elements) {
   const letter = text.match(/\p{L}/u)?.[0];
-  if (letter) for (const element of elements) journal.attribute(element, "dir", RIGHT_TO_LEFT.test(letter) ? "rtl" : "ltr");
+  const direction = letter && (RIGHT_TO_LEFT.test(letter) ? "rtl" : "ltr");
+  if (letter) for (const element of elements) journal.attribute(element, "dir", direction);
+}
+
+/** Whether a line ends with a backslash that escapes nothing but its end. */
+function breaks(line) {
+  let length = 0;
+  while (line.at(-1 - length) === "\\") length += 1;
+  return length % 2 === 1;
 }
 
 /** Write a heading: its marks at the end are none of its words. */
@@ -30,8 +41,8 @@ export class Paragraph {
     this.last = null; // what its last line says
     this.mark = null; // the line break before its last line
     if (ticked === null) return;
-    element.append(make("input", { type: "checkbox", checked: ticked, disabled: true, ariaLabel: ticked ? "done" : "open" }));
-    element.firstChild.toggleAttribute("checked", ticked);
+    const box = make("input", { type: "checkbox", checked: ticked, disabled: true, ariaLabel: ticked ? "done" : "open" });
+    element.append(box);
   }
 
   /** Whether it takes a line without a look at whether that begins another block. */
@@ -46,7 +57,7 @@ export class Paragraph {
     if (this.last !== null) {
       mark = make("br");
       const end = this.element.lastChild;
-      if (/(^|[^\\])(\\\\)*\\$/.test(this.last) && end.data) this.journal.put(end, { data: end.data.slice(0, -1) }); // a hard break
+      if (breaks(this.last) && end.data) this.journal.put(end, { data: end.data.slice(0, -1) });
       this.journal.append(this.element, mark);
     }
     this.journal.put(this, { last: text, mark });
@@ -98,15 +109,20 @@ export class Table {
   }
 
   add(words) {
+    if (this.body.children.length === ROWS) {
+      this.#freeze();
+      const body = make("tbody");
+      this.journal.append(this.body.parentNode, body);
+      this.journal.put(this, { body });
+    }
     this.journal.append(this.body, this.#row(words, "td"));
-    if (this.body.children.length === ROWS) this.#freeze();
   }
 
   /** Keep the columns as wide as they are: to look at all cells of a long table at each new row would take long. */
   #freeze() {
     const table = this.body.parentNode;
     const heads = [...table.querySelectorAll("th")];
-    if (!table.offsetWidth || table.style.width) return;
+    if (table.style.width || !table.offsetWidth) return; // in this order: the second one makes a layout
     const widths = heads.map((head) => head.offsetWidth);
     table.style.width = `${table.offsetWidth}px`;
     table.style.tableLayout = "fixed";
@@ -138,7 +154,8 @@ export class Code {
     this.closed = false; // its other fence has come
     element.className = "code";
     const bar = make("div", { className: "bar" });
-    bar.append(make("span", { textContent: language.split(/\s/)[0] }), make("button", { type: "button", className: "copy", textContent: "Copy" }));
+    const copy = make("button", { type: "button", className: "copy", textContent: "Copy" });
+    bar.append(make("span", { textContent: language.split(/\s/)[0] }), copy);
     this.code = make("code");
     const frame = make("pre", { tabIndex: 0 }); // what scrolls must be reached by the keyboard
     frame.append(this.code);

@@ -6,7 +6,8 @@ import { $, button } from "./dom.js";
 export function openMenu(opener, entries) {
   const menu = $("menu");
   const choose = (act) => () => (menu.hidePopover(), act());
-  menu.replaceChildren(...entries.map(([label, act, className = ""]) => button(label, choose(act), { role: "menuitem", className })));
+  const made = ([label, act, className = ""]) => button(label, choose(act), { role: "menuitem", className });
+  menu.replaceChildren(...entries.map(made));
   menu.showPopover();
   const [at, { offsetWidth: width, offsetHeight: height }] = [opener.getBoundingClientRect(), menu];
   const leftwards = getComputedStyle(opener).direction === "ltr";

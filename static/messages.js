@@ -68,7 +68,8 @@ export function confirm(messages) {
 }
 
 function isOf(element, message) {
-  if (element.dataset.id) return element.dataset.id === String(message.id) && !(element.source && element.source !== source(message));
+  const stale = element.source && element.source !== source(message);
+  if (element.dataset.id) return element.dataset.id === String(message.id) && !stale;
   if (message.role === "user") return element.className === "question" && element.said === message.content;
   return element.answer?.said === message.content;
 }

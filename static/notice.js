@@ -26,7 +26,7 @@ export function explain(error, again = null) {
   if (error instanceof TypeError && navigator.onLine === false) return say("This device is offline.", again);
   if (!(error instanceof Refusal)) return say("The server cannot be reached. Is it running?", again);
   if (error.status === 401) {
-    return say("Your sign-in is not valid any more: sign in again, or open the link that the server prints when it starts.");
+    return say("Your sign-in is not valid any more: sign in again, or open the link that the server printed at its start.");
   }
   const when = error.retryAfter ? ` You can try again in ${error.retryAfter} seconds.` : "";
   say(error.message + when, error.passes || [409, 429].includes(error.status) ? again : null);

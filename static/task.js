@@ -27,21 +27,24 @@ function dueDate(due, completed) {
   const names = new Map([[today, "today"], [yesterday, "yesterday"], [tomorrow, "tomorrow"]]);
   const name = names.get(due) ?? DAY.format(new Date(`${due}T12:00`));
   const overdue = due < today && !completed;
-  return make("time", { className: overdue ? "overdue" : "due", dateTime: due }, `${overdue ? "overdue: " : "due "}${name}`);
+  const [className, words] = overdue ? ["overdue", `overdue: ${name}`] : ["due", `due ${name}`];
+  return make("time", { className, dateTime: due }, words);
 }
 
 /** Say what is wrong with a title, or return null. */
 export function fault(title) {
-  const length = [...title.trim()].length;
-  if (length <= LONGEST) return null;
-  return `A task's title may have ${LONGEST} characters, and “${[...title.trim()].slice(0, 30).join("")}…” has ${length}.`;
+  const letters = [...title.trim()];
+  if (letters.length <= LONGEST) return null;
+  const begin = letters.slice(0, 30).join("");
+  return `A task's title may have ${LONGEST} characters, and “${begin}…” has ${letters.length}.`;
 }
 
 /** Put fields in the place of a task's row; `keep` gets what was changed. */
 export function editTask(row, { title, description, due }, keep) {
   const name = make("input", { value: title, ariaLabel: "Title", dir: "auto" });
   const day = make("input", { type: "date", value: due ?? "", ariaLabel: "Due", title: "Due" });
-  const words = make("textarea", { value: description ?? "", rows: 2, ariaLabel: "Description", placeholder: "Description", dir: "auto" });
+  const words = make("textarea", { value: description ?? "", rows: 2, placeholder: "Description", dir: "auto" });
+  words.ariaLabel = "Description";
   edit(row, [name, day, words], (restore) => {
     const wanted = { title: name.value.trim() || title, due: day.value || null, description: words.value.trim() };
     const had = { title, due: due ?? null, description: description ?? "" };

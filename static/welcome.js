@@ -40,5 +40,5 @@ export async function showModel() {
   $("model").textContent = offline ? "Offline demo model: a table of phrases, not an AI" : `Model: ${model}`;
   if (!offline) return;
   $("welcome-text").textContent =
-    "The offline demo model answers here. It is a small table of phrases and not an AI. Try these, one after the other:";
+    "The offline demo model answers here. It is a small table of phrases and not an AI. Try these, one by one:";
 }
