@@ -114,7 +114,7 @@ def test_what_is_complete_is_not_touched_again(server: Server, visitor: Visitor)
             begin += line;
             const element = document.createElement("div");
             render(element, begin);
-            const leaves = [...element.querySelectorAll("*")].filter((one) => !one.firstElementChild);
+            const leaves = [...element.querySelectorAll("*")].filter((one) => one.firstChild && !one.firstElementChild);
             const shown = leaves.map((leaf) => [leaf, leaf.firstChild, leaf.textContent]);
             render(element, begin + "*more*\\n\\nand | more");
             for (const [leaf, node, content] of shown) {
