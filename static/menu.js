@@ -8,6 +8,7 @@ export function openMenu(opener, entries) {
   const choose = (act) => () => (menu.hidePopover(), act());
   const made = ([label, act, className = ""]) => button(label, choose(act), { role: "menuitem", className });
   menu.replaceChildren(...entries.map(made));
+  opener.closest(".panel").append(menu); // so that it is a part of that for a screen reader, too
   menu.showPopover();
   const [at, { offsetWidth: width, offsetHeight: height }] = [opener.getBoundingClientRect(), menu];
   const leftwards = getComputedStyle(opener).direction === "ltr";
