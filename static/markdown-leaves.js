@@ -43,6 +43,7 @@ export class Paragraph {
     if (ticked === null) return;
     const box = make("input", { type: "checkbox", checked: ticked, disabled: true, ariaLabel: ticked ? "done" : "open" });
     element.append(box);
+    journal.attribute(element.parentNode, "class", "todo"); // `:has` would be looked at with each change of the page
   }
 
   /** Whether it takes a line without a look at whether that begins another block. */
