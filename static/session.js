@@ -3,25 +3,26 @@
 // A token is kept in localStorage, so that a new tab and a restarted browser are signed in too. That is no less safe
 // than sessionStorage: a script that could read the one, in this page, could read the other.
 
-const BASE = new URL("..", import.meta.url);
-const KEY = "token" + BASE.pathname.slice(0, -1); // two apps of one host have two
-const $ = (id) => document.getElementById(id);
+import { $ } from "./dom.js";
+import { forgetDrafts } from "./drafts.js";
+import { BASE, state } from "./state.js";
 
-let token = localStorage.getItem(KEY);
-let user = null; // as the server calls them
-let settle;
+const KEY = "token" + BASE.pathname.slice(0, -1); // two apps of one host have two
+const known = Promise.withResolvers();
+
+state.token = localStorage.getItem(KEY);
 
 /** Done once it is known who is signed in: what is sent before would be sent by nobody. */
-export const signedIn = new Promise((resolve) => (settle = resolve));
+export const signedIn = known.promise;
 
 /** The header that says who asks; none where a host knows its users by itself, by a cookie or a gateway. */
 export function authorization() {
-  return token ? { Authorization: `Bearer ${token}` } : {};
+  return state.token ? { Authorization: `Bearer ${state.token}` } : {};
 }
 
 /** Whether there is a token, or the host of this server needs none. */
 export async function mayAsk() {
-  if (token) return true;
+  if (state.token) return true;
   const { security } = await (await fetch(new URL("openapi.json", BASE))).json();
   return !security.length;
 }
@@ -34,28 +35,29 @@ export async function signIn() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (given) history.replaceState(null, "", location.pathname); // it would end in bookmarks and histories
   listen();
-  const invalid = Boolean(token || given);
+  const invalid = Boolean(state.token || given);
   let words = null;
-  user = (await mayAsk()) ? await userOf(token) : null;
-  if (given && given !== token) {
+  state.user = (await mayAsk()) ? await userOf(state.token) : null;
+  if (given && given !== state.token) {
     const other = await userOf(given);
-    if (other !== null && (user === null || user === other || (await agreed(user, other)))) keep(given, other);
-    else if (other === null && user !== null) words = `The token in the link is not valid. You are signed in as ${user}.`;
+    const mine = state.user === null || state.user === other;
+    if (other !== null && (mine || (await agreed(state.user, other)))) keep(given, other);
+    else if (other === null && state.user !== null) words = `The token in the link is not valid. You are signed in as ${state.user}.`;
   }
-  if (user === null) await askForToken(invalid ? "The token is not valid, or not any more." : "");
-  $("user").textContent = user;
-  $("sign-out").hidden = !token; // without one the host signs its users out
+  if (state.user === null) await askForToken(invalid ? "The token is not valid, or not any more." : "");
+  $("user").textContent = state.user;
+  $("sign-out").hidden = !state.token; // without one the host signs its users out
   $("who").hidden = false;
-  settle();
+  known.resolve();
   return words;
 }
 
 /** The server does not accept the token any more: ask for another one. What was typed stays, for the same user. */
 export async function signInAgain() {
   if (document.body.classList.contains("signed-out")) return;
-  const before = user;
+  const before = state.user;
   await askForToken("Your sign-in is not valid any more.");
-  if (user !== before) location.reload();
+  if (state.user !== before) location.reload();
 }
 
 /** Return the name of a token's user; null if the server does not accept it. */
@@ -68,8 +70,8 @@ async function userOf(candidate) {
 }
 
 function keep(accepted, its) {
-  [token, user] = [accepted, its];
-  localStorage.setItem(KEY, token);
+  [state.token, state.user] = [accepted, its];
+  localStorage.setItem(KEY, state.token);
 }
 
 /** A link of somebody else's must not sign the reader in unasked: they would write into another's list. */
@@ -117,12 +119,13 @@ async function askForToken(words) {
 function listen() {
   $("sign-out").onclick = () => {
     localStorage.removeItem(KEY);
+    forgetDrafts();
     history.replaceState(null, "", location.pathname);
     location.reload();
   };
   window.addEventListener("storage", async ({ key, newValue }) => {
     if (key !== KEY && key !== null) return;
-    if (newValue && (await userOf(newValue).catch(() => null)) === user) token = newValue;
+    if (newValue && (await userOf(newValue).catch(() => null)) === state.user) state.token = newValue;
     else location.reload(); // another tab has signed out, or in as somebody else
   });
 }

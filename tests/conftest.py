@@ -1,6 +1,5 @@
 """What the tests share: fixtures for servers (serving.py), their clients (clients.py) and a store."""
 
-import os
 import shutil
 import subprocess
 import uuid
@@ -10,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import browser, narrow, visitor
 from clients import Client, Turn, forge, token
 from postgres import ENGINES, any_store, bouncer, cluster, database, new_database
-from serving import ROOT, SECRET, SETTINGS, Server
+from serving import ROOT, SECRET, SETTINGS, Server, missing
 
 from todochat.db import Store
 from todochat.engines.sqlite import SqliteEngine
 
 # What the tests take from here, though it is made elsewhere.
-__all__ = ["ROOT", "SECRET", "SETTINGS", "Client", "Server", "Turn", "forge", "token"]
-__all__ += ["any_store", "bouncer", "cluster", "database"]
+__all__ = ["ROOT", "SECRET", "SETTINGS", "Client", "Server", "Turn", "forge", "missing", "token"]
+__all__ += ["any_store", "bouncer", "browser", "cluster", "database", "narrow", "visitor"]
 
 # The files whose tests of the service run on each engine; those of the others run on SQLite.
 ON_EACH_ENGINE = {"changes", "chat", "chatkit", "chatkit_http", "mcp", "rest", "retry"}
@@ -105,13 +105,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
         terminalreporter.write_line(f"{'fault':60} tries  lost")
         for fault, (times, lost) in table.items():
             terminalreporter.write_line(f"{fault:60} {times:5} {lost:5}")
-
-
-def missing(what: str) -> None:
-    """Skip a test whose tool is not installed; in CI that is a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{what} (in CI this is a failure)")
-    pytest.skip(what)
 
 
 def prepare(folder: Path, script: str = "app.py", **settings: Any) -> Server:

@@ -16,6 +16,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from clients import SECRET, Client
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +38,13 @@ def environment(**settings: Any) -> dict[str, str]:
     """Return this process's environment with these settings of the service, and none that it has by chance."""
     env = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     return env | {name: str(value) for name, value in settings.items()}
+
+
+def missing(what: str) -> None:
+    """Skip a test whose tool is not installed; in CI that is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} (in CI this is a failure)")
+    pytest.skip(what)
 
 
 class Process(ForkServerProcess):

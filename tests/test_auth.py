@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, SECRET, Server, forge, token
 from cryptography.hazmat.primitives.asymmetric import ec
 from issuer import SIGNERS, Signer, b64, eddsa, es256, issuing, pem_of, rs256, secret_signer
-from provider import Provider, provider
+from servers import Provider, provider
 
 from todochat import auth
 from todochat.keys import FixedKeys, UnfitKey

@@ -6,9 +6,9 @@ import re
 import time
 from collections.abc import Callable
 
+from browsing import Visitor, say
 from conftest import Server, token
 from playwright.sync_api import Browser, Page, expect
-from test_page import Visitor, browser, say, visitor  # noqa: F401  (fixtures)
 
 NOT_VALID = "not valid"
 
@@ -32,7 +32,7 @@ def paste(page: Page, text: str) -> None:
     page.keyboard.press("Enter")
 
 
-def test_tabs_and_restarts_stay_signed_in(server: Server, browser: Browser) -> None:  # noqa: F811
+def test_tabs_and_restarts_stay_signed_in(server: Server, browser: Browser) -> None:
     """A new tab is signed in, and so is the browser after a restart."""
     first = Visitor(browser)
     is_signed_in(first.visit(server), first.user)
@@ -45,7 +45,7 @@ def test_tabs_and_restarts_stay_signed_in(server: Server, browser: Browser) -> N
     assert first.complaints == later.complaints == []
 
 
-def test_a_pasted_token_signs_in(server: Server, visitor: Visitor) -> None:  # noqa: F811
+def test_a_pasted_token_signs_in(server: Server, visitor: Visitor) -> None:
     """A token does, as does a link that holds one; what the server does not accept is told, and can be tried again."""
     visitor.expected = "401"
     for wanted in (
@@ -67,7 +67,7 @@ def test_a_pasted_token_signs_in(server: Server, visitor: Visitor) -> None:  # n
         page.close()
 
 
-def test_signing_out_is_for_all_tabs(server: Server, visitor: Visitor) -> None:  # noqa: F811
+def test_signing_out_is_for_all_tabs(server: Server, visitor: Visitor) -> None:
     """Who signs out is out in the other tabs too, and nothing of theirs is left on the page."""
     one, two = visitor.visit(server), visitor.visit(server)
     say(one, "add a secret plan")
@@ -79,7 +79,7 @@ def test_signing_out_is_for_all_tabs(server: Server, visitor: Visitor) -> None: 
         assert page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('token'))") == []
 
 
-def test_a_link_of_another_user_asks_first(server: Server, visitor: Visitor) -> None:  # noqa: F811
+def test_a_link_of_another_user_asks_first(server: Server, visitor: Visitor) -> None:
     """A link that would make the reader somebody else names both; only a yes does it."""
     for answer, stays in (("#remain", True), ("Escape", True), ("#become", False)):
         page = visitor.visit(server)
@@ -95,7 +95,7 @@ def test_a_link_of_another_user_asks_first(server: Server, visitor: Visitor) -> 
         is_signed_in(page, visitor.user if stays else "mallory")
 
 
-def test_a_new_link_of_the_same_user_asks_nothing(server: Server, visitor: Visitor) -> None:  # noqa: F811
+def test_a_new_link_of_the_same_user_asks_nothing(server: Server, visitor: Visitor) -> None:
     """It is the way to sign in again before the old token ends."""
     page = visitor.visit(server)
     is_signed_in(page, visitor.user)
@@ -104,7 +104,7 @@ def test_a_new_link_of_the_same_user_asks_nothing(server: Server, visitor: Visit
     expect(page.locator("#change-user")).to_be_hidden()
 
 
-def test_an_invalid_token_shows_it(server: Server, visitor: Visitor) -> None:  # noqa: F811
+def test_an_invalid_token_shows_it(server: Server, visitor: Visitor) -> None:
     """In a link, kept from before, or ended meanwhile: the page says so, and what was typed is still there after."""
     visitor.expected = "401"
     page = visitor.visit(server, "/#token=nonsense", signed_in=False)
@@ -125,7 +125,7 @@ def test_an_invalid_token_shows_it(server: Server, visitor: Visitor) -> None:  #
     expect(page.locator("#text")).to_have_value("add milk")
 
 
-def test_what_is_typed_before_the_server_has_answered_waits(server: Server, visitor: Visitor) -> None:  # noqa: F811
+def test_what_is_typed_before_the_server_has_answered_waits(server: Server, visitor: Visitor) -> None:
     """A message sent while it is not known yet who is signed in goes out as theirs, and not as nobody's."""
     held = []
     visitor.context.route("**/api/me", lambda route: held.append(route))

@@ -10,10 +10,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
+from browsing import STAND_IN, Visitor
 from conftest import ROOT, Server, npm_package, prepare, running
 from playwright.sync_api import expect
 from serving import environment
-from test_page import STAND_IN, Visitor, browser, visitor  # noqa: F401  (fixtures)
 
 from todochat.jwks import PAUSE
 
@@ -143,7 +143,7 @@ def test_better_auth_with_a_secret(tmp_path: Path, make_server: Callable[..., Se
 def test_the_pages_get_a_new_token_for_each_request(
     tmp_path: Path,
     make_server: Callable[..., Server],
-    visitor: Visitor,  # noqa: F811
+    visitor: Visitor,
 ) -> None:
     """The recipe's page, and the component with its function, chat as whoever is signed in there."""
     page = code("Better Auth", "html")

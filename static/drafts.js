@@ -1,0 +1,27 @@
+// What is being written and was not sent yet: kept for this tab, by conversation, over reloads.
+
+import { $ } from "./dom.js";
+import { BASE, state } from "./state.js";
+
+const PREFIX = `draft${BASE.pathname}`;
+
+/** Return what was being written in the conversation that is shown. */
+export function drafted() {
+  return sessionStorage.getItem(key()) ?? "";
+}
+
+/** Keep what is in the text field. */
+export function saveDraft() {
+  sessionStorage.setItem(key(), $("text").value);
+}
+
+/** Forget all of it: whoever signs in next is somebody else. */
+export function forgetDrafts() {
+  for (const name of Object.keys(sessionStorage)) {
+    if (name.startsWith(PREFIX)) sessionStorage.removeItem(name);
+  }
+}
+
+function key() {
+  return PREFIX + (state.conversation ?? "new");
+}

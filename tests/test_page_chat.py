@@ -1,0 +1,275 @@
+"""What one can do with messages, by mouse and keyboard, and what a screen reader is told of them."""
+
+from typing import Any
+
+import pytest
+from browsing import Visitor, idle, say, until, words
+from conftest import Client, Server
+from playwright.sync_api import Browser, Page, expect
+
+FENCED = "```python\nx = 1\n```"
+
+
+def test_another_answer_takes_the_place_of_this_one(paced: Server, visitor: Visitor) -> None:
+    """Try again asks the last question anew, for good answers too: nothing is said twice, here and on the server."""
+    page = visitor.visit(paced)
+    say(page, "say 2 0")
+    idle(page)
+    say(page, 'say 3 0\ncall add_task {"title": "x"}\nsay 1 0')
+    idle(page)
+    expect(page.get_by_role("button", name="Try again")).to_have_count(1)
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#stop")).to_be_visible()
+    idle(page)
+    expect(page.locator(".question")).to_have_count(2)
+    expect(page.locator(".answer")).to_have_count(2)
+    expect(page.locator("#task-list .row")).to_have_count(2)  # what tools did is not undone
+    thread = int(page.url.split("=")[1])
+    with Client(paced.url, visitor.user) as client:
+        assert [message["role"] for message in client.messages(thread)] == ["user", "assistant"] * 2
+    page.reload()
+    expect(page.locator(".answer")).to_have_count(2)
+
+
+def test_the_last_message_is_edited_and_asked_again(paced: Server, visitor: Visitor) -> None:
+    """Edit puts other words in the place of the last message; Esc leaves all as it was."""
+    page = visitor.visit(paced)
+    say(page, "say 2 0")
+    idle(page)
+    page.locator(".question").hover()
+    page.locator(".edit-question").click()
+    page.keyboard.type(" and more")
+    page.keyboard.press("Escape")
+    expect(page.locator(".question .body")).to_have_text("say 2 0")
+    page.locator(".edit-question").click()
+    page.locator(".edit-message textarea").fill("say 5 0")
+    page.locator(".edit-message").get_by_role("button", name="Send").click()
+    expect(page.locator(".answer .text")).to_have_text(words(5))
+    expect(page.locator(".question .body")).to_have_text(["say 5 0"])
+    idle(page)
+    page.reload()
+    expect(page.locator(".question .body")).to_have_text(["say 5 0"])
+    expect(page.locator(".answer .text")).to_have_text([words(5)])
+
+
+def test_reasoning_stays_and_is_folded(paced: Server, visitor: Visitor) -> None:
+    """What a model thought is there when the answer is over, and after a reload, folded, before what it led to."""
+    page = visitor.visit(paced)
+    say(page, "think 3 20\nsay 2 0")
+    idle(page)
+    for _ in range(2):
+        thoughts = page.locator(".answer .thought")
+        expect(thoughts).to_have_count(1)
+        expect(thoughts.locator(".words")).to_be_hidden()
+        thoughts.locator("summary").click()
+        expect(thoughts.locator(".words")).to_have_text("t0 t1 t2")
+        assert page.locator(".answer .body > *").first.get_attribute("class") == "thought"
+        page.reload()
+
+
+def test_answers_and_code_are_copied(paced: Server, visitor: Visitor) -> None:
+    """Copy gives an answer as it was written, and code without its fences; the code's language is shown."""
+    visitor.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = visitor.visit(paced)
+    say(page, "say 3 0")
+    idle(page)
+    page.locator(".answer").hover()
+    page.get_by_role("button", name="Copy").click()
+    assert page.evaluate("navigator.clipboard.readText()").strip() == words(3)
+    show(page, FENCED)
+    expect(page.locator(".bar span")).to_have_text("python")
+    page.locator(".bar button").click()
+    assert page.evaluate("navigator.clipboard.readText()") == "x = 1"
+
+
+def show(page: Page, content: str, **more: Any) -> None:
+    """Show a stored answer."""
+    page.evaluate(
+        """async (message) => {
+            const { Answer } = await import(new URL("static/answer.js", document.baseURI));
+            const answer = Answer.of(message);
+            answer.element.answer = answer;
+            document.getElementById("messages").append(answer.element);
+        }""",
+        {"status": "done", "content": content, "tool_calls": [], "reasoning": [], "created_at": "2026-01-01T00:00:00Z"}
+        | more,
+    )
+
+
+def test_times_are_shown_on_hovering(server: Server, visitor: Visitor) -> None:
+    """Each message says when it was written, for who points at it or comes to it by the keyboard."""
+    page = visitor.visit(server)
+    say(page, "hello")
+    idle(page)
+    foot = page.locator(".question .foot")
+    page.mouse.move(5, 5)
+    expect(foot).to_have_css("opacity", "0")
+    page.locator(".question .body").hover()
+    expect(foot).to_have_css("opacity", "1")
+    assert page.locator(".question time").get_attribute("datetime")
+
+
+def test_the_tab_says_that_an_answer_has_come(paced: Server, visitor: Visitor) -> None:
+    """Whoever looks at another tab while an answer comes is told by the title; it goes when the page is seen."""
+    page = visitor.visit(paced)
+    say(page, "say 20 20")
+    page.evaluate(
+        """() => {
+            Object.defineProperty(document, "hidden", { configurable: true, get: () => true });
+            document.dispatchEvent(new Event("visibilitychange", { bubbles: true }));
+        }"""
+    )
+    expect(page).to_have_title("● Answered: say 20 20 - To-do chat", timeout=10_000)
+    page.evaluate(
+        "() => { delete document.hidden; document.dispatchEvent(new Event('visibilitychange', { bubbles: true })); }"
+    )
+    expect(page).to_have_title("say 20 20 - To-do chat")
+
+
+def test_a_screen_reader_hears_who_speaks(server: Server, visitor: Visitor) -> None:
+    """Each message has a heading that says whose it is, below that of the conversation and above an answer's own."""
+    page = visitor.visit(server)
+    say(page, "hello")
+    idle(page)
+    show(page, "### Plan\n\nwords")
+    headings = page.locator("main :is(h1, h2, h3, h4)").evaluate_all(
+        "(all) => all.filter((one) => one.checkVisibility()).map((one) => `${one.localName} ${one.textContent}`)"
+    )
+    assert headings == ["h1 hello", "h2 You", "h2 Assistant", "h2 Assistant", "h3 Plan"]
+
+
+def test_the_text_field_is_reached_with_few_keys(server: Server, visitor: Visitor) -> None:
+    """From the top it is the skip link, or at most five stops of Tab, however much has been said."""
+    with server.client(visitor.user) as client:
+        thread = client.say("hello").thread
+        for _ in range(20):
+            client.say("hello", thread)
+    page = visitor.visit(server)
+    page.locator("#conversation-list .name").click()
+    expect(page.locator(".question")).to_have_count(21)
+    first = page.locator("a, button, input, textarea, [tabindex]").first
+    expect(first).to_have_attribute("id", "skip")
+    first.focus()
+    expect(first).to_be_visible()
+    page.keyboard.press("Enter")
+    expect(page.locator("#text")).to_be_focused()
+    first.focus()
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "text":
+            break
+    expect(page.locator("#text")).to_be_focused()
+
+
+def test_the_shortcuts_work_and_are_listed(server: Server, visitor: Visitor) -> None:
+    """New, search, text field; `?` lists them, and is a letter like any other in a field."""
+    with server.client(visitor.user) as client:
+        client.say("hello")
+    page = visitor.visit(server)
+    page.locator("#conversation-list .name").click()
+    expect(page.locator(".question")).to_have_count(1)
+    page.keyboard.press("Control+k")
+    expect(page.locator("#search")).to_be_focused()
+    page.keyboard.press("Alt+m")
+    expect(page.locator("#text")).to_be_focused()
+    page.keyboard.press("?")
+    expect(page.locator("#text")).to_have_value("?")
+    page.keyboard.press("Backspace")
+    page.focus("#new")
+    page.keyboard.press("?")
+    expect(page.locator("#shortcuts")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#shortcuts")).to_be_hidden()
+    page.keyboard.press("Alt+n")
+    expect(page.locator("#welcome")).to_be_visible()
+
+
+def test_esc_in_a_field_stops_nothing(paced: Server, visitor: Visitor) -> None:
+    """Whoever writes and presses Esc does not stop the answer: not in the tasks, not with a draft, not in a menu."""
+    with paced.client(visitor.user) as client:
+        client.post("/api/tasks", json={"title": "x"}).raise_for_status()
+    page = visitor.visit(paced)
+    say(page, "say 400 20")
+    expect(page.locator(".answer .text")).to_contain_text("w5 ")
+    for field in ("#task-title", "#search", "#text"):
+        page.fill(field, "a draft")
+        page.press(field, "Escape")
+    page.locator("#task-list .more").click()
+    page.keyboard.press("Escape")
+    before = page.locator(".answer .text").inner_text()
+    until(page, f"document.querySelector('.answer .text').innerText.length > {len(before) + 20}")
+    expect(page.locator("#stop")).to_be_visible()
+    page.fill("#text", "")
+    page.press("#text", "Escape")
+    expect(page.locator(".mark")).to_contain_text("You stopped this answer.")
+
+
+def test_a_button_leads_back_to_the_end(paced: Server, visitor: Visitor) -> None:
+    """It shows when one has gone up, takes no room from the list, and follows again."""
+    page = visitor.visit(paced)
+    say(page, "say 600 0")
+    idle(page)
+    say(page, "say 2000 5")
+    height = page.evaluate("scroller.clientHeight")
+    expect(page.locator("#to-end")).to_be_hidden()
+    page.mouse.move(640, 300)
+    page.mouse.wheel(0, -10)
+    expect(page.locator("#to-end")).to_be_visible()
+    assert page.evaluate("scroller.clientHeight") == height
+    page.locator("#to-end").click()
+    expect(page.locator("#to-end")).to_be_hidden()
+    until(page, "scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop <= 2")
+    page.keyboard.press("Escape")
+    idle(page)
+
+
+@pytest.mark.parametrize("first", ["button", "typed"])
+def test_suggestions_stay_until_they_are_used_up(server: Server, visitor: Visitor, first: str) -> None:
+    """On a first visit each suggestion is there until it was used, in an order in which each of them works."""
+    page = visitor.visit(server)
+    names = ["add buy milk, call Ann", "show my open tasks", "complete the first one", "what can you do?"]
+    shown = page.locator("#suggestions .suggestion")
+    expect(shown).to_have_text(names)
+    if first == "typed":
+        say(page, names[0])
+    else:
+        shown.first.click()
+    for n in range(1, 4):
+        idle(page)
+        expect(shown).to_have_text(names[n:])
+        shown.first.click()
+        expect(page.locator(".question .body").last).to_have_text(names[n])
+    idle(page)
+    expect(shown).to_have_count(0)
+    expect(page.locator(".step.failed")).to_have_count(0)
+    page.click("#new")
+    expect(page.locator("#welcome")).to_be_visible()
+    expect(shown).to_have_count(0)
+
+
+def test_text_from_the_right_is_written_from_the_right(server: Server, browser: Browser) -> None:
+    """Arabic messages, answers, lists and tasks begin at the right; a page that is mirrored sticks out nowhere."""
+    visitor = Visitor(browser, viewport={"width": 1440, "height": 800})
+    arabic = "\u0645\u0631\u062d\u0628\u0627"
+    page = visitor.visit(server)
+    page.fill("#task-title", arabic)
+    page.press("#task-title", "Enter")
+    say(page, arabic)
+    idle(page)
+    show(page, f"{arabic}\n\n1. {arabic}\n\n> {arabic}\n\n```\ncode\n```")
+    for place in (".text p", ".text ol", ".text blockquote"):
+        expect(page.locator(".answer").last.locator(place).first).to_have_css("direction", "rtl")
+    expect(page.locator(".question .body")).to_have_css("direction", "rtl")
+    expect(page.locator("#task-list .title")).to_have_css("direction", "rtl")
+    expect(page.locator(".code pre")).to_have_css("direction", "ltr")
+    for width in (360, 1000, 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.evaluate("document.documentElement.dir = 'rtl'")
+        until(page, f"document.documentElement.scrollWidth <= {width}")
+        boxes = page.evaluate(
+            "['conversations', 'tasks'].map((id) => [id, document.getElementById(id).getBoundingClientRect().left])"
+        )
+        if width == 1440:
+            assert dict(boxes)["conversations"] > dict(boxes)["tasks"]
+    visitor.context.close()
+    assert visitor.complaints == []

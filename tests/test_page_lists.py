@@ -1,0 +1,517 @@
+"""The page's two lists, of conversations and of tasks, and the ways between them and the chat."""
+
+import datetime
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from browsing import Visitor, choose, eventually, idle, say, until
+from conftest import Client, Server
+from playwright.sync_api import Browser, Locator, Page, expect
+
+LONG = "a conversation with a title longer than a row"
+
+
+def today(days: int = 0) -> str:
+    """Return the day so many days from now, as the API writes it."""
+    return (datetime.date.today() + datetime.timedelta(days=days)).isoformat()
+
+
+def fill(server: Server, visitor: Visitor, *tasks: str | dict[str, Any]) -> None:
+    """Give the visitor tasks."""
+    with server.client(visitor.user) as client:
+        for task in tasks:
+            client.post("/api/tasks", json={"title": task} if isinstance(task, str) else task).raise_for_status()
+
+
+def titles(page: Page) -> Locator:
+    """Return the titles of the open tasks."""
+    return page.locator("#task-list .title")
+
+
+def middle(page: Page, row: Locator, where: float, *, tap: bool = False) -> None:
+    """Press a row in the middle of its height, at `where` between its beginning and its menu's button."""
+    row.scroll_into_view_if_needed()
+    box, more = row.bounding_box(), row.locator(".more").bounding_box()
+    assert box is not None
+    assert more is not None
+    x, y = box["x"] + 4 + (more["x"] - box["x"] - 8) * where, box["y"] + box["height"] / 2
+    if tap:
+        page.touchscreen.tap(x, y)
+    else:
+        page.mouse.move(x, y, steps=3)
+        page.mouse.down()
+        page.mouse.up()
+
+
+@pytest.mark.parametrize("width", [360, 1000, 1440])
+def test_a_press_in_a_row_is_for_the_row(server: Server, browser: Browser, width: int) -> None:
+    """Wherever a row is pressed but on its one button: the conversation opens, the task is ticked, none is renamed."""
+    phone = {"has_touch": True, "is_mobile": True, "reduced_motion": "reduce"} if width == 360 else {}
+    visitor = Visitor(browser, viewport={"width": width, "height": 740}, **phone)
+    with server.client(visitor.user) as client:
+        for message in (LONG, "hello"):
+            client.say(message)
+    fill(server, visitor, "milk", LONG)
+    page = visitor.visit(server)
+    expect(page.locator("#task-list .row")).to_have_count(2)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for where in (0, 0.5, 1):
+        if width < 1200:
+            page.click("[data-open=conversations]")
+        page.click("#new")
+        expect(page.locator(".question")).to_have_count(0)
+        if width < 1200:
+            page.click("[data-open=conversations]")
+            expect(page.locator("#conversations")).to_be_visible()
+        row = page.locator("#conversation-list .row").last
+        middle(page, row, where, tap=bool(phone))
+        expect(page.locator(".question .body")).to_have_text(LONG)
+    if phone:
+        page.tap("[data-open=tasks]")
+    expect(page.locator("#tasks")).to_be_visible()
+    for n, where in enumerate((0, 1)):
+        middle(page, page.locator("#task-list .row").last, where, tap=bool(phone))
+        expect(page.locator("#done-count")).to_have_text(f"Done ({n + 1})")
+    expect(page.locator(".edit, #menu:popover-open")).to_have_count(0)
+    smallest = 44 if phone else 24
+    small = page.evaluate(
+        """(smallest) => [...document.querySelectorAll("button, summary, input")].filter((e) => e.checkVisibility())
+            .filter((e) => e.type !== "checkbox" && Math.min(e.offsetWidth, e.offsetHeight) < smallest)
+            .map((e) => e.outerHTML)""",
+        smallest,
+    )
+    assert small == []
+    visitor.context.close()
+    assert visitor.complaints == []
+
+
+def test_a_deleted_task_can_be_brought_back(server: Server, visitor: Visitor) -> None:
+    """Undo brings it back where it was; the server has not been told yet. The focus goes to the neighbour."""
+    fill(server, visitor, "one", "two", "three")
+    page = visitor.visit(server)
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method) if request.method == "DELETE" else None)
+    choose(page.locator("#task-list .row").nth(1), "Delete")
+    expect(titles(page)).to_have_text(["one", "three"])
+    expect(page.get_by_role("button", name="More for three")).to_be_focused()
+    expect(page.locator("#undo")).to_contain_text("Deleted “two”.")
+    page.locator("#undo button").click()
+    expect(titles(page)).to_have_text(["one", "two", "three"])
+    expect(page.locator("#undo p")).to_have_count(0)
+    assert sent == []
+
+
+def test_two_quick_clicks_delete_one(server: Server, visitor: Visitor) -> None:
+    """A double click on Delete deletes one task, and nothing else."""
+    fill(server, visitor, "one", "two", "three")
+    page = visitor.visit(server)
+    page.locator("#task-list .more").nth(1).click()
+    page.get_by_role("menuitem", name="Delete").dblclick()
+    expect(titles(page)).to_have_text(["one", "three"])
+    expect(page.locator("#undo p")).to_have_count(1)
+
+
+@pytest.mark.parametrize("way", ["wait", "reload", "close"])
+def test_a_deletion_is_sent_in_the_end(server: Server, visitor: Visitor, way: str) -> None:
+    """After 8 s, or at once when the page is left, what was deleted is gone: a task and a conversation."""
+    fill(server, visitor, "one", "two")
+    with server.client(visitor.user) as client:
+        thread = client.say("hello").thread
+        page = visitor.visit(server)
+        choose(page.locator("#task-list .row").first, "Delete")
+        choose(page.locator("#conversation-list .row").first, "Delete")
+        expect(page.locator("#undo p")).to_have_count(2)
+        assert len(client.tasks()) == 2
+        if way == "reload":
+            page.reload()
+        elif way == "close":
+            page.close()
+        eventually(lambda: [task["title"] for task in client.tasks()] == ["two"], 12)
+        eventually(lambda: client.get(f"/api/conversations/{thread}").status_code == 404)
+    if way == "wait":
+        expect(page.locator("#undo p")).to_have_count(0)
+        expect(titles(page)).to_have_text(["two"])
+
+
+def test_a_list_stays_where_it_is_when_a_task_is_deleted(server: Server, visitor: Visitor) -> None:
+    """In the middle of a long list, the rows above the deleted one do not move."""
+    fill(server, visitor, *(f"task {n}" for n in range(60)))
+    page = visitor.visit(server)
+    row = page.get_by_role("listitem").filter(has_text=re.compile(r"^task 40#"))
+    row.scroll_into_view_if_needed()
+    above = page.get_by_role("listitem").filter(has_text=re.compile(r"^task 39#"))
+    before = above.bounding_box()
+    choose(row, "Delete")
+    expect(row).to_have_count(0)
+    page.wait_for_timeout(100)
+    after = above.bounding_box()
+    assert before is not None
+    assert after is not None
+    assert abs(before["y"] - after["y"]) < 2
+
+
+def test_tasks_are_in_the_order_of_their_dates(server: Server, visitor: Visitor) -> None:
+    """Open tasks stand by when they are due, overdue ones marked by the browser's date; done ones are folded."""
+    fill(server, visitor, "undated", {"title": "later", "due": today(40)}, {"title": "late", "due": today(-3)})
+    fill(
+        server, visitor, {"title": "soon", "due": today(1)}, {"title": "now", "due": today(), "description": "at noon"}
+    )
+    page = visitor.visit(server)
+    expect(titles(page)).to_have_text(["late", "now", "soon", "later", "undated"])
+    expect(page.locator(".overdue")).to_have_count(1)
+    expect(page.locator("#task-list .facts").nth(0)).to_contain_text("overdue")
+    expect(page.locator("#task-list .facts").nth(1)).to_contain_text("due today")
+    expect(page.locator("#task-list .facts").nth(2)).to_contain_text("due tomorrow")
+    expect(page.locator(".description")).to_have_text("at noon")
+    page.locator("#task-list input").nth(0).click()
+    expect(page.locator("#done-count")).to_have_text("Done (1)")
+    expect(page.locator("#done-list .row")).to_have_count(0)
+    page.click("#done-count")
+    expect(page.locator("#done-list .title")).to_have_text("late")
+    expect(page.locator("#done-list .overdue")).to_have_count(0)
+
+
+def test_a_due_date_is_set_and_taken_away(server: Server, visitor: Visitor) -> None:
+    """Edit changes title, date and description, and what is left alone stays."""
+    fill(server, visitor, {"title": "milk", "description": "oat"})
+    page = visitor.visit(server)
+    with server.client(visitor.user) as client:
+        row = page.locator("#task-list .row")
+        choose(row, "Edit")
+        row.locator("[type=date]").fill(today(1))
+        row.get_by_role("button", name="Save").click()
+        expect(row).to_contain_text("due tomorrow")
+        [task] = client.tasks()
+        assert (task["title"], task["due"], task["description"]) == ("milk", today(1), "oat")
+        choose(row, "Edit")
+        row.locator("[type=date]").fill("")
+        row.locator("textarea").fill("soy")
+        row.get_by_role("button", name="Save").click()
+        expect(row.locator(".description")).to_have_text("soy")
+        [task] = client.tasks()
+        assert (task["due"], task["description"]) == (None, "soy")
+
+
+def test_pasted_lines_become_tasks(server: Server, visitor: Visitor) -> None:
+    """Each line of a pasted list is one task, without the list's marks; the last one is in sight."""
+    fill(server, visitor, *(f"old {n}" for n in range(40)))
+    visitor.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = visitor.visit(server)
+    page.evaluate("navigator.clipboard.writeText('- buy milk\\n* [ ] call Ann\\n\\n3. pay the rent\\n')")
+    page.focus("#task-title")
+    page.keyboard.press("Control+v")
+    page.keyboard.press("Enter")
+    expect(titles(page)).to_have_count(43)
+    assert titles(page).all_inner_texts()[-3:] == ["buy milk", "call Ann", "pay the rent"]
+    expect(titles(page).last).to_be_in_viewport()
+    expect(page.locator("#task-title")).to_have_value("")
+
+
+def test_a_title_that_is_too_long_is_said_and_kept(server: Server, visitor: Visitor) -> None:
+    """201 characters are not cut: the page says how long a title may be, and what was typed is still there."""
+    page = visitor.visit(server)
+    page.fill("#task-title", "x" * 201)
+    page.keyboard.press("Enter")
+    expect(page.locator("#task-fault")).to_contain_text("200 characters")
+    expect(page.locator("#task-fault")).to_contain_text("201")
+    expect(page.locator("#task-title")).to_have_value("x" * 201)
+    page.keyboard.press("Backspace")
+    page.keyboard.press("Enter")
+    expect(titles(page)).to_have_text("x" * 200)
+
+
+def test_the_filter_finds_tasks(server: Server, visitor: Visitor) -> None:
+    """Words, in any order, of title and description, and the number."""
+    fill(server, visitor, *(f"task {n}" for n in range(10)), {"title": "buy milk", "description": "for Ann"})
+    page = visitor.visit(server)
+    page.fill("#filter", "ann MILK")
+    expect(titles(page)).to_have_text(["buy milk"])
+    page.fill("#filter", "nothing like it")
+    expect(page.locator("#no-tasks")).to_have_text("No open task has these words.")
+    page.fill("#task-title", "new one")
+    page.press("#task-title", "Enter")
+    expect(titles(page)).to_have_count(12)
+
+
+def test_conversations_beyond_the_first_are_reached(server: Server, visitor: Visitor) -> None:
+    """With 70 conversations: more come on scrolling, under headings that stay in sight; the oldest one opens."""
+    with server.client(visitor.user) as client:
+        for n in range(70):
+            client.say(f"talk number {n}")
+    page = visitor.visit(server)
+    expect(page.locator("#conversation-list .name").first).to_contain_text("talk number 69")
+    assert page.locator("#conversation-list .row").count() < 70
+    page.hover("#conversation-list")
+    for _ in range(30):
+        page.mouse.wheel(0, 800)
+        page.wait_for_timeout(50)
+        if page.locator("#conversation-list .row").count() == 70:
+            break
+    expect(page.locator("#conversation-list .group")).to_be_in_viewport()
+    page.locator("#conversation-list .name").last.click()
+    expect(page.locator(".question .body")).to_have_text("talk number 0")
+
+
+def test_conversations_are_searched(server: Server, visitor: Visitor) -> None:
+    """The search finds titles and what was said, and its field emptied shows all again."""
+    with server.client(visitor.user) as client:
+        client.say("add buy bread")
+        thread = client.say("hello").thread
+        client.say("add water the plants", thread)
+    page = visitor.visit(server)
+    page.keyboard.press("Control+k")
+    expect(page.locator("#search")).to_be_focused()
+    page.keyboard.type("plants")
+    expect(page.locator("#conversation-list .title")).to_have_text(["hello"])
+    page.keyboard.press("Escape")
+    expect(page.locator("#conversation-list .title")).to_have_text(["hello", "add buy bread"])
+    page.keyboard.type("zebra")
+    expect(page.locator("#no-conversations")).to_have_text("Nothing was found.")
+
+
+def test_back_and_the_address_lead_to_conversations(server: Server, visitor: Visitor) -> None:
+    """Back shows what was open before; an address opens its conversation; the tab says which one it is."""
+    with server.client(visitor.user) as client:
+        one, two = client.say("first talk").thread, client.say("second talk").thread
+    page = visitor.visit(server)
+    names = page.locator("#conversation-list .name")
+    names.filter(has_text="first").click()
+    expect(page).to_have_title("first talk - To-do chat")
+    names.filter(has_text="second").click()
+    expect(page.locator(".question .body")).to_have_text("second talk")
+    assert page.url.endswith(f"#conversation={two}")
+    page.go_back()
+    expect(page.locator(".question .body")).to_have_text("first talk")
+    page.go_back()
+    expect(page.locator("#welcome")).to_be_visible()
+    page.go_forward()
+    expect(page.locator(".question .body")).to_have_text("first talk")
+    page.evaluate(f"location.hash = 'conversation={two}'")
+    expect(page.locator(".question .body")).to_have_text("second talk")
+    page.goto(f"{server.url}/#conversation={one}")
+    page.reload()
+    expect(page.locator(".question .body")).to_have_text("first talk")
+
+
+def test_a_draft_survives_a_reload(server: Server, visitor: Visitor) -> None:
+    """What was typed and not sent is still there, each draft in its own conversation; a sent one is gone."""
+    with server.client(visitor.user) as client:
+        client.say("first talk")
+    page = visitor.visit(server)
+    page.fill("#text", "for a new one")
+    page.locator("#conversation-list .name").click()
+    expect(page.locator("#text")).to_have_value("")
+    page.fill("#text", "for the first")
+    page.reload()
+    expect(page.locator("#text")).to_have_value("for the first")
+    page.click("#new")
+    expect(page.locator("#text")).to_have_value("for a new one")
+    page.keyboard.press("Enter")
+    idle(page)
+    page.reload()
+    expect(page.locator("#text")).to_have_value("")
+
+
+def test_another_window_sees_what_is_done_elsewhere(paced: Server, visitor: Visitor) -> None:
+    """A window that stays visible sees tasks and messages of others within 5 s, and follows what is live."""
+    page = visitor.visit(paced)
+    say(page, "say 2 0")
+    idle(page)
+    thread = int(page.url.split("=")[1])
+    with Client(paced.url, visitor.user) as client:
+        client.post("/api/tasks", json={"title": "from elsewhere"}).raise_for_status()
+        expect(titles(page)).to_have_text(["from elsewhere"], timeout=5000)
+        client.say("say 3 0", thread)
+        expect(page.locator(".question")).to_have_count(2, timeout=5000)
+        expect(page.locator(".answer").last).to_contain_text("w0 w1 w2")
+        kept = page.locator(".answer").first.element_handle()
+        client.patch(f"/api/conversations/{thread}", json={"title": "renamed"}).raise_for_status()
+        expect(page.locator("#title")).to_have_text("renamed", timeout=5000)
+        assert kept is not None
+        assert kept.evaluate("(element) => element.isConnected"), "what has not changed is not touched"
+
+
+def test_what_has_not_changed_costs_nothing(server: Server, visitor: Visitor) -> None:
+    """A page that only watches gets 304s; a short turn among 500 messages moves less than 20 KB."""
+    with server.client(visitor.user) as client:
+        thread = client.say("hello").thread
+        for _ in range(249):
+            client.say("hello", thread)
+    page = visitor.visit(server)
+    page.locator("#conversation-list .name").click()
+    expect(page.locator(".question")).to_have_count(25)
+    page.wait_for_timeout(4000)
+    statuses: list[int] = []
+    page.on("response", lambda response: statuses.append(response.status))
+    page.wait_for_timeout(4000)
+    assert statuses
+    assert set(statuses) == {304}
+    browser = page.context.new_cdp_session(page)
+    moved: list[int] = []
+    browser.send("Network.enable")
+    browser.on("Network.loadingFinished", lambda event: moved.append(int(event["encodedDataLength"])))
+    say(page, "hello")
+    idle(page)
+    page.wait_for_timeout(4000)
+    assert 0 < sum(moved) < 20_000
+
+
+def test_a_long_conversation_opens_quickly_and_goes_back(server: Server, visitor: Visitor) -> None:
+    """500 messages and 1,000 tasks: no task of the page takes 300 ms of CPU; older messages come on scrolling up."""
+    with server.client(visitor.user) as client:
+        thread = client.say("talk 0").thread
+        for n in range(1, 250):
+            client.say(f"talk {n}", thread)
+        for n in range(1000):
+            client.post("/api/tasks", json={"title": f"task {n}"}).raise_for_status()
+    page = visitor.visit(server)
+    expect(page.locator("#task-list .row")).to_have_count(1000)
+    with traced(page) as longest:
+        page.reload()
+        page.locator("#conversation-list .name").click()
+        expect(page.locator(".question .body").last).to_have_text("talk 249")
+        expect(page.locator("#task-list .row")).to_have_count(1000)
+        page.mouse.move(600, 300)
+        for _ in range(60):
+            before = page.locator(".question").count()
+            page.mouse.wheel(0, -3000)
+            page.wait_for_timeout(50)
+            if before == 250:
+                break
+        expect(page.locator(".question .body").first).to_have_text("talk 0")
+    assert longest() < 300
+    asked = page.locator(".question .body").all_inner_texts()
+    assert asked == [f"talk {n}" for n in range(250)]
+
+
+def traced(page: Page) -> Any:
+    """Trace a page in a block; what it gives returns the longest task of its main thread then, in ms of CPU."""
+    return Tracing(page)
+
+
+class Tracing:
+    """A trace of what the page's main thread does."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.trace: Any = None
+
+    def __enter__(self) -> Callable[[], float]:
+        browser = self.page.context.browser
+        assert browser is not None
+        browser.start_tracing(page=self.page, categories=["toplevel"])
+        return self.longest
+
+    def __exit__(self, *error: object) -> None:
+        browser = self.page.context.browser
+        assert browser is not None
+        self.trace = json.loads(browser.stop_tracing())
+
+    def longest(self) -> float:
+        """Return the CPU time of the longest task: that of a wall clock would be what other processes do, too."""
+        events = self.trace["traceEvents"]
+        name = "CrRendererMain"
+        mains = {(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name" and e["args"].get("name") == name}
+        tasks = [e for e in events if (e["pid"], e.get("tid")) in mains and e["name"].endswith("RunTask")]
+        assert tasks
+        return max(float(task.get("tdur", 0)) / 1000 for task in tasks)
+
+
+FLOODS = {  # what a text begins with, and what it goes on with
+    "list": ("", "- some words of an item that is **bold** here\n"),
+    "table": ("| a | b | c |\n|---|---|---|\n", "| cell one | cell **two** | cell three and more |\n"),
+    "paragraph": ("", "words of a paragraph with **bold** and `code`. "),
+    "code": ("```js\n", "let x = y + 1; // a line of code\n"),
+}
+
+
+@pytest.mark.parametrize("kind", list(FLOODS))
+def test_a_flood_leaves_the_page_alive(server: Server, visitor: Visitor, kind: str) -> None:
+    """While 100 KB of one kind stream within 5 s, no task of the page takes 100 ms of CPU."""
+    page = visitor.visit(server)
+    expect(page.locator("#welcome")).to_be_visible()
+    with traced(page) as longest:
+        shown = page.evaluate(
+            """async ([text, piece, size]) => {
+                const { Answer } = await import(new URL("static/answer.js", document.baseURI));
+                const answer = new Answer();
+                document.getElementById("messages").append(answer.element);
+                while (text.length < size) text += piece;
+                const begun = performance.now();
+                for (let at = 0; at < text.length; ) {
+                    await new Promise((resolve) => setTimeout(resolve, 10));
+                    const end = ((performance.now() - begun) / 5000) * size;
+                    const events = [];
+                    for (; at < end && at < text.length; at += 20) {
+                        events.push({ type: "text", content: text.slice(at, at + 20) });
+                    }
+                    if (events.length) answer.add(events);
+                }
+                answer.settle();
+                return answer.body.querySelector(".text").textContent.length;
+            }""",
+            [*FLOODS[kind], 100_000],
+        )
+    assert shown > 50_000
+    assert longest() < 100
+
+
+@pytest.fixture
+def phone(browser: Browser) -> Iterator[Visitor]:
+    """A visitor with a telephone."""
+    size = {"width": 360, "height": 740}
+    visitor = Visitor(browser, viewport=size, has_touch=True, is_mobile=True, reduced_motion="reduce")
+    yield visitor
+    visitor.context.close()
+    assert visitor.complaints == []
+
+
+def test_back_closes_a_drawer(server: Server, phone: Visitor) -> None:
+    """On a telephone Back closes the open drawer and leaves the conversation; so does its button, without a trace."""
+    page = phone.visit(server)
+    say(page, "hello")
+    idle(page)
+    url = page.url
+    page.tap("[data-open=tasks]")
+    expect(page.locator("#tasks")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#tasks")).to_be_hidden()
+    assert page.url == url
+    page.tap("[data-open=tasks]")
+    page.locator("#tasks [data-close]").tap()
+    expect(page.locator("#tasks")).to_be_hidden()
+    expect(page.locator(".question .body")).to_have_text("hello")
+    page.tap("[data-open=conversations]")
+    page.tap("#new")
+    expect(page.locator("#conversations")).to_be_hidden()
+    expect(page.locator("#welcome")).to_be_visible()
+    page.go_back()
+    expect(page.locator(".question .body")).to_have_text("hello")
+
+
+def test_enter_makes_a_line_on_a_telephone(server: Server, phone: Visitor) -> None:
+    """Its keyboard has no Shift+Enter: Enter is a new line there, and the button sends."""
+    page = phone.visit(server)
+    page.tap("#text")
+    page.keyboard.type("add buy milk")
+    page.keyboard.press("Enter")
+    page.keyboard.type("add call Ann")
+    expect(page.locator("#text")).to_have_value("add buy milk\nadd call Ann")
+    page.tap("#send")
+    expect(page.locator(".question .body")).to_have_text("add buy milk\nadd call Ann", use_inner_text=True)
+
+
+@pytest.mark.parametrize(("width", "least"), [(360, 360), (1000, 600), (1100, 600), (1280, 600), (1440, 800)])
+def test_the_chat_is_not_squeezed(server: Server, browser: Browser, width: int, least: int) -> None:
+    """At each width the chat has room, and nothing sticks out."""
+    visitor = Visitor(browser, viewport={"width": width, "height": 700})
+    page = visitor.visit(server)
+    expect(page.locator("#welcome")).to_be_visible()
+    assert page.evaluate("document.querySelector('main').offsetWidth") >= least
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    until(page, "document.activeElement.id === 'text'")
+    visitor.context.close()
+    assert visitor.complaints == []
