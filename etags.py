@@ -17,7 +17,7 @@ async def answer(request: Request, user_id: str, version: str, read: Callable[[]
     """
     # The user's id is in it, as a browser may keep what it has got for the next user.
     tag = f'"{hashlib.sha256(f"{version} {user_id}".encode()).hexdigest()[:32]}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    headers = {"ETag": tag}
     known = request.headers.get("if-none-match", "").split(",")
     if {tag, "*"} & {name.strip().removeprefix("W/") for name in known}:  # a proxy that compresses makes it a weak one
         return Response(status_code=304, headers=headers)

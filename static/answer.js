@@ -1,7 +1,7 @@
 // One answer, shown from its events: the same for one that streams and for one that is stored.
 
 import { button, make, moment } from "./dom.js";
-import { render } from "./markdown.js";
+import { Writing } from "./markdown.js";
 import { keepPlace } from "./scroll.js";
 
 const AT_ONCE = 300; // events that are shown in one frame
@@ -15,7 +15,8 @@ export class Answer {
   live = true; // until its end is known
   said = ""; // its text, as Markdown
   #steps = new Map(); // by the id of the tool call
-  #text = null; // the text that is being written: its element and what it says
+  #text = null; // the text that is being written
+  #piece = ""; // what is not written of it yet
   #thought = null; // the reasoning that is being written
   #waiting = []; // events that are not shown yet
   #frame = null; // when they will be
@@ -80,12 +81,13 @@ export class Answer {
     this.said += content;
     this.status.hidden = true;
     this.#thought = null;
-    this.#text ??= { element: this.#put(make("div", { className: "text" })), content: "" };
-    this.#text.content += content;
+    this.#text ??= new Writing(this.#put(make("div", { className: "text" })));
+    this.#piece += content;
   }
 
   #write() {
-    if (this.#text) render(this.#text.element, this.#text.content);
+    this.#text?.add(this.#piece);
+    this.#piece = "";
   }
 
   #think(content) {

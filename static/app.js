@@ -15,7 +15,7 @@ import { startMenu } from "./menu.js";
 import { copyFor, editQuestion } from "./messages.js";
 import { explain, say } from "./notice.js";
 import { startScrolling } from "./scroll.js";
-import { signIn } from "./session.js";
+import { begin, signIn } from "./session.js";
 import { startTasks } from "./tasks.js";
 import { startUndo } from "./undo.js";
 import { watch } from "./watch.js";
@@ -54,10 +54,11 @@ function listen() {
 async function main() {
   listen();
   const words = await signIn();
-  $("text").focus();
+  if (document.activeElement === document.body) $("text").focus();
   const id = addressed();
   enter(id, { replacing: true });
   const opened = open(id, { replacing: true });
+  begin();
   if (words) say(words);
   await Promise.all([showModel().catch(explain), opened, watch()]);
 }

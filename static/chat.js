@@ -8,6 +8,7 @@ import { saveDraft } from "./drafts.js";
 import { LIVE } from "./following.js";
 import * as messages from "./messages.js";
 import { say } from "./notice.js";
+import { signedIn } from "./session.js";
 import { state } from "./state.js";
 import { used } from "./welcome.js";
 
@@ -16,6 +17,7 @@ const TIMEZONE = Intl.DateTimeFormat().resolvedOptions().timeZone; // what "tomo
 /** Send a message. The typed text stays where it is until the server has taken it. */
 export async function send(message) {
   if (!message.trim()) return;
+  await signedIn;
   const view = state.view;
   await state.loading; // or what comes before it would be missing
   if (state.stream) return say(LIVE);

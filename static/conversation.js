@@ -25,7 +25,7 @@ export async function open(id, { replacing = false } = {}) {
   closeDrawer();
   markCurrent();
   await reload(id);
-  if (id === null) $("text").focus();
+  if (id === null && !replacing) $("text").focus();
 }
 
 /** Show a conversation as it is stored, and join its answer if that is live. */

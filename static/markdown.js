@@ -15,30 +15,31 @@ import { Journal } from "./markdown-journal.js";
 
 const LONG = 2000; // characters of a line that is not complete: what is settled of it is not read again
 
-/** What an element shows, and how that goes on. */
-class Writing {
+/**
+ * A text as an element shows it. It is given in pieces, so that an answer is shown while it streams: each line is read
+ * once when it is complete, and what is shown of it is not touched again.
+ */
+export class Writing {
+  /** @param {HTMLElement} element what it shows by then goes away */
   constructor(element) {
     element.replaceChildren();
-    this.text = "";
-    this.done = 0; // how many characters of it are read for good
+    this.rest = ""; // what is not read for good yet
     this.within = null; // the paragraph whose line goes on there, if what is read for good ends within a line
     this.tried = 0; // how long the rest was when it was last tried to read more of it for good
     this.journal = new Journal();
     this.blocks = new Blocks(element, this.journal);
   }
 
-  goOn(text) {
+  /** @param {string} piece what comes next */
+  add(piece) {
     this.journal.takeBack();
-    const lines = text.slice(this.done).split("\n");
+    const lines = (this.rest + piece).split("\n");
     const last = lines.pop();
     for (const line of lines) this.#line(line);
-    this.done = text.length - last.length;
     if (lines.length) this.tried = 0;
-    const rest = last.slice(this.#settle(last));
-    this.done = text.length - rest.length;
+    this.rest = last.slice(this.#settle(last));
     this.journal.begin();
-    if (rest) this.#line(rest, true); // more of it may come, and make something else of it
-    this.text = text;
+    if (this.rest) this.#line(this.rest, true); // more of it may come, and make something else of it
   }
 
   #line(line, unfinished = false) {
@@ -65,22 +66,4 @@ class Writing {
     this.tried = 0;
     return cut;
   }
-}
-
-const writings = new WeakMap(); // by element
-
-/**
- * Show a text in an element. Called again with a longer text it goes on from the last line, so that an answer can be
- * rendered while it streams: each line is read once when it is complete, and what is shown of it is not touched again.
- *
- * @param {HTMLElement} element
- * @param {string} text
- */
-export function render(element, text) {
-  const shown = writings.get(element);
-  if (shown?.text === text) return;
-  if (shown && text.startsWith(shown.text)) return shown.goOn(text);
-  const writing = new Writing(element);
-  writings.set(element, writing);
-  writing.goOn(text);
 }

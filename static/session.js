@@ -12,8 +12,12 @@ const known = Promise.withResolvers();
 
 state.token = localStorage.getItem(KEY);
 
-/** Done once it is known who is signed in: what is sent before would be sent by nobody. */
+/** Done once it is known who is signed in, and what they see is asked for: what is sent before would be nobody's. */
 export const signedIn = known.promise;
+
+export function begin() {
+  known.resolve();
+}
 
 /** The header that says who asks; none where a host knows its users by itself, by a cookie or a gateway. */
 export function authorization() {
@@ -48,7 +52,6 @@ export async function signIn() {
   $("user").textContent = state.user;
   $("sign-out").hidden = !state.token; // without one the host signs its users out
   $("who").hidden = false;
-  known.resolve();
   return words;
 }
 

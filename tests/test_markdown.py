@@ -10,7 +10,7 @@ from markdown_samples import SAMPLES
 from playwright.sync_api import CDPSession
 
 OUTLINE = """async (texts) => {
-    const { render } = await import(new URL("static/markdown.js", document.baseURI));
+    const { Writing } = await import(new URL("static/markdown.js", document.baseURI));
     const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
     const ticked = (box) => (box ? (box.checked ? "[x]" : "[ ]") : "");
 
@@ -35,8 +35,9 @@ OUTLINE = """async (texts) => {
 
     return texts.map((text) => {
         const [whole, streamed] = [document.createElement("div"), document.createElement("div")];
-        render(whole, text);
-        for (let n = 1; n <= text.length; n += 1) render(streamed, text.slice(0, n));
+        new Writing(whole).add(text);
+        const writing = new Writing(streamed);
+        for (const letter of text.split("")) writing.add(letter);
         return [outline(whole), streamed.innerHTML === whole.innerHTML];
     });
 }"""
@@ -94,9 +95,9 @@ def test_lists_in_lists_have_an_end(server: Server, visitor: Visitor) -> None:
 def test_headings_leave_no_level_out(server: Server, visitor: Visitor) -> None:
     """Whatever levels a model writes, an answer's headings stand in order below that of the answer."""
     script = """async (text) => {
-        const { render } = await import(new URL("static/markdown.js", document.baseURI));
+        const { Writing } = await import(new URL("static/markdown.js", document.baseURI));
         const element = document.createElement("div");
-        render(element, text);
+        new Writing(element).add(text);
         return [...element.children].map((heading) => heading.localName);
     }"""
     source = "### a\n### b\n###### c\n# d\n### e\n\nf\n---"
@@ -107,16 +108,17 @@ def test_headings_leave_no_level_out(server: Server, visitor: Visitor) -> None:
 def test_what_is_complete_is_not_touched_again(server: Server, visitor: Visitor) -> None:
     """While more comes, what is shown of complete lines stays as it is: a selection in it survives."""
     script = """async (text) => {
-        const { render } = await import(new URL("static/markdown.js", document.baseURI));
+        const { Writing } = await import(new URL("static/markdown.js", document.baseURI));
         let begin = "";
         const changed = [];
         for (const line of text.split(/(?<=\\n)/)) {
             begin += line;
             const element = document.createElement("div");
-            render(element, begin);
+            const writing = new Writing(element);
+            writing.add(begin);
             const leaves = [...element.querySelectorAll("*")].filter((one) => one.firstChild && !one.firstElementChild);
             const shown = leaves.map((leaf) => [leaf, leaf.firstChild, leaf.textContent]);
-            render(element, begin + "*more*\\n\\nand | more");
+            writing.add("*more*\\n\\nand | more");
             for (const [leaf, node, content] of shown) {
                 const same = element.contains(leaf) && leaf.firstChild === node && leaf.textContent.startsWith(content);
                 if (!same) changed.push([line, content]);
@@ -166,16 +168,16 @@ def test_a_long_text_is_rendered_in_linear_time(server: Server, visitor: Visitor
         before = spent(browser)
         done = page.evaluate(
             """async ([begin, line, lines, pieces]) => {
-                const { render } = await import(new URL("static/markdown.js", document.baseURI));
+                const { Writing } = await import(new URL("static/markdown.js", document.baseURI));
                 const element = document.body.appendChild(document.createElement("div"));
-                let text = begin;
+                const writing = new Writing(element);
+                writing.add(begin);
                 const end = performance.now() + 30_000;
-                for (let n = 0; n < lines && performance.now() < end; n += 1) {
-                    if (pieces) render(element, text + line[0]);
-                    text += line;
-                    if (pieces) render(element, text);
+                for (let n = 0; pieces && n < lines && performance.now() < end; n += 1) {
+                    writing.add(line[0]);
+                    writing.add(line.slice(1));
                 }
-                render(element, text);
+                if (!pieces) writing.add(line.repeat(lines));
                 element.remove();
                 return performance.now() < end;
             }""",
@@ -220,11 +222,13 @@ def test_a_long_line_is_rendered_in_linear_time(server: Server, visitor: Visitor
         before = spent(browser)
         page.evaluate(
             """async ([piece, length, pieces]) => {
-                const { render } = await import(new URL("static/markdown.js", document.baseURI));
+                const { Writing } = await import(new URL("static/markdown.js", document.baseURI));
                 const element = document.body.appendChild(document.createElement("div"));
                 const text = piece.repeat(length / piece.length);
-                for (let n = 300; pieces && n < text.length; n += 300) render(element, text.slice(0, n));
-                render(element, text);
+                const writing = new Writing(element);
+                for (let n = 0; n < text.length; n += pieces ? 300 : text.length) {
+                    writing.add(text.slice(n, pieces ? n + 300 : text.length));
+                }
                 element.remove();
             }""",
             [piece, length, pieces],

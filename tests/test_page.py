@@ -828,6 +828,7 @@ def test_the_component_gets_what_it_needs(server: Server, visitor: Visitor) -> N
     with Client(server.url, visitor.user) as client:
         client.say("hello")
     page = visitor.visit(server)
+    expect(page.locator("#user")).to_have_text(visitor.user)
     script = {"status": 200, "content_type": "text/javascript", "body": STAND_IN}
     page.context.route("https://cdn.platform.openai.com/**", lambda route: route.fulfill(**script))
     page.goto(server.url + "/component")
