@@ -1,0 +1,585 @@
+"""The fault suite of several processes on one PostgreSQL: each promise holds whichever process is asked.
+
+The processes, the server, PgBouncer and the lines between them are real ones. Each case is tried directly and by
+PgBouncer. At the end a table says how often each fault was tried and how much was lost; docs/promises.md shows it.
+"""
+
+import asyncio
+import itertools
+import os
+import random
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Server
+from faults import SEED, Record, Table, call, join, paced_server, request, rounds, say, settled, words
+from postgres import PASSWORD, Bouncer, Postgres, as_its_user, folder, line, needed, programs, running
+
+from todochat.db import INTERRUPTED
+from todochat.events import fold
+
+pytestmark = pytest.mark.anyio
+
+TABLE = Table("faults of several processes")
+tried, table = TABLE.tried, TABLE.fixture
+
+Start = Callable[..., list[Server]]
+
+TURN = 'say 3 8\ncall add_task {"title": "sesame"}\nsay 3 8'
+FRAMES = 1 + 3 + 2 + 1 + 3  # thinking, text, tool call and result, paragraph, text
+WITHIN = 8.0  # seconds, for what takes 6 on a machine that does nothing else
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Return a function that starts so many servers on the database at a URL, all at once."""
+    servers: list[Server] = []
+
+    def begin(url: str, count: int = 2, **options: Any) -> list[Server]:
+        begun = []
+        for _ in range(count):
+            place = tmp_path / str(len(servers))
+            place.mkdir()
+            begun.append(paced_server(place, DATABASE_URL=url, **options))
+            servers.append(begun[-1])
+        with ThreadPoolExecutor(count) as pool:
+            return list(pool.map(Server.start, begun))
+
+    yield begin
+    for server in servers:
+        server.close()
+        assert "Traceback" not in server.log.read_text()
+
+
+@pytest.fixture(params=["postgres", "pgbouncer"])
+def url(request: pytest.FixtureRequest, cluster: Postgres, bouncer: Bouncer) -> Iterator[str]:
+    """The URL of an empty database, directly and by PgBouncer."""
+    with cluster.database() as name:
+        yield (cluster if request.param == "postgres" else bouncer).url(name)
+
+
+@pytest.fixture
+def urls(fragile: Postgres, fragile_bouncer: Bouncer) -> Iterator[tuple[str, str]]:
+    """The URLs of two empty databases on a server that can be broken, one directly and one by PgBouncer."""
+    with fragile.database() as one, fragile.database() as two:
+        yield fragile.url(one), fragile_bouncer.url(two)
+
+
+def port_of(url: str) -> int:
+    """Return the port in a URL."""
+    return int(url.rsplit(":", 1)[1].split("/")[0])
+
+
+async def eventually(work: Callable[[], Any], wanted: Any, seconds: float = 15) -> float:
+    """Call until it returns what is wanted; return how long that took."""
+    begun = time.monotonic()
+    while (found := await work()) != wanted:
+        assert time.monotonic() - begun < seconds, f"still {found}"
+        await asyncio.sleep(0.05)
+    return time.monotonic() - begun
+
+
+async def titles(server: Server, user: str) -> list[str]:
+    """Return the titles of a user's tasks."""
+    return [task["title"] for task in (await call(server, "GET", "/api/tasks", user=user))[1]]
+
+
+# ---- an answer is followed, stopped and deleted elsewhere ----
+
+
+async def test_an_answer_of_another_process_can_be_joined_from_every_frame(start: Start, url: str) -> None:
+    """Joined on another process after any number of frames, an answer goes on without a gap or a duplicate."""
+    one, two, three = start(url, 3)
+    async with request(one, "POST", "/chatkit", {"message": TURN + "\nsay 50 60"}) as stream:
+        own, thread = asyncio.create_task(stream.rest()), stream.record.thread
+        ks = [*range(FRAMES + 31), 45, 55]  # some of which have not been made yet
+        joined = await asyncio.gather(*(join(server, thread, k) for server in (two, three) for k in ks))
+        whole = await own
+    lost = 0
+    lags = []
+    for k, record in zip([*ks, *ks], joined, strict=True):
+        assert record.status == 200
+        assert record.headers["x-message-id"] == whole.headers["x-message-id"]
+        lost += whole.frames[:k] + record.frames != whole.frames
+        joined_at = record.times[0]
+        shown = zip(record.times, whole.times[k:], strict=False)
+        lags += [there - here for there, here in shown if here > joined_at]
+    lags.sort()
+    p50, p99 = statistics.median(lags), lags[len(lags) * 99 // 100]
+    tried(f"a live answer joined elsewhere (later by {p50:.2f} s, p99 {p99:.2f} s)", len(joined), lost)
+    assert lost == 0
+    assert p50 < 1, "a quarter of a second is meant"
+    assert (await join(two, thread)).status == 204
+
+
+@pytest.mark.parametrize("how", ["stop", "delete"])
+async def test_around_a_tools_commit_somebody_elsewhere_ends_the_answer(start: Start, url: str, how: str) -> None:
+    """A tool's effect and its record are both there or neither, and none comes after the stop was acknowledged."""
+    one, two = start(url, MAX_LIVE_PER_USER=100)
+    chance = random.Random(SEED)
+    program = 'say 2 5\ncall add_task {"title": "sesame"}\nsay 3 5\ncall add_task {"title": "sesame"}\nsay 1000 5'
+
+    async def end(n: int) -> tuple[bool, bool]:
+        user = f"user-{n}"
+        async with request(one, "POST", "/chatkit", {"message": program}, user=user) as stream:
+            await stream.take(1)
+            thread = stream.record.thread
+            reading = asyncio.create_task(stream.rest())
+            await asyncio.sleep(chance.uniform(0, 0.06))
+            if how == "stop":
+                status, answer = await call(two, "POST", f"/api/conversations/{thread}/stop", user=user)
+            else:
+                status, _ = await call(two, "DELETE", f"/api/conversations/{thread}", user=user)
+            acknowledged = await titles(two, user)
+            record = await reading
+        assert (status, record.complete) == (200, True)
+        there = await titles(one, user)
+        shown = record.of("tool_result")
+        torn = len(there) != len(shown)
+        if how == "stop":
+            assert answer["status"] == "stopped"
+            torn |= answer["content"] != record.text() or answer != answer | fold(record.seen)
+        else:
+            assert "deleted" in record.of("error")[0]["message"]
+        return torn or there != acknowledged, bool(there)
+
+    ended: list[tuple[bool, bool]] = []
+    times = rounds(100)
+    for n in range(0, times, 5):
+        ended += await asyncio.gather(*(end(k) for k in range(n, min(n + 5, times))))
+    lost = sum(bad for bad, _ in ended)
+    tried(f"{how} elsewhere around a tool's commit", times, lost)
+    assert lost == 0, SEED
+    assert sum(committed for _, committed in ended) > 0, "it always came too early"
+
+
+async def test_readers_who_stop_an_answer_are_counted_on_all_processes(start: Start, url: str) -> None:
+    """An answer that stops when it is left goes on while anybody anywhere has asked for that and still reads."""
+    one, two = start(url)
+    body = {"message": "say 2000 10", "on_disconnect": "stop"}
+
+    async def leave(user: str, first: int) -> None:
+        readers = []
+        for server in (one, two):
+            context = request(server, "POST", "/chatkit", body, user=user, headers={"Idempotency-Key": "k"})
+            readers.append((context, await context.__aenter__()))
+            await readers[-1][1].take(2)
+        thread = readers[0][1].record.thread
+        assert readers[1][1].record.thread == thread
+        reader = readers.pop(first)
+        await reader[0].__aexit__(None, None, None)
+        frames = await readers[0][1].take(60)  # it goes on for more than two checkpoints
+        assert not frames.complete
+        await readers[0][0].__aexit__(None, None, None)
+        _, answer = await settled(two, thread, user, patience=5)
+        assert answer["status"] == "stopped"
+
+    await asyncio.gather(leave("alice", 0), leave("bob", 1))
+    tried("readers by whose leaving it stops, on two processes", 2)
+
+
+# ---- many at once ----
+
+
+async def test_twenty_equal_keys_over_two_processes_are_one_run(start: Start, url: str) -> None:
+    """Twenty requests of one idempotency key, on two processes, early and late, are one run and equal answers."""
+    servers = start(url, MAX_LIVE_PER_USER=1)
+
+    async def send(n: int) -> Record:
+        await asyncio.sleep(n // 4 * 0.04)
+        return await say(servers[n % 2], TURN, headers={"Idempotency-Key": "one"})
+
+    records = await asyncio.gather(*(send(n) for n in range(20)))
+    assert {record.status for record in records} == {200}
+    assert len({record.headers["x-message-id"] for record in records}) == 1
+    assert {record.text() for record in records} == {words(3) + "\n\n" + words(3)}
+    assert all(record.complete for record in records)
+    assert await titles(servers[1], "alice") == ["sesame"]
+    assert servers[0].rows("SELECT COUNT(*) FROM messages") == [(2,)]
+    tried("20 equal keys over two processes", 20)
+
+
+async def test_of_twenty_at_once_over_two_processes_as_many_live_as_may(start: Start, url: str) -> None:
+    """Of twenty conversations that a user begins at once exactly `MAX_LIVE_PER_USER` are answered; in one, one."""
+    servers = start(url)
+    begun = await asyncio.gather(*(say(servers[n % 2], "say 100 20") for n in range(20)))
+    assert sorted(record.status for record in begun) == [200] * 4 + [429] * 16
+    assert servers[0].rows("SELECT COUNT(*) FROM messages") == [(8,)]
+    tried("20 messages at once of one user over two processes", 20)
+    thread = (await say(servers[0], "say 1 0")).thread
+    records = await asyncio.gather(*(say(servers[n % 2], "say 150 20", thread) for n in range(20)))
+    assert sorted(record.status for record in records) == [200] + [409] * 19
+    assert [m["role"] for m in await settled(servers[1], thread)] == ["user", "assistant"] * 2
+    tried("20 messages at once into one conversation over two processes", 20)
+
+
+async def test_ends_stops_deletions_and_checkpoints_do_not_lock_each_other(start: Start, url: str) -> None:
+    """Answers that end while they are stopped and deleted elsewhere, and checkpoints are made: no deadlock."""
+    servers = start(url, 3, MAX_LIVE_PER_USER=100)
+    chance = random.Random(SEED)
+    times = rounds(300)
+
+    async def one(n: int) -> None:
+        owner, *others = chance.sample(servers, 3)
+        user = f"user-{n}"
+        async with request(owner, "POST", "/chatkit", {"message": "say 20 10"}, user=user) as stream:
+            await stream.take(1)
+            path = f"/api/conversations/{stream.record.thread}"
+            await asyncio.sleep(chance.uniform(0.05, 0.3))
+            stopped, deleted, _ = await asyncio.gather(
+                call(others[0], "POST", f"{path}/stop", user=user),
+                call(others[1], "DELETE", path, user=user),
+                call(owner, "POST", f"{path}/stop", user=user),
+            )
+            assert stopped[0] in (200, 404, 409)
+            assert deleted[0] == 200
+            assert (await stream.rest()).complete
+
+    for n in range(0, times, 6):
+        await asyncio.gather(*(one(k) for k in range(n, n + 6)))
+    direct = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    [(deadlocks,)] = servers[0].rows(direct)
+    assert servers[0].rows("SELECT COUNT(*) FROM messages") == [(0,)]
+    tried("finish, delete, stop and checkpoint at once (lost: deadlocks)", times, deadlocks)
+    assert deadlocks == 0
+
+
+async def test_eight_processes_start_at_once_on_an_empty_database(start: Start, url: str) -> None:
+    """The tables are made once, by whoever comes first, and all eight answer."""
+    servers = start(url, 8)
+    records = await asyncio.gather(*(say(server, "say 2 0", user=f"user-{n}") for n, server in enumerate(servers)))
+    assert [record.text() for record in records] == [words(2)] * 8
+    tried("8 processes at once on an empty database", 8)
+
+
+# ---- processes that end, and that sleep ----
+
+
+async def test_a_process_that_ends_leaves_its_conversations_to_the_others(start: Start, url: str) -> None:
+    """On SIGTERM readers here and elsewhere are told, and the next message is answered elsewhere at once."""
+    one, two = start(url, MAX_LIVE_PER_USER=20)
+    threads = [(await say(one, "say 1 0")).thread for _ in range(10)]
+    reading = [asyncio.create_task(say(one, "say 1000 10", thread)) for thread in threads]
+    await asyncio.sleep(0.5)
+    elsewhere = [asyncio.create_task(join(two, thread)) for thread in threads]
+    await asyncio.sleep(0.5)
+    took = await asyncio.to_thread(one.kill, signal.SIGTERM)
+    begun = time.monotonic()
+    after = await asyncio.gather(*(say(two, "say 1 0", thread) for thread in threads))
+    assert time.monotonic() - begun < 3
+    assert took < 5
+    lost = 0
+    for record, other, thread, next_one in zip(
+        await asyncio.gather(*reading), await asyncio.gather(*elsewhere), threads, after, strict=True
+    ):
+        answer = (await settled(two, thread))[3]
+        lost += answer != answer | fold(record.seen) or answer["status"] != "interrupted"
+        lost += not record.complete or other.frames != record.frames or next_one.text() != "w0 "
+        assert "shutting down" in record.of("error")[0]["message"]
+    assert one.rows("SELECT COUNT(*) FROM servers WHERE beat <> ''") == [(0,)]
+    tried("SIGTERM of one process with live answers", len(threads), lost)
+    assert lost == 0
+
+
+PLACES = {
+    "in text": ("say 3000 10", None),
+    "in a tool's work": ('say 2 0\ncall ponder {"title": "sesame", "seconds": 1}\nsay 1000 10', None),
+    "between a tool's work and its commit": (TURN + "\nsay 1000 10", b"SET owner = owner"),
+    "in the end": ("say 40 10", b"UPDATE messages SET content"),
+}
+
+
+async def test_a_process_that_sleeps_and_wakes_up_changes_nothing(start: Start, url: str) -> None:
+    """A process that is paused is taken over from; when it goes on, its reader is told, and nothing else happens."""
+
+    async def sleep(place: str) -> float:
+        program, halt_after = PLACES[place]
+        user = place.replace(" ", "-").replace("'", "")
+        async with line(port_of(url)) as cable:
+            [one], [two] = start(cable.url(url), 1), start(url, 1)
+            cable.halt_after = halt_after
+            async with request(one, "POST", "/chatkit", {"message": program}, user=user) as stream:
+                await stream.take(4 if halt_after is None else 1)
+                thread = stream.record.thread
+                other = asyncio.create_task(join(two, thread, user=user))
+                if halt_after is None:
+                    await asyncio.sleep(0.5)
+                else:
+                    await cable.is_halted.wait()
+                one.process.send_signal(signal.SIGSTOP)
+                paused = time.monotonic()
+                _, answer = await settled(two, thread, user)
+                took = time.monotonic() - paused
+                assert (answer["status"], answer["error"]) == ("interrupted", INTERRUPTED)
+                told = await other
+                assert told.complete
+                assert answer == answer | fold(told.seen)
+                live = asyncio.create_task(say(two, "say 100 20", thread, user=user))
+                await asyncio.sleep(0.5)
+                one.process.send_signal(signal.SIGCONT)
+                cable.go_on.set()
+                record = await asyncio.wait_for(stream.rest(), 10)
+                assert record.complete
+                assert "elsewhere" in record.of("error")[0]["message"]
+                assert (await live).text() == words(100)
+            messages = await settled(one, thread, user)
+            assert messages[1] == answer
+            assert await titles(one, user) == []
+            assert record.of("tool_result") == []
+            assert (await say(one, "say 1 0", thread, user=user)).text() == "w0 "
+            one.close()
+            two.close()
+            return took
+
+    took = await asyncio.gather(*(sleep(place) for place in PLACES))
+    for place, seconds in zip(PLACES, took, strict=True):
+        tried(f"paused {place}, taken over from, woken up", 1)
+        assert seconds < WITHIN, place
+
+
+async def test_a_process_that_was_buried_can_begin_a_turn_at_once(start: Start, url: str) -> None:
+    """Who wakes up and begins a turn before anything else has lost only what was taken over."""
+    one, two = start(url)
+
+    async def bury(user: str, wait: float) -> None:
+        old = asyncio.create_task(say(one, "say 3000 10", user=user))
+        await asyncio.sleep(wait)
+        threads[user] = (await call(two, "GET", "/api/conversations", user=user))[1][0]["id"]
+        olds.append(old)
+
+    threads: dict[str, int] = {}
+    olds: list[asyncio.Task[Record]] = []
+    await asyncio.gather(bury("alice", 0.7), bury("bob", 0.1))
+    one.process.send_signal(signal.SIGSTOP)
+    waiting = [asyncio.create_task(say(one, "say 300 10", user=user)) for user in ("alice", "carol")]
+    for user, thread in threads.items():
+        assert (await settled(two, thread, user))[1]["status"] == "interrupted"
+    one.process.send_signal(signal.SIGCONT)
+    begun = [await say(one, "say 300 10", threads[user], user=user) for user in threads]
+    for record in [*begun, *await asyncio.gather(*waiting)]:
+        assert record.text() == words(300)
+        assert not record.of("error")
+    assert all("elsewhere" in record.of("error")[0]["message"] for record in await asyncio.gather(*olds))
+    tried("a buried process that begins a turn at once", 4)
+
+
+# ---- PostgreSQL goes away ----
+
+
+async def go_on(servers: list[Server], user: str, message: str, during: Callable[[], Any]) -> tuple[Record, Record]:
+    """Have an answer with readers on two processes while something happens; return what they saw."""
+    async with request(servers[0], "POST", "/chatkit", {"message": message}, user=user) as stream:
+        await stream.take(5)
+        elsewhere = asyncio.create_task(join(servers[1], stream.record.thread, user=user))
+        own = asyncio.create_task(stream.rest())
+        await asyncio.sleep(0.5)
+        await during()
+        return await own, await elsewhere
+
+
+@pytest.mark.parametrize(("sig", "what"), [(signal.SIGINT, "restarted"), (signal.SIGQUIT, "crashed and restarted")])
+async def test_a_restart_of_the_database_is_not_noticed(
+    start: Start, fragile: Postgres, urls: tuple[str, str], sig: int, what: str
+) -> None:
+    """An answer, with a tool, and those who follow it elsewhere go on over a restart of PostgreSQL."""
+    both = [start(url) for url in urls]
+    restart = asyncio.create_task(asyncio.sleep(0))
+
+    async def during() -> None:
+        nonlocal restart
+        waiting.append(1)
+        if len(waiting) == len(both):
+            restart = asyncio.create_task(asyncio.to_thread(fragile.restart, sig))
+            together.set()
+        await together.wait()
+        await restart
+
+    waiting: list[int] = []
+    together = asyncio.Event()
+    program = 'say 250 20\ncall add_task {"title": "sesame"}\nsay 20 10'
+    for servers, (own, elsewhere) in zip(
+        both, await asyncio.gather(*(go_on(servers, "alice", program, during) for servers in both)), strict=True
+    ):
+        _, answer = await settled(servers[1], own.thread)
+        lost = own.text() != words(250) + "\n\n" + words(20) or not own.complete
+        lost |= elsewhere.frames != own.frames or answer["status"] != "done" or answer["content"] != own.text()
+        lost |= await titles(servers[1], "alice") != ["sesame"]
+        tried(f"PostgreSQL {what} in mid-answer", 1, int(lost))
+        assert not lost
+
+
+async def test_the_database_is_away_for_longer_than_a_lease(
+    start: Start, fragile: Postgres, urls: tuple[str, str]
+) -> None:
+    """After an outage only the answers of the process that died meanwhile are ended; nothing that was shown is lost."""
+    groups = [start(url, 3) for url in urls]
+    together = asyncio.Barrier(len(groups) + 1)
+
+    async def one(servers: list[Server]) -> None:
+        dying = servers.pop()
+        async with request(dying, "POST", "/chatkit", {"message": "say 3000 10"}, user="bob") as stream:
+            await stream.take(100)
+            thread = stream.record.thread
+            elsewhere = asyncio.create_task(join(servers[0], thread, user="bob"))
+
+            async def during() -> None:
+                await together.wait()
+                refused = await say(servers[1], "say 1 0", user="carol")
+                assert refused.status == 503
+                assert "database" in refused.detail
+                await asyncio.to_thread(dying.kill)
+                await together.wait()
+
+            program = 'say 700 20\ncall add_task {"title": "sesame"}\nsay 20 10'
+            own, other = await go_on(servers, "alice", program, during)
+        _, answer = await settled(servers[1], own.thread)
+        lost = own.text() != words(700) + "\n\n" + words(20) or answer["content"] != own.text()
+        lost |= own.frames != other.frames or answer["status"] != "done"
+        lost |= await titles(servers[1], "alice") != ["sesame"]
+        _, ended = await settled(servers[0], thread, "bob")
+        told = await elsewhere
+        lost |= ended != ended | fold(told.seen) | {"status": "interrupted", "error": INTERRUPTED}
+        lost |= len(ended["content"].split()) < 20  # of what was shown more than half a second before
+        lost |= (await say(servers[0], "say 2 0", thread, user="bob")).text() != words(2)
+        tried("PostgreSQL away for 8 s, a process killed meanwhile", 1, int(lost))
+        assert not lost
+
+    async def outage() -> None:
+        await together.wait()
+        await asyncio.to_thread(fragile.stop)
+        gone = time.monotonic()
+        await together.wait()
+        await asyncio.sleep(max(0, 8 - (time.monotonic() - gone)))
+        await asyncio.to_thread(fragile.start)
+
+    await asyncio.gather(outage(), *(one(servers) for servers in groups))
+
+
+class Pair:
+    """A primary and its synchronous standby."""
+
+    def __init__(self, first: Path, second: Path) -> None:
+        self.primary, self.standby = Postgres(first), Postgres(second)
+
+    def start(self) -> "Pair":
+        """Make and start both."""
+        self.primary.start()
+        bin_, environment = programs(), os.environ | {"PGPASSWORD": PASSWORD}
+        assert bin_ is not None
+        command = [bin_ / "pg_basebackup", "-D", "data", "-R", "-X", "stream", "-c", "fast", "-h", "127.0.0.1"]
+        command += ["-p", str(self.primary.port), "-U", "todo", "--no-sync"]
+        options: Any = {"check": True, "timeout": 60, "capture_output": True, "env": environment}
+        with (self.primary.folder / "data" / "pg_hba.conf").open("a") as rules:
+            rules.write("host replication all 127.0.0.1/32 scram-sha-256\n")
+        self.primary.execute("SELECT pg_reload_conf()")
+        subprocess.run(command, cwd=self.standby.folder, **options, **as_its_user())
+        self.standby.start()
+        self.primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.primary.execute("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + 20
+        while self.primary.execute("SELECT sync_state FROM pg_stat_replication") != [("sync",)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        return self
+
+    def fail_over(self) -> None:
+        """Let the primary crash, and the standby take its place."""
+        self.primary.stop(signal.SIGQUIT)
+        self.standby.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        self.standby.execute("SELECT pg_promote()")
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """A primary and its synchronous standby."""
+    needed()
+    with ExitStack() as stack:
+        made = Pair(*(stack.enter_context(folder()) for _ in range(2)))
+        for server in (made.primary, made.standby):
+            stack.enter_context(running(server))
+        yield made.start()
+
+
+async def test_a_failover_to_a_synchronous_standby_loses_nothing(start: Start, pair: Pair) -> None:
+    """What was acknowledged before the primary crashed is on the standby, and a live answer goes on there.
+
+    The processes find it by the hosts in their URL, or their PgBouncer is told.
+    """
+    with pair.primary.database() as name, folder() as place:
+        pooler = Bouncer(place, pair.primary)
+        with running(pooler):
+            pooler.start()
+            hosts = f"127.0.0.1:{pair.primary.port},127.0.0.1:{pair.standby.port}"
+            several = f"postgresql://todo:{PASSWORD}@{hosts}/{name}?target_session_attrs=read-write"
+            groups = [start(several), start(pooler.url(name))]
+            acknowledged: list[str] = []
+            over = asyncio.Event()
+
+            async def write(server: Server, who: str) -> None:
+                for n in itertools.count():
+                    if over.is_set():
+                        return
+                    status, _ = await call(server, "POST", "/api/tasks", {"title": f"sesame {who} {n}"}, user="writer")
+                    assert status in (201, 503)
+                    if status == 201:
+                        acknowledged.append(f"sesame {who} {n}")
+
+            async def fail_over() -> None:
+                async with lock:
+                    if pair.primary.is_running():
+                        await asyncio.to_thread(pair.fail_over)
+                        pooler.point_to(pair.standby)
+
+            lock = asyncio.Lock()
+            writers = [
+                asyncio.create_task(write(server, f"{g}-{n}"))
+                for g, group in enumerate(groups)
+                for n, server in enumerate(group)
+            ]
+            program = 'say 400 20\ncall add_task {"title": "sesame"}\nsay 20 10'
+            seen = await asyncio.gather(
+                *(go_on(servers, f"user-{n}", program, fail_over) for n, servers in enumerate(groups))
+            )
+            over.set()
+            await asyncio.gather(*writers)
+            for n, (servers, (own, elsewhere)) in enumerate(zip(groups, seen, strict=True)):
+                user = f"user-{n}"
+                _, answer = await settled(servers[1], own.thread, user)
+                there = await titles(servers[0], "writer")
+                lost = len(set(acknowledged) - set(there)) + (len(there) != len(set(there)))
+                lost += own.text() != words(400) + "\n\n" + words(20) or answer["content"] != own.text()
+                lost += own.frames != elsewhere.frames or answer["status"] != "done"
+                lost += await titles(servers[1], user) != ["sesame"]
+                tried("failover to a synchronous standby in mid-answer", 1, lost)
+                assert lost == 0
+            for servers in groups:
+                for server in servers:
+                    server.close()
+
+
+async def test_a_begin_that_nobody_knows_of_leaves_no_answer_that_lives_for_ever(start: Start, url: str) -> None:
+    """If it is not known whether a turn was begun, its sender gets 503, and what was begun is ended in words."""
+    async with line(port_of(url)) as cable:
+        [one], [two] = start(cable.url(url), 1), start(url, 1)
+        headers = {"Idempotency-Key": "k"}
+        assert (await say(one, "say 1 0")).text() == "w0 "
+        cable.cut_after, cable.silent_after_cut = b"COMMIT", True
+        begun = time.monotonic()
+        refused = await say(one, "say 100 10", headers=headers)
+        assert (refused.status, "retry-after" in refused.headers) == (503, True)
+        assert time.monotonic() - begun < 12
+        cable.open.set()
+        [thread] = (row[0] for row in two.rows("SELECT conversation_id FROM messages WHERE content = 'say 100 10'"))
+        _, answer = await settled(two, thread, patience=10)
+        assert (answer["status"], answer["error"]) == ("interrupted", INTERRUPTED)
+        assert (await say(one, "say 100 10", headers=headers)).of("error")[0]["message"] == INTERRUPTED
+        assert (await say(one, "say 2 0", thread)).text() == words(2)
+    tried("a begin whose COMMIT is never answered", 1)
