@@ -421,14 +421,16 @@ class Runs:
     async def _store_end(self, end: _End) -> _End:
         """Store the end of an answer; return what is stored: a failure, if the answer cannot be stored as it is."""
         try:
-            await self._store.finish_answer(end.last, end.ending, end.body)
+            stored = await self._store.finish_answer(end.last, end.ending, end.body)
         except Unavailable:
             raise
         except Exception as error:  # a run must end in a state, and no reader must wait for ever
             log_mistake(f"conversation {end.conversation_id}", error)
             broken: list[Event] = [{"type": "error", "message": BROKEN}]
             end = replace(end, last=replace(end.last, events=broken), ending="failed", body=fold(broken))
-            await self._store.finish_answer(end.last, end.ending, end.body)
+            stored = await self._store.finish_answer(end.last, end.ending, end.body)
+        if not stored and end.body["error"] != DELETED:
+            end = replace(end, body={**end.body, "error": ELSEWHERE})
         self._deferred.pop(end.conversation_id, None)
         run = self._live.get(end.conversation_id)
         if run is not None and run.id == end.last.answer_id:
@@ -467,7 +469,8 @@ class Runs:
     async def _checkpoint(self) -> None:
         """Store what is new, and do what other processes have asked for."""
         runs = [run for run in self._live.values() if not run.ended]
-        if not any(run.left or run.saved < len(run.events) for run in runs) and not self._store.engine.shared:
+        news = self._store.engine.shared or any(run.left or run.saved < len(run.events) for run in runs)
+        if not runs or not news:
             return
         new: dict[Run, Progress] = {}
 
