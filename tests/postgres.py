@@ -185,9 +185,10 @@ class Bouncer(Program):
         self._run([program, "-q", "ini"], self._answers)
         return self
 
-    def point_to(self, postgres: Postgres) -> None:
-        """Lead to another server from now on."""
-        self.postgres = postgres
+    def set(self, postgres: Postgres | None = None, **settings: object) -> None:
+        """Change settings, or the server that it leads to."""
+        self.postgres = postgres or self.postgres
+        self.settings |= settings
         self._configure()
         assert self.process is not None
         self.process.send_signal(signal.SIGHUP)

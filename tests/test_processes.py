@@ -5,6 +5,7 @@ PgBouncer. At the end a table says how often each fault was tried and how much w
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 import random
@@ -14,11 +15,12 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server
+from conftest import Server, missing
 from faults import SEED, Record, Table, call, join, paced_server, request, rounds, say, settled, words
 from postgres import PASSWORD, Bouncer, Postgres, as_its_user, folder, line, needed, programs, running
 
@@ -83,6 +85,11 @@ async def eventually(work: Callable[[], Any], wanted: Any, seconds: float = 15) 
         assert time.monotonic() - begun < seconds, f"still {found}"
         await asyncio.sleep(0.05)
     return time.monotonic() - begun
+
+
+async def health(server: Server) -> int:
+    """Return the status of /health."""
+    return int((await call(server, "GET", "/health"))[0])
 
 
 async def titles(server: Server, user: str) -> list[str]:
@@ -531,7 +538,7 @@ async def test_a_failover_to_a_synchronous_standby_loses_nothing(start: Start, p
                 async with lock:
                     if pair.primary.is_running():
                         await asyncio.to_thread(pair.fail_over)
-                        pooler.point_to(pair.standby)
+                        pooler.set(pair.standby)
 
             lock = asyncio.Lock()
             writers = [
@@ -598,56 +605,66 @@ async def is_normal(servers: list[Server], thread: int) -> None:
 
 
 async def in_trouble(
-    servers: list[Server], trouble: Callable[[], AbstractContextManager[None]], says: str, *, reads: bool
+    groups: list[list[Server]], trouble: Callable[[], AbstractContextManager[None]], says: str, *, reads: bool = False
 ) -> int:
-    """Have an answer with a tool while the database is in trouble; return what was lost of what had been shown.
+    """Have answers with a tool while the database is in trouble; return what was lost of what had been shown.
 
     What is refused says why in a sentence, and reading works if it can.
     """
-    thread = (await say(servers[0], "say 1 0")).thread
-    program = 'say 80 20\ncall add_task {"title": "sesame"}\nsay 100 10'
-    async with request(servers[0], "POST", "/chatkit", {"message": program}) as stream:
-        await stream.take(60)
-        other = asyncio.create_task(join(servers[1], stream.record.thread))
-        with trouble():
+    lost = 0
+    together = asyncio.Barrier(len(groups) + 1)
+
+    async def one(servers: list[Server]) -> None:
+        nonlocal lost
+        thread = (await say(servers[0], "say 1 0")).thread
+        program = 'say 160 20\ncall add_task {"title": "sesame"}\nsay 100 10'
+        async with (
+            request(servers[0], "POST", "/chatkit", {"message": program}) as stream,
+            request(servers[1], "GET", f"/api/conversations/{(await stream.take(60)).thread}/stream") as other,
+        ):
+            await together.wait()
+            await together.wait()
             begun = time.monotonic()
-            refused = [
-                (record.status, record.detail)
-                for record in await asyncio.gather(*(say(server, "say 1 0", thread) for server in servers))
-            ]
-            refused += [
-                (status, body["detail"])
-                for status, body in await asyncio.gather(
-                    *(call(server, "POST", "/api/tasks", {"title": "sesame " * 20}) for server in servers)
-                )
-            ]
-            assert time.monotonic() - begun < 12
+            messages = await asyncio.gather(*(say(server, "say 1 0", thread) for server in servers))
+            tasks = await asyncio.gather(
+                *(call(server, "POST", "/api/tasks", {"title": "sesame"}) for server in servers)
+            )
+            assert time.monotonic() - begun < 15
             if reads:
                 assert (await call(servers[1], "GET", f"/api/conversations/{thread}"))[0] == 200
             record = await asyncio.wait_for(stream.rest(), 30)
-        for status, detail in refused:
+            await together.wait()
+            told = await asyncio.wait_for(other.rest(), 30)
+        for status, detail in [(m.status, m.detail) for m in messages] + [
+            (code, body["detail"]) for code, body in tasks
+        ]:
             assert status == 503
             assert says in detail
             assert detail.endswith(".")
-    assert record.complete
-    assert record.of("error"), "its tool could not be done"
-    assert record.of("error")[0]["message"].endswith(".")
-    _, answer = await settled(servers[1], record.thread, patience=30)
-    assert (await asyncio.wait_for(other, 10)).complete
-    lost = answer["status"] not in ("failed", "interrupted")
-    lost |= not answer["content"].startswith(words(57))
-    lost |= await titles(servers[1], "alice") != []
-    lost |= len((await call(servers[1], "GET", f"/api/conversations/{thread}"))[1]["messages"]) != 2
-    await is_normal(servers, thread)
-    return int(lost)
+        for seen in (record, told):
+            assert seen.complete
+            assert seen.of("error")[0]["message"].endswith("."), "its tool could not be done"
+        _, answer = await settled(servers[1], record.thread, patience=30)
+        lost += answer["status"] not in ("failed", "interrupted") or not answer["content"].startswith(words(57))
+        lost += await titles(servers[1], "alice") != []
+        lost += len((await call(servers[1], "GET", f"/api/conversations/{thread}"))[1]["messages"]) != 2
+        await is_normal(servers, thread)
+
+    async with asyncio.TaskGroup() as tasks:
+        for servers in groups:
+            tasks.create_task(one(servers))
+        await together.wait()
+        with trouble():
+            await together.wait()
+            await together.wait()
+    return lost
 
 
 async def test_a_frozen_database_is_said_in_words(start: Start, fragile: Postgres, urls: tuple[str, str]) -> None:
     """A database that takes everything and says nothing: 503 after a few seconds, and normal service afterwards."""
-    for url in urls:
-        lost = await in_trouble(await start(url), fragile.frozen, "database", reads=False)
-        tried("PostgreSQL frozen in mid-answer", 1, lost)
-        assert not lost
+    lost = await in_trouble([await start(url) for url in urls], fragile.frozen, "does not answer")
+    tried("PostgreSQL frozen in mid-answer", 2, lost)
+    assert lost == 0
 
 
 async def test_a_database_that_cannot_be_written_is_said_in_words(
@@ -665,7 +682,178 @@ async def test_a_database_that_cannot_be_written_is_said_in_words(
             fragile.execute("ALTER SYSTEM RESET default_transaction_read_only")
             fragile.execute("SELECT pg_reload_conf()")
 
+    lost = await in_trouble([await start(url) for url in urls], read_only, "cannot be written", reads=True)
+    tried("PostgreSQL read-only in mid-answer", 2, lost)
+    assert lost == 0
+
+
+@pytest.fixture
+def small_disk(fragile: Postgres, fragile_bouncer: Bouncer) -> Iterator[tuple[Path, list[str]]]:
+    """A disk of 40 MB, and the URLs of two databases on it, directly and by PgBouncer."""
+    with folder() as path:
+        mount = ["mount", "-t", "tmpfs", "-o", f"size=40m,uid={path.stat().st_uid},mode=700", "tmpfs", str(path)]
+        if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+            missing("mounting a tmpfs needs root")
+        try:
+            fragile.execute(f"CREATE TABLESPACE small LOCATION '{path}'")
+            for name in ("small_1", "small_2"):
+                fragile.execute(f"CREATE DATABASE {name} TABLESPACE small")
+            yield path, [fragile.url("small_1"), fragile_bouncer.url("small_2")]
+        finally:
+            (path / "filler").unlink(missing_ok=True)
+            for name in ("small_1", "small_2"):
+                fragile.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            fragile.execute("DROP TABLESPACE IF EXISTS small")
+            subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+async def test_a_full_disk_of_the_database_is_said_in_words(start: Start, small_disk: tuple[Path, list[str]]) -> None:
+    """On a full disk: 503 or an `error` frame, nothing half-written; when there is room again all is normal."""
+    disk, urls = small_disk
+    filler = disk / "filler"
     for url in urls:
-        lost = await in_trouble(await start(url), read_only, "cannot be written", reads=True)
-        tried("PostgreSQL read-only in mid-answer", 1, lost)
+        one, two = await start(url)
+        thread = (await say(one, "say 1 0")).thread
+        async with request(one, "POST", "/chatkit", {"message": "say 60 20\nsay 3000 0\nquiet 0.5"}) as live:
+            await live.take(3)
+            with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(b"x" * 4096)
+            refused = await say(two, os.urandom(15_000).hex(), thread)  # what cannot be compressed
+            assert refused.status == 503
+            assert "full" in refused.detail
+            assert (await call(two, "GET", "/api/conversations"))[0] == 200, "reading works on a full disk"
+            record = await asyncio.wait_for(live.rest(), 30)
+            assert record.complete
+        filler.unlink()
+        _, answer = await settled(two, record.thread)
+        lost = answer["content"] != record.text() if answer["status"] == "done" else not record.of("error")
+        lost |= len((await call(two, "GET", f"/api/conversations/{thread}"))[1]["messages"]) != 2
+        tried("PostgreSQL's disk full in mid-answer", 1, int(lost))
         assert not lost
+        await is_normal([one, two], record.thread)
+
+
+async def test_too_few_connections_are_waited_for_or_said_in_words(start: Start, fragile: Postgres) -> None:
+    """When no more connections are to be had, whoever is answered has the whole, and whoever is not is told so."""
+    user = f"few_{os.urandom(4).hex()}"
+    fragile.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{PASSWORD}'")
+    fragile.execute(f"CREATE DATABASE {user} OWNER {user}")
+    with folder() as place, fragile.database() as name:
+        pooler = Bouncer(place, fragile, max_client_conn=3)
+        with running(pooler):
+            groups = [await start(fragile.url(user, user=user)), await start(pooler.start().url(name))]
+            fragile.execute(f"ALTER ROLE {user} CONNECTION LIMIT 3")
+            begun = [
+                await asyncio.gather(*(say(servers[n % 2], TURN, user=f"user-{n}") for n in range(30)))
+                for servers in groups
+            ]
+            fragile.execute(f"ALTER ROLE {user} CONNECTION LIMIT -1")
+            pooler.set(max_client_conn=100)
+            for servers, records in zip(groups, begun, strict=True):
+                for server in servers:
+                    await eventually(partial(health, server), 200)
+                lost = 0
+                for n, record in enumerate(records):
+                    assert record.status in (200, 503)
+                    assert record.status == 200 or "database" in record.detail
+                    conversations = (await call(servers[0], "GET", "/api/conversations", user=f"user-{n}"))[1]
+                    lost += len(conversations) != (record.status == 200)
+                    if record.status == 200:
+                        *_, answer = await settled(servers[1], record.thread, f"user-{n}")
+                        there = await titles(servers[1], f"user-{n}")
+                        lost += len(there) != len(record.of("tool_result")) or not record.complete
+                        lost += answer["content"] != record.text()
+                tried("PostgreSQL takes no more connections", len(records), lost)
+                assert lost == 0
+            for servers in groups:
+                for server in servers:
+                    server.close()
+    fragile.execute(f"DROP DATABASE {user} WITH (FORCE)")
+    fragile.execute(f"DROP ROLE {user}")
+
+
+# ---- versions, logs, sleep ----
+
+
+async def test_an_older_version_goes_on_beside_a_newer_one(
+    start: Start, url: str, make_server: Callable[..., Server]
+) -> None:
+    """A newer process may upgrade the tables while older ones serve; started afterwards, they say that they are old."""
+    [old] = await start(url, 1)
+    async with request(old, "POST", "/chatkit", {"message": TURN + "\nsay 100 20\n" + TURN}) as stream:
+        await stream.take(FRAMES)
+        new = await asyncio.to_thread(make_server, script="tests/newer.py", DATABASE_URL=url, LOG_LEVEL="WARNING")
+        elsewhere = await join(new, stream.record.thread)
+        record = await stream.rest()
+        assert elsewhere.frames == record.frames
+        assert record.text().endswith(words(100) + words(3) + "\n\n" + words(3))
+    for one, two in itertools.permutations((old, new)):
+        async with request(one, "POST", "/chatkit", {"message": "say 1000 10"}) as stream:
+            await stream.take(20)
+            assert (await call(two, "POST", f"/api/conversations/{stream.record.thread}/stop"))[0] == 200
+            assert (await stream.rest()).complete
+        assert (await say(two, TURN, stream.record.thread)).text() == words(3) + "\n\n" + words(3)
+    assert await titles(new, "alice") == await titles(old, "alice") == ["sesame"] * 4
+    late = make_server(start=False, script="tests/paced.py", DATABASE_URL=url)
+    with pytest.raises(AssertionError, match="newer version of this program"):
+        await asyncio.to_thread(late.start)
+    tried("an older process beside a newer one", 1)
+
+
+# These two come last: by then much has been done, and nothing for a while.
+
+
+@pytest.fixture(scope="module", autouse=True)
+def idle(
+    cluster: Postgres, bouncer: Bouncer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[tuple[list[Server], str]]]:
+    """Two groups of processes, directly and by PgBouncer, that have answered once, and the names of their databases."""
+    groups: list[tuple[list[Server], str]] = []
+    with cluster.database() as one, cluster.database() as two:
+        try:
+            for url, name in ((cluster.url(one), one), (bouncer.url(two), two)):
+                servers = [paced_server(tmp_path_factory.mktemp("idle"), DATABASE_URL=url) for _ in range(2)]
+                groups.append((servers, name))
+                for server in servers:
+                    with server.start().client() as client:
+                        assert client.say(TURN).complete
+            yield groups
+        finally:
+            for servers, _ in groups:
+                for server in servers:
+                    server.close()
+
+
+async def test_the_database_may_sleep_while_nobody_uses_the_app(
+    idle: list[tuple[list[Server], str]], cluster: Postgres
+) -> None:
+    """A minute after the last request nothing is sent to the database any more; the next request is answered."""
+    for servers, name in idle:
+
+        async def seconds_of_silence(name: str = name) -> float:
+            [(seconds,)] = cluster.execute(
+                f"""
+                SELECT extract(epoch FROM now() - max(query_start))::float FROM pg_stat_activity
+                WHERE datname = '{name}' AND backend_type = 'client backend'
+                """
+            )
+            return float(seconds)
+
+        deadline = time.monotonic() + 60 + 15
+        while await seconds_of_silence() < 15:
+            assert time.monotonic() < deadline, "something is still sent"
+            await asyncio.sleep(1)
+        for server in servers:
+            assert (await say(server, "say 2 0")).text() == words(2)
+        tried("two processes that nobody uses for a minute (lost: statements)", 1)
+
+
+async def test_nothing_that_users_said_is_in_the_logs_of_the_database(
+    cluster: Postgres, bouncer: Bouncer, fragile: Postgres, fragile_bouncer: Bouncer
+) -> None:
+    """After all of this, PostgreSQL's and PgBouncer's own logs hold nothing of what was said."""
+    for program in (cluster, bouncer, fragile, fragile_bouncer):
+        for said in ("sesame", "say ", "w0 w1"):
+            assert said not in program.log()
+    tried("what users said, in the logs of PostgreSQL and PgBouncer", 4)
