@@ -469,8 +469,8 @@ class Runs:
     async def _checkpoint(self) -> None:
         """Store what is new, and do what other processes have asked for."""
         runs = [run for run in self._live.values() if not run.ended]
-        news = self._store.engine.shared or any(run.left or run.saved < len(run.events) for run in runs)
-        if not runs or not news:
+        shared = self._store.engine.shared
+        if not any(shared or run.left or run.saved < len(run.events) for run in runs):
             return
         new: dict[Run, Progress] = {}
 
