@@ -188,7 +188,12 @@ class Run(Feed, Observer):
         task = asyncio.create_task(work)
         self.tool_tasks.add(task)
         task.add_done_callback(self._tool_finished)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except AnswerOver as over:
+            self.stop("stopped", None if over.asked else ELSEWHERE)  # as the next checkpoint would have
+            # Not as an error: at one that comes while the run is being cancelled the SDK does not look.
+            raise asyncio.CancelledError from over
 
     def _tool_finished(self, tool: asyncio.Task[T]) -> None:
         self.tool_tasks.discard(tool)
@@ -447,8 +452,6 @@ class Runs:
         if error is None:
             sentence = producer.result()
             return ("failed", sentence) if sentence else ("done", None)
-        if isinstance(error, AnswerOver):  # as a tool has noticed, and the next checkpoint would have
-            return "stopped", None if error.asked else ELSEWHERE
         if isinstance(error, Unavailable):
             return "failed", str(error)
         log_mistake(f"conversation {run.conversation_id}", error)
