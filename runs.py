@@ -341,7 +341,9 @@ class Runs:
             answer.stop_readers -= 1
             if answer.stop_readers or answer.ended:
                 return
-            if isinstance(answer, Run):
+            if isinstance(answer, Run) and not self._store.engine.shared:
+                answer.stop("stopped")
+            elif isinstance(answer, Run):
                 answer.left = True
                 with suppress(Unavailable):  # then it is one of the next checkpoints that stops it
                     await self._checkpoint()  # which knows of the readers on other processes
@@ -473,7 +475,7 @@ class Runs:
         """Store what is new, and do what other processes have asked for."""
         runs = [run for run in self._live.values() if not run.ended]
         shared = self._store.engine.shared
-        if not any(shared or run.left or run.saved < len(run.events) for run in runs):
+        if not any(shared or run.saved < len(run.events) for run in runs):
             return
         new: dict[Run, Progress] = {}
 
