@@ -416,12 +416,13 @@ class Store(TaskStore, Versions):
 
         return await self.engine.transaction(both)
 
-    async def finish_answer(self, last: Progress, status: Status, body: Body) -> None:
-        """Store an answer in its final state, unless it is no longer streaming. `last` are its events not stored yet.
+    async def finish_answer(self, last: Progress, status: Status, body: Body) -> bool:
+        """Store an answer in its final state; return False, and do not, if it is no longer streaming.
 
-        In a file its events are deleted. A shared database keeps them a while, for those who follow it elsewhere.
+        `last` are its events that are not stored yet. In a file they are all deleted; a shared database keeps them a
+        while, for those who follow it elsewhere.
         """
-        await self.engine.write(lambda sql: _finish(sql, last, status, body, keep_events=self.engine.shared))
+        return await self.engine.write(lambda sql: _finish(sql, last, status, body, keep_events=self.engine.shared))
 
 
 # ---- what several units of work do ----
@@ -469,7 +470,7 @@ async def _append(sql: Sql, *progress: Progress) -> None:
         )
 
 
-async def _finish(sql: Sql, last: Progress, status: Status, body: Body, *, keep_events: bool) -> None:
+async def _finish(sql: Sql, last: Progress, status: Status, body: Body, *, keep_events: bool) -> bool:
     # The conversation first, as whoever deletes it begins there too: the other way round is a deadlock.
     if not await sql(
         """
@@ -478,16 +479,14 @@ async def _finish(sql: Sql, last: Progress, status: Status, body: Body, *, keep_
         """,
         (utc_now(), last.answer_id),
     ):
-        return
+        return False
     # Then the events, so that the message is written to the pages of the file that they leave free.
-    if keep_events:
-        await _append(sql, last)
-    else:
+    if not keep_events:
         await sql("DELETE FROM live_events WHERE answer_id = ?", (last.answer_id,))
-    await sql(
+    stored = await sql(
         """
         UPDATE messages SET content = ?, tool_calls = ?, reasoning = ?, citations = ?, status = ?, error = ?
-        WHERE id = ? AND status = 'streaming'
+        WHERE id = ? AND status = 'streaming' RETURNING id
         """,
         (
             body["content"],
@@ -499,6 +498,9 @@ async def _finish(sql: Sql, last: Progress, status: Status, body: Body, *, keep_
             last.answer_id,
         ),
     )
+    if stored and keep_events:
+        await _append(sql, last)
+    return bool(stored)
 
 
 async def interrupt(sql: Sql, which: str, *parameters: Value, keep_events: bool = False) -> None:

@@ -75,15 +75,12 @@ class Processes:
             self._keep_doing("look", self._look_after_others)
 
     async def close(self) -> None:
-        """End what is done in the background, and say goodbye to the others."""
+        """End what is done in the background."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         for mirror in self._mirrors.values():
             mirror.end(GOING)
-        if self._tasks:
-            with suppress(Unavailable):  # then the others find out by themselves
-                await self._write("DELETE FROM servers WHERE id = ?", self._store.process)
 
     def _keep_doing(self, name: str, work: Callable[[], Coroutine[object, object, None]]) -> None:
         if name not in self._tasks or self._tasks[name].done():
@@ -213,6 +210,7 @@ class Processes:
             self._seen[process] = (beat, since if known == beat else moment)
             if moment - self._seen[process][1] >= DEAD_AFTER:
                 log.warning("process %s shows no sign of life: its answers are ended", process)
+                del self._seen[process]  # what it begins when it wakes up is another matter
                 await self._store.engine.write(partial(_bury, process=process, beat=beat))
         return bool(beats)
 
@@ -265,7 +263,8 @@ async def _bury(sql: Sql, process: str, beat: str) -> None:
 async def _sweep(sql: Sql) -> None:
     """Delete the events of answers that have ended, once those who followed them have had the time to read them.
 
-    And what connections that are no longer there have noted of their commits.
+    And what processes that are no longer there have left of their beats, and their connections of their commits. If one
+    is there all the same, it writes its own again.
     """
     await sql(
         """
@@ -276,4 +275,5 @@ async def _sweep(sql: Sql) -> None:
         """,
         (utc_now(ago=KEPT),),
     )
+    await sql("DELETE FROM servers WHERE beat < ?", (utc_now(ago=KEPT),))
     await sql("DELETE FROM commits WHERE at < now() - interval '1 hour'")

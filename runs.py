@@ -193,7 +193,12 @@ class Run(Feed, Observer):
         task = asyncio.create_task(work)
         self.tool_tasks.add(task)
         task.add_done_callback(self._tool_finished)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except AnswerOver as over:
+            self.stop("stopped", None if over.asked else ELSEWHERE)  # as the next checkpoint would have
+            # Not as an error: at one that comes while the run is being cancelled the SDK does not look.
+            raise asyncio.CancelledError from over
 
     def _tool_finished(self, tool: asyncio.Task[T]) -> None:
         self.tool_tasks.discard(tool)
@@ -341,7 +346,9 @@ class Runs:
             answer.stop_readers -= 1
             if answer.stop_readers or answer.ended:
                 return
-            if isinstance(answer, Run):
+            if isinstance(answer, Run) and not self._store.engine.shared:
+                answer.stop("stopped")
+            elif isinstance(answer, Run):
                 answer.left = True
                 with suppress(Unavailable):  # then it is one of the next checkpoints that stops it
                     await self._checkpoint()  # which knows of the readers on other processes
@@ -426,14 +433,16 @@ class Runs:
     async def _store_end(self, end: _End) -> _End:
         """Store the end of an answer; return what is stored: a failure, if the answer cannot be stored as it is."""
         try:
-            await self._store.finish_answer(end.last, end.ending, end.body)
+            stored = await self._store.finish_answer(end.last, end.ending, end.body)
         except Unavailable:
             raise
         except Exception as error:  # a run must end in a state, and no reader must wait for ever
             log_mistake(f"conversation {end.conversation_id}", error)
             broken: list[Event] = [{"type": "error", "message": BROKEN}]
             end = replace(end, last=replace(end.last, events=broken), ending="failed", body=fold(broken))
-            await self._store.finish_answer(end.last, end.ending, end.body)
+            stored = await self._store.finish_answer(end.last, end.ending, end.body)
+        if not stored and end.body["error"] != DELETED:
+            end = replace(end, body={**end.body, "error": ELSEWHERE})
         self._deferred.pop(end.conversation_id, None)
         run = self._live.get(end.conversation_id)
         if run is not None and run.id == end.last.answer_id:
@@ -450,8 +459,6 @@ class Runs:
         if error is None:
             sentence = producer.result()
             return ("failed", sentence) if sentence else ("done", None)
-        if isinstance(error, AnswerOver):  # as a tool has noticed, and the next checkpoint would have
-            return "stopped", None if error.asked else ELSEWHERE
         if isinstance(error, Unavailable):
             return "failed", str(error)
         log_mistake(f"conversation {run.conversation_id}", error)
@@ -472,7 +479,8 @@ class Runs:
     async def _checkpoint(self) -> None:
         """Store what is new, and do what other processes have asked for."""
         runs = [run for run in self._live.values() if not run.ended]
-        if not any(run.left or run.saved < len(run.events) for run in runs) and not self._store.engine.shared:
+        shared = self._store.engine.shared
+        if not any(shared or run.saved < len(run.events) for run in runs):
             return
         new: dict[Run, Progress] = {}
 

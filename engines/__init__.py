@@ -96,8 +96,8 @@ class Engine(ABC):
     async def transaction(self, work: Work[T]) -> T:
         """Do `work` in a transaction of its own, which each `read` and `write` that it calls becomes a part of.
 
-        So `work` may be somebody else's code (a tool), of whose writes none must be without the others. It is never
-        done twice.
+        So `work` may call somebody else's code (a tool), of whose writes none must be without the others. It is never
+        done twice. What it does by its own `sql` comes after that, and takes no longer than its statements.
         """
         return await _whole(self._transaction(work))
 

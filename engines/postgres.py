@@ -99,7 +99,7 @@ class _Connection:
         wait = int(1000 * (self._patience if kind.tool else left))
         statements = [
             f"{kind.begin}; SET LOCAL search_path = todochat, pg_temp; SET LOCAL statement_timeout = {wait}",
-            f"SET LOCAL idle_in_transaction_session_timeout = {1000 * TOOL_IDLES if kind.tool else 2 * wait}",
+            _idles(TOOL_IDLES if kind.tool else 2 * wait / 1000),
         ]
         if kind.marked:
             statements.append(
@@ -181,7 +181,8 @@ class PostgresEngine(Engine):
         engine = cls(_parameters(url), patience)
         try:
             engine._idle.append(await engine._connect(patience))
-            if await engine._unit(_READ, lambda connection: _version(connection.sql)) != SCHEMA_VERSION:
+            # Not _READ: somebody else may make the tables just now, which are seen sooner than what is in them there.
+            if await engine._unit(_UNMARKED, lambda connection: _version(connection.sql)) != SCHEMA_VERSION:
                 await engine._unit(_UNMARKED, _upgrade, UPGRADE_TAKES)
             return engine
         except (psycopg.Error, Unavailable, OSError) as error:
@@ -221,7 +222,19 @@ class PostgresEngine(Engine):
 
     async def _transaction(self, work: Work[T]) -> T:
         async def run(connection: _Connection) -> T:
-            return await Transaction(self, connection.sql).run(work, lambda: self._commit(connection))
+            async def hurried(sql: Sql) -> T:
+                hurries = False
+
+                async def ours(statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
+                    nonlocal hurries
+                    if not hurries:  # the tool has done its work
+                        hurries = True
+                        await sql(_idles(2 * self._patience))
+                    return await sql(statement, parameters)
+
+                return await work(ours)
+
+            return await Transaction(self, connection.sql).run(hurried, lambda: self._commit(connection))
 
         async with self._place(self._places_for_tools, time.monotonic() + self._patience):
             return await self._unit(_TOOL, run)
@@ -340,6 +353,11 @@ class PostgresEngine(Engine):
                 **self._parameters, autocommit=True, prepare_threshold=None, row_factory=dict_row
             )
         return _Connection(driver, self._patience)
+
+
+def _idles(seconds: float) -> str:
+    """Return the statement that bounds how long a transaction may do nothing: it may have locked what others need."""
+    return f"SET LOCAL idle_in_transaction_session_timeout = {1000 * seconds:.0f}"
 
 
 @functools.lru_cache(1000)

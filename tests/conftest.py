@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 from browsing import browser, narrow, visitor
 from clients import Client, Turn, forge, token
-from postgres import ENGINES, any_store, bouncer, cluster, database, new_database
+from postgres import (
+    ENGINES,
+    any_store,
+    bouncer,
+    cluster,
+    database,
+    fragile,
+    fragile_bouncer,
+    fragile_server,
+    fragile_url,
+    new_database,
+)
 from serving import ROOT, SECRET, SETTINGS, Server, missing
 
 from todochat.db import Store
@@ -20,6 +31,10 @@ from todochat.engines.sqlite import SqliteEngine
 # What the tests take from here, though it is made elsewhere.
 __all__ = ["ROOT", "SECRET", "SETTINGS", "Client", "Server", "Turn", "forge", "missing", "token"]
 __all__ += ["any_store", "bouncer", "browser", "cluster", "database", "narrow", "visitor"]
+__all__ += ["fragile", "fragile_bouncer", "fragile_server", "fragile_url"]
+
+REPORTS = ("faults", "faults of several processes")
+WIDTH = 72  # of what a fault is called
 
 # The files whose tests of the service run on each engine; those of the others run on SQLite.
 ON_EACH_ENGINE = {"changes", "chat", "chatkit", "chatkit_http", "mcp", "rest", "retry"}
@@ -89,22 +104,25 @@ async def opened(folder: Path, **options: Any) -> AsyncIterator[Store]:
 
 def report(config: Any, name: str, table: Any) -> None:
     """Keep a table to be printed at the end, by the process that prints (pytest-xdist runs the tests in others)."""
-    getattr(config, "workeroutput", config.__dict__.setdefault("reports", {}))[name] = table
+    tables = getattr(config, "workeroutput", config.__dict__.setdefault("reports", {}))
+    tables.setdefault(name, {}).update(table)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take over what a process of pytest-xdist has reported."""
-    node.config.__dict__.setdefault("reports", {}).update(node.workeroutput)
+    for name in REPORTS:
+        report(node.config, name, node.workeroutput.get(name, {}))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
-    """Print the table of the fault suite, which README.md quotes."""
-    if table := getattr(config, "reports", {}).get("faults"):
-        terminalreporter.section("faults")
-        terminalreporter.write_line(f"{'fault':60} tries  lost")
-        for fault, (times, lost) in table.items():
-            terminalreporter.write_line(f"{fault:60} {times:5} {lost:5}")
+    """Print the tables of the fault suites, which docs/promises.md quotes."""
+    for name in REPORTS:
+        if table := getattr(config, "reports", {}).get(name):
+            terminalreporter.section(name)
+            terminalreporter.write_line(f"{'fault':{WIDTH}} tries  lost")
+            for fault, (times, lost) in table.items():
+                terminalreporter.write_line(f"{fault:{WIDTH}} {times:5} {lost:5}")
 
 
 def prepare(folder: Path, script: str = "app.py", **settings: Any) -> Server:

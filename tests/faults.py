@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import socket
 import sqlite3
@@ -14,9 +15,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conftest import Server, token
+import pytest
+from conftest import Server, report, token
 
 from todochat import events
+
+SEED = int(os.environ.get("FAULT_SEED", time.time_ns() % 2**32))
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "20"))  # per cent, of what takes long; the tables are of 100
+
+
+def rounds(full: int) -> int:
+    """Return how often something is tried of which the whole takes long."""
+    return max(2, full * ROUNDS // 100)
+
+
+class Table(dict[str, tuple[int, int]]):
+    """How often each fault was tried, and how much was lost. `fixture` is to be a fixture of the file."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+
+        @pytest.fixture(scope="module", autouse=True)
+        def table(request: pytest.FixtureRequest) -> Iterator[None]:
+            """Hand the table over to be printed when all tests are over."""
+            yield
+            report(request.config, name, self)
+
+        self.fixture = table
+
+    def tried(self, fault: str, times: int, lost: int = 0) -> None:
+        """Write a line of the table."""
+        before = self.get(fault, (0, 0))
+        self[fault] = before[0] + times, before[1] + lost
 
 
 def paced_server(folder: Path, **settings: Any) -> Server:
@@ -33,27 +63,36 @@ def locked(server: Server) -> Iterator[None]:
 
 
 def left_behind(server: Server) -> dict[int, list[events.Event]]:
-    """Return the events of the live answers that a killed server has left in its file, by conversation.
+    """Return the events of the answers that a killed server has left in its database, by conversation.
 
-    From a copy: whoever opens the file first after a crash mends it, and that is to be the next server.
+    Of a file from a copy: whoever opens it first after a crash mends it, and that is to be the next server.
+    On PostgreSQL another process has ended them already, and told their readers by one event more.
     """
+    shared = "postgres" in server.env["DATABASE_URL"]
+    look_for = f"""
+        SELECT m.conversation_id, l.first, l.events FROM live_events l JOIN messages m ON m.id = l.answer_id
+        WHERE m.status = '{"interrupted" if shared else "streaming"}' ORDER BY l.answer_id, l.first
+    """
+    if shared:
+        rows = server.rows(look_for)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            for ending in ("", "-wal"):
+                if (file := server.database.with_name(server.database.name + ending)).exists():
+                    shutil.copy(file, folder)
+            with closing(sqlite3.connect(f"{folder}/{server.database.name}")) as database:
+                rows = database.execute(look_for).fetchall()
     found: dict[int, list[events.Event]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for ending in ("", "-wal"):
-            if (file := server.database.with_name(server.database.name + ending)).exists():
-                shutil.copy(file, folder)
-        with closing(sqlite3.connect(f"{folder}/{server.database.name}")) as database:
-            rows = database.execute(
-                """
-                SELECT m.conversation_id, l.first, l.events FROM live_events l JOIN messages m ON m.id = l.answer_id
-                WHERE m.status = 'streaming' ORDER BY l.answer_id, l.first
-                """
-            ).fetchall()
     for conversation, first, dumped in rows:
         kept = found.setdefault(conversation, [])
         assert first == len(kept), "a gap or an overlap in what is stored"
         kept += events.load(dumped)
-    return found
+    return {thread: kept[:-1] if shared else kept for thread, kept in found.items()}
+
+
+def words(count: int, first: int = 0) -> str:
+    """Return the text that `say COUNT MS` makes."""
+    return "".join(f"w{n} " for n in range(first, first + count))
 
 
 @dataclass
@@ -226,6 +265,12 @@ async def say(server: Server, message: str, thread: int | None = None, **options
     """Send a message and read the whole answer."""
     body = {"message": message} | ({"thread_id": thread} if thread else {}) | options.pop("body", {})
     async with request(server, "POST", "/chatkit", body, **options) as stream:
+        return await stream.rest()
+
+
+async def join(server: Server, thread: int, after: int = 0, **options: Any) -> Record:
+    """Follow the live answer in a conversation from frame `after` on, to its end."""
+    async with request(server, "GET", f"/api/conversations/{thread}/stream?after={after}", **options) as stream:
         return await stream.rest()
 
 

@@ -9,7 +9,8 @@ A message is a program, one step a line:
     fail               an error
     recall             as text: all that the model was told, but for the last message
 The tools are those of the to-do agent, `wait` and `block`, which take {"seconds": ...} (the second one cannot be
-interrupted), and `nest`, which takes {"depth": ...}. With HOST_TASKS the tasks are in that file, as a host's own are.
+interrupted), `ponder`, which adds a task of a "title" and takes "seconds" before that is whole, and `nest`, which takes
+{"depth": ...}. With HOST_TASKS the tasks are in that file, as a host's own are.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from agents import Model, ModelResponse, function_tool
+from agents.tool_context import ToolContext
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
@@ -35,6 +37,7 @@ from openai.types.responses import (
 )
 
 from todochat import agent, serve
+from todochat.agent import TurnContext
 from todochat.db import Store
 from todochat.settings import Settings
 
@@ -146,6 +149,18 @@ def block(seconds: float) -> str:
 
 
 @function_tool
+async def ponder(ctx: ToolContext[TurnContext], title: str, seconds: float) -> str:
+    """Add a task, and take a while."""
+
+    async def work() -> str:
+        task = await ctx.context.tasks.add_task(ctx.context.user_id, title)
+        await asyncio.sleep(seconds)
+        return json.dumps(task)
+
+    return str(await ctx.context.record(ctx.tool_call_id, work))
+
+
+@function_tool
 async def nest(depth: int) -> str:
     """Return a list in a list in a list."""
     return "[" * depth + "]" * depth
@@ -154,7 +169,7 @@ async def nest(depth: int) -> str:
 async def main() -> None:
     """Serve."""
     todo = agent.todo_agent(PacedModel())
-    todo.tools += [wait, block, nest]
+    todo.tools += [wait, block, ponder, nest]
     options: dict[str, Any] = {"agent": todo}
     elsewhere = os.environ.get("HOST_TASKS")
     if elsewhere is not None:

@@ -178,6 +178,22 @@ class Bouncer(Program):
 
     def start(self) -> "Bouncer":
         """Start it."""
+        (self.folder / "users").write_text(f'"todo" "{PASSWORD}"\n')
+        self._configure()
+        program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+        assert program is not None
+        self._run([program, "-q", "ini"], self._answers)
+        return self
+
+    def set(self, postgres: Postgres | None = None, **settings: object) -> None:
+        """Change settings, or the server that it leads to."""
+        self.postgres = postgres or self.postgres
+        self.settings |= settings
+        self._configure()
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+
+    def _configure(self) -> None:
         settings = {
             "listen_addr": "127.0.0.1",
             "listen_port": self.port,
@@ -189,15 +205,10 @@ class Bouncer(Program):
             "default_pool_size": 20,
             "server_login_retry": 1,
         } | self.settings
-        (self.folder / "users").write_text(f'"todo" "{PASSWORD}"\n')
         (self.folder / "ini").write_text(
             f"[databases]\n* = host=127.0.0.1 port={self.postgres.port}\n[pgbouncer]\n"
             + "".join(f"{name} = {value}\n" for name, value in settings.items())
         )
-        program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-        assert program is not None
-        self._run([program, "-q", "ini"], self._answers)
-        return self
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
@@ -243,6 +254,9 @@ class Line:
         self.cut_before: bytes | None = None  # the connection is lost when a client sends this, which is not sent on
         self.cut_after: bytes | None = None  # ... or which is sent on, but not the server's answer
         self.silent_after_cut = False
+        self.halt_after: bytes | None = None  # what a connection sends next after this is kept back ...
+        self.go_on = asyncio.Event()  # ... until this is set
+        self.is_halted = asyncio.Event()
         self.is_cut = asyncio.Event()
         self._ends: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -289,9 +303,16 @@ class Line:
                 end.transport.abort()
 
     async def _ask(self, reader: asyncio.StreamReader, to: asyncio.StreamWriter, client: asyncio.StreamWriter) -> None:
+        halt = False
         while data := await reader.read(65536):
             await self.open.wait()
             self.trips += 1
+            if halt:
+                self.is_halted.set()
+                await self.go_on.wait()
+            halt = self.halt_after is not None and self.halt_after in data
+            if halt:
+                self.halt_after = None
             if self.silent_after is not None and self.silent_after in data:
                 self.silent_after = None
                 self.open.clear()
@@ -336,13 +357,18 @@ async def line(port: int) -> AsyncIterator[Line]:
 # ---- fixtures, which conftest.py takes from here ----
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Postgres]:
-    """A PostgreSQL for all tests of this process. Without one they are skipped; in CI that is a failure."""
+def needed() -> None:
+    """Skip a test whose programs are not installed; in CI that is a failure."""
     if (what := lacking()) is not None:
         if os.environ.get("CI"):
             pytest.fail(f"{what} (in CI this is a failure)")
         pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Postgres]:
+    """A PostgreSQL for all tests of this process. Without one they are skipped; in CI that is a failure."""
+    needed()
     with folder() as path:
         postgres = Postgres(path)
         with running(postgres):
@@ -356,6 +382,39 @@ def bouncer(cluster: Postgres) -> Iterator[Bouncer]:
         made = Bouncer(path, cluster)
         with running(made):
             yield made.start()
+
+
+@pytest.fixture(scope="module")
+def fragile_server() -> Iterator[Postgres]:
+    """A server to be restarted and worse."""
+    needed()
+    with folder() as path:
+        server = Postgres(path)
+        with running(server):
+            yield server
+
+
+@pytest.fixture(scope="module")
+def fragile_bouncer(fragile_server: Postgres) -> Iterator[Bouncer]:
+    """A PgBouncer in front of it."""
+    with folder() as path:
+        pooler = Bouncer(path, fragile_server)
+        with running(pooler):
+            yield pooler.start()
+
+
+@pytest.fixture
+def fragile(fragile_server: Postgres) -> Postgres:
+    """That server, running."""
+    return fragile_server if fragile_server.is_running() else fragile_server.start()
+
+
+@pytest.fixture(params=["postgres", "pgbouncer"])
+def fragile_url(request: pytest.FixtureRequest, fragile: Postgres) -> Iterator[str]:
+    """The URL of a database on it, directly and by a PgBouncer."""
+    server = fragile if request.param == "postgres" else request.getfixturevalue("fragile_bouncer")
+    with fragile.database() as name:
+        yield server.url(name)
 
 
 ENGINES = ["sqlite", "postgres", "pgbouncer"]
@@ -388,13 +447,13 @@ async def any_store(database: str) -> AsyncIterator[Store]:
     await opened.close()
 
 
-def look(database: str, statement: str) -> list[Any]:
+def look(database: str, statement: str, *parameters: Any) -> list[Any]:
     """Look into a database beside the store; return the rows."""
     if "://" not in database:
-        with contextlib.closing(sqlite3.connect(database)) as file:
-            return file.execute(statement).fetchall()
+        with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as file:
+            return file.execute(statement, parameters).fetchall()
     import psycopg
 
     with psycopg.connect(database, prepare_threshold=None, connect_timeout=5) as connection:
         connection.execute("SET LOCAL search_path = todochat")
-        return connection.execute(statement.encode()).fetchall()
+        return connection.execute(statement.replace("?", "%s").encode(), parameters or None).fetchall()

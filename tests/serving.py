@@ -4,12 +4,10 @@ What it runs is what `python app.py` runs, or any other script of that kind, fro
 were made before, which is most of what a start takes.
 """
 
-import contextlib
 import multiprocessing
 import os
 import runpy
 import signal
-import sqlite3
 import sys
 import time
 from multiprocessing.context import ForkServerProcess
@@ -18,6 +16,7 @@ from typing import Any
 
 import pytest
 from clients import SECRET, Client
+from postgres import look
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = """
@@ -133,6 +132,5 @@ class Server:
             self.kill()
 
     def rows(self, sql: str, *parameters: Any) -> list[Any]:
-        """Look into the file beside the server."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
-            return database.execute(sql, parameters).fetchall()
+        """Look into the database beside the server."""
+        return look(self.env["DATABASE_URL"].removeprefix("sqlite:///"), sql, *parameters)

@@ -14,15 +14,16 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from conftest import Server, missing
-from postgres import PASSWORD, Bouncer, Line, Postgres, folder, free_port, lacking, line, look, running
+from conftest import Server
+from faults import Table
+from postgres import PASSWORD, Line, Postgres, free_port, line, look
 from serving import environment
 
 from todochat import db
@@ -40,6 +41,9 @@ TEXT: Event = {"type": "text", "content": "One."}
 RESULT: Event = {"type": "tool_result", "id": "1", "name": "add_task", "result": "x"}
 BOTH = pytest.mark.parametrize("database", ["postgres", "pgbouncer"], indirect=True)
 DIRECT = pytest.mark.parametrize("database", ["postgres"], indirect=True)
+
+TABLE = Table("faults of several processes")
+table = TABLE.fixture
 
 
 @asynccontextmanager
@@ -65,40 +69,6 @@ async def cuttable(database: str) -> AsyncIterator[tuple[Line, PostgresEngine]]:
     port = int(database.rsplit(":", 1)[1].split("/")[0])
     async with line(port) as made, opened(made.url(database)) as engine:
         yield made, engine
-
-
-@pytest.fixture(scope="module")
-def fragile_server() -> Iterator[Postgres]:
-    """A server to be restarted and worse."""
-    if (what := lacking()) is not None:
-        missing(what)
-    with folder() as path:
-        server = Postgres(path)
-        with running(server):
-            yield server
-
-
-@pytest.fixture(scope="module")
-def fragile_bouncer(fragile_server: Postgres) -> Iterator[Bouncer]:
-    """A PgBouncer in front of it."""
-    with folder() as path:
-        pooler = Bouncer(path, fragile_server)
-        with running(pooler):
-            yield pooler.start()
-
-
-@pytest.fixture
-def fragile(fragile_server: Postgres) -> Postgres:
-    """That server, running."""
-    return fragile_server if fragile_server.is_running() else fragile_server.start()
-
-
-@pytest.fixture(params=["postgres", "pgbouncer"])
-def fragile_url(request: pytest.FixtureRequest, fragile: Postgres) -> Iterator[str]:
-    """The URL of a database on it, directly and by a PgBouncer."""
-    server = fragile if request.param == "postgres" else request.getfixturevalue("fragile_bouncer")
-    with fragile.database() as name:
-        yield server.url(name)
 
 
 def add(*titles: str) -> Callable[[Sql], Coroutine[Any, Any, None]]:
@@ -471,6 +441,7 @@ async def test_a_line_cut_at_the_commit_loses_nothing_and_doubles_nothing(
     assert tasks == (1 if what == "tool" and told == "stored" else 0)
     assert events == (1 if what in {"save", "finish"} or tasks else 0)
     assert done == begun + (what == "finish")
+    TABLE.tried(f"a line cut {when} the COMMIT of {what}", 1)
 
 
 @BOTH
