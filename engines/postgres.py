@@ -252,6 +252,7 @@ class PostgresEngine(Engine):
     async def _unit(self, kind: _Kind, work: Callable[[_Connection], Awaitable[T]], patience: float | None = None) -> T:
         """Do `work` in a transaction; if that is lost, again. What it does not commit itself is undone."""
         deadline = time.monotonic() + (patience or self._patience)
+        told: Exception | None = None
         for attempt in itertools.count(1):
             begun = False
             try:
@@ -263,8 +264,10 @@ class PostgresEngine(Engine):
                 # An integrity error is somebody elsewhere who has changed what this had read, or a mistake of ours.
                 if (begun and kind.tool) or (attempt >= ATTEMPTS and not isinstance(error, _Again)):
                     raise
+                if begun or told is None:  # who was let in by the server knows more than who was not
+                    told = error
                 if time.monotonic() + PAUSE > deadline:
-                    raise
+                    raise told from told.__cause__
             await asyncio.sleep(PAUSE)
         raise AssertionError("unreachable")
 
