@@ -5,7 +5,7 @@ follows it by a mirror, a `Feed` whose events are read from `live_events`; and e
 the owner sees at its next checkpoint, and in spite of which no tool commits.
 
 While anything is live, a process shows by a beat that it lives. A beat says nothing but that it is a new one, since
-clocks differ: a process whose beat stays the same for 5 seconds, by the clock of whoever looks and in looks that
+clocks differ: a process whose beat stays the same for some 5 seconds, by the clock of whoever looks and in looks that
 succeeded, is taken for dead, and its answers are ended with what was stored of them. Should it wake up again, it finds
 that they are not its own any more. While nobody uses the app nobody looks, and the database may sleep.
 
@@ -30,7 +30,7 @@ log = logging.getLogger("todochat")
 
 POLL_EVERY = 0.1  # seconds between two looks at the answers that are followed
 LOOK_EVERY = 0.5  # seconds between two beats, and between two looks at those of others
-DEAD_AFTER = 5.0  # seconds with the same beat
+DEAD_AFTER = 4.5  # seconds with the same beat: with the time between two looks that makes 5
 AWAKE = 45.0  # seconds for which a process goes on looking after it was last used
 UNREAD = 5.0  # seconds for which a mirror goes on that nobody reads
 STOPPING = 10.0  # seconds that another process is given to stop an answer

@@ -824,7 +824,7 @@ def test_the_hosts_environment_is_its_own(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"store": "postgresql://x"}, "sqlite:///path"),
+        ({"store": "mysql://x"}, "sqlite:///path"),
         ({"store": Path("chat.db")}, "sqlite:///chat.db"),
         ({"parts": ["chat"]}, "tasks, page, component, mcp"),
         ({"prefix": "todo/"}, "must look like /todo"),
