@@ -102,8 +102,10 @@ def test_users_have_different_tags(alice: Client, bob: Client) -> None:
         assert tag_of(alice, path) != tag_of(bob, path)
 
 
-def test_pages_of_other_hosts_can_use_tags(server: Server) -> None:
-    """A page from another origin may send If-None-Match, and read the ETag."""
+@pytest.mark.sqlite
+def test_pages_of_other_hosts_can_use_tags(make_server: Callable[..., Server]) -> None:
+    """A page from another origin that is allowed may send If-None-Match, and read the ETag."""
+    server = make_server(script="tests/unpaced.py", CORS_ORIGINS="http://localhost:3000")
     ask = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization,if-none-match"}
     origin = {"Origin": "http://localhost:3000"}
     assert httpx.options(f"{server.url}/api/tasks", headers=origin | ask).status_code == 200
