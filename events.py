@@ -117,8 +117,8 @@ class Feed:
                     yielded = yielded[1], clock()
                     yield batch
                 elif self.ended:
-                    if after > len(self.events):  # a process has died that had shown more than it had stored
-                        yield self.events[-1:]
+                    if after > len(self.events) and self.events[-1]["type"] == "error":
+                        yield self.events[-1:]  # a process has died that had shown more than it had stored
                     return
                 else:
                     self._news.clear()

@@ -71,6 +71,7 @@ def test_a_replay_is_what_was_streamed() -> None:
             {"id": "2", "name": "b", "args": {}, "at": 3},
         ],
         "reasoning": [{"text": "Hm.", "at": 0, "calls": 0}, {"text": "Oh.", "at": 3, "calls": 1}],
+        "citations": [],
         "status": "failed",
         "error": "Sorry.",
         "feedback": None,
