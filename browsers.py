@@ -15,11 +15,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from todochat.settings import Settings
 
 METHODS = ("GET", "POST", "PATCH", "DELETE")
-HEADERS = """
-    Authorization Content-Type Accept-Language Idempotency-Key If-None-Match chatkit-frame-instance-id
-    x-requested-with traceparent tracestate baggage sentry-trace last-event-id mcp-protocol-version
-    ngrok-skip-browser-warning
-""".split()  # noqa: SIM905  # the first line we read, the others are what browsers' libraries add by themselves
+# The first six are our own and those of the component; the others are what browsers' libraries add by themselves.
+HEADERS = [
+    "Authorization",
+    "Content-Type",
+    "Accept-Language",
+    "Idempotency-Key",
+    "If-None-Match",
+    "chatkit-frame-instance-id",
+    "x-requested-with",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "sentry-trace",
+    "last-event-id",
+    "mcp-protocol-version",
+    "ngrok-skip-browser-warning",
+]
 EXPOSED = ("X-Thread-Id", "X-Message-Id", "Retry-After", "ETag")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")  # nobody's page has such a name, but health checks use them
 

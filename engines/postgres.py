@@ -244,7 +244,7 @@ class PostgresEngine(Engine):
         await transaction.sql("RELEASE SAVEPOINT work; SAVEPOINT work")
         try:
             return await work(transaction.sql)
-        except Exception:
+        except Exception:  # which the tool may catch, and go on
             with suppress(Unavailable):
                 await transaction.sql("ROLLBACK TO SAVEPOINT work")
             raise

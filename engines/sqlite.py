@@ -211,7 +211,7 @@ class SqliteEngine(Engine):
             await self._writer.execute_fetchall("SAVEPOINT work")
             try:
                 return await work(self._execute)
-            except Exception:
+            except Exception:  # which the tool may catch, and go on
                 if self._writer.in_transaction:  # a full disk has rolled everything back
                     await self._writer.execute_fetchall("ROLLBACK TO work")
                 raise

@@ -53,7 +53,7 @@ class CheckedModel(Model):
                         begun = begun or event.type not in _PRELUDE
                         yield event
                 return
-            except Exception as error:
+            except Exception as error:  # each client has its own: what they say tells whether it is about the length
                 limit = size // 2
                 if begun or not too_long(error) or history.size_of(history.fitted(items, limit)) >= size:
                     raise

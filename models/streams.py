@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from agents import Model, ModelBehaviorError, OpenAIResponsesModel
 from openai import AsyncStream, BaseModel
@@ -103,7 +103,7 @@ def whole(model: Model) -> Model:
 
     cleaning: Any = copy(model)
     cleaning._fetch_response = fetch_cleaned
-    return cleaning  # type: ignore[no-any-return]
+    return cast(Model, cleaning)
 
 
 async def _cleaned_chunks(stream: Any) -> AsyncIterator[ChatCompletionChunk]:

@@ -700,7 +700,10 @@ def test_feedback_is_stored_with_the_message(chat: Component, other: Component) 
     """What the user thinks of an item is kept with its answer, can be changed, and is shown by the REST API."""
     stream = chat.create(f"{ADD_MILK}\nsay 1 0")
     ids = [item["id"] for item in stream.items[1:]]
-    messages = lambda: [m["feedback"] for m in chat.client.messages(int(stream.thread))]  # noqa: E731
+
+    def messages() -> list[Any]:
+        return [m["feedback"] for m in chat.client.messages(int(stream.thread))]
+
     assert messages() == [None, None]
     for kind in ("positive", "negative"):
         chat.json("items.feedback", thread_id=stream.thread, item_ids=ids, kind=kind)
