@@ -7,13 +7,13 @@ really send (streams.py); and every model is checked (checked.py).
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from agents import Model, ModelSettings, MultiProvider, OpenAIChatCompletionsModel, OpenAIResponsesModel
 from agents.models import get_default_model
 from agents.models.reasoning_content_replay import ReasoningContentReplayContext
 from openai import AsyncOpenAI
-from openai.types.shared import Reasoning, ReasoningEffort
+from openai.types.shared import Reasoning
 
 from todochat.models import offline
 from todochat.models.client import BadModel, client_for
@@ -73,9 +73,8 @@ def _settings(name: str, api: str, effort: str | None, *, at_openai: bool) -> Mo
         raise BadModel(f"OPENAI_REASONING must be one of {', '.join(EFFORTS)}.")
     values: dict[str, Any] = {"store": False} if at_openai else {}
     if effort:
-        values["reasoning"] = Reasoning(
-            effort=cast(ReasoningEffort, effort), summary="auto" if api == "responses" else None
-        )
+        asked = {"effort": effort, "summary": "auto"} if api == "responses" else {"effort": effort}
+        values["reasoning"] = Reasoning.model_validate(asked)
     if at_openai and api == "responses" and (effort or REASONING.match(name)):  # others refuse to include it
         values["response_include"] = ["reasoning.encrypted_content"]
     return ModelSettings(**values)
