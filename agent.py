@@ -35,7 +35,7 @@ from todochat.events import Event, Message, ToolCall, ToolResult
 from todochat.history import model_input
 from todochat.inputs import unfit
 from todochat.tool_output import as_json, in_words, mended
-from todochat.watchdog import Patience, Watchdog, begin_pulse
+from todochat.watchdog import Patience, Share, Watchdog, begin_pulse
 
 log = logging.getLogger("todochat")
 
@@ -225,6 +225,7 @@ class TurnOptions:
     run_config: RunConfig
     max_turns: int = 10
     patience: Patience = field(default_factory=Patience)
+    share: Share = field(default_factory=Share)
 
 
 class Observer:
@@ -258,7 +259,7 @@ async def stream_turn(
     is for the log. If there is no whole answer the last event is an "error".
     """
     observer = observer or Observer()
-    pulse = begin_pulse()
+    pulse = begin_pulse(options.share)
     result = Runner.run_streamed(
         agent,
         model_input(messages),

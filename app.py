@@ -426,7 +426,9 @@ def create_app(
             ),
             agent=todo_agent(choice.model) if agent is None else agent,
             context=context or (lambda turn: turn),
-            options=TurnOptions(run_config(choice, settings.history_chars), settings.max_turns, settings.patience),
+            options=TurnOptions(
+                run_config(choice, settings.history_chars), settings.max_turns, settings.patience, settings.share
+            ),
             authenticate=authenticate,
             takes_tokens=takes_tokens,
             model=choice,

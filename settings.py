@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from todochat.dates import timezone_named
 from todochat.engines import POSTGRES
-from todochat.watchdog import Patience
+from todochat.watchdog import Patience, Share
 
 Parsed = TypeVar("Parsed")
 
@@ -189,6 +189,9 @@ class Settings:
     model_start_timeout: float = _setting("MODEL_START_TIMEOUT", _seconds, 300.0)
     tool_timeout: float = _setting("TOOL_TIMEOUT", _seconds, 30.0)
     max_turns: int = _setting("MAX_TURNS", partial(_whole, 1, 1000), 10)
+    max_answer: int = _setting("MAX_ANSWER", partial(_whole, 100, 100_000_000), Share.characters)
+    max_tool_calls: int = _setting("MAX_TOOL_CALLS", partial(_whole, 1, 100_000), Share.calls)
+    max_turn_seconds: float = _setting("MAX_TURN_SECONDS", _seconds, Share.seconds)
     max_live: int = _setting("MAX_LIVE", partial(_whole, 1, 100_000), 200)
     max_live_per_user: int = _setting("MAX_LIVE_PER_USER", partial(_whole, 1, 100_000), 4)
 
@@ -237,6 +240,11 @@ class Settings:
     def patience(self) -> Patience:
         """How long a model and its tools may be silent."""
         return Patience(self.model_idle_timeout, self.tool_timeout, self.model_start_timeout)
+
+    @property
+    def share(self) -> Share:
+        """How much one answer may be."""
+        return Share(self.max_answer, self.max_tool_calls, self.max_turn_seconds)
 
     @property
     def is_loopback(self) -> bool:
