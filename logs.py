@@ -29,7 +29,7 @@ class TurnLog:
 
     def write(self, model: str, status: Status) -> None:
         """Write the line."""
-        tokens = "{}+{}".format(*self.tokens) if self.tokens and any(self.tokens) else "-"
+        tokens = "{}+{}".format(*self.tokens) if self.tokens else "-"
         first = "-" if self._first_text is None else f"{1000 * (self._first_text - self._began):.0f}"
         total = f"{1000 * (time.monotonic() - self._began):.0f}"
         log.info(

@@ -8,10 +8,11 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from todochat import browsers
-from todochat.db import Conflict, NotFound, ServerFull, TooMany
+from todochat.db import Conflict, NotFound, ServerFull
 from todochat.engines import Unavailable
 from todochat.runs import ShuttingDown
 from todochat.settings import Settings
+from todochat.shares import Full, TooMany
 
 
 def middleware(settings: Settings, prefix: str) -> list[Middleware]:
@@ -31,7 +32,7 @@ async def went_wrong(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": "Something went wrong on the server."}, 500)
 
 
-EXPECTED = (HTTPException, NotFound, Conflict, TooMany, ServerFull, Unavailable, ShuttingDown)
+EXPECTED = (HTTPException, NotFound, Conflict, Full, TooMany, ServerFull, Unavailable, ShuttingDown)
 
 
 async def refuse(request: Request, error: Exception) -> Response:
@@ -42,10 +43,10 @@ async def refuse(request: Request, error: Exception) -> Response:
             return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
         case NotFound():
             return JSONResponse({"detail": str(error)}, 404)
-        case Conflict():
+        case Conflict() | Full():
             return JSONResponse({"detail": str(error)}, 409)
-        case TooMany():
-            return JSONResponse({"detail": str(error)}, 429, later)
+        case TooMany(retry_after=seconds):
+            return JSONResponse({"detail": str(error)}, 429, {"Retry-After": str(seconds)})
     return JSONResponse({"detail": str(error)}, 503, later)  # ServerFull, Unavailable, ShuttingDown
 
 

@@ -143,7 +143,7 @@ class Run(Feed, Observer):
 
     def tokens_used(self, input_tokens: int, output_tokens: int) -> None:
         """See `Observer`."""
-        self.log.tokens = input_tokens, output_tokens
+        self.log.tokens = (input_tokens, output_tokens) if input_tokens or output_tokens else None
 
     async def _store_result(self, result: ToolResult) -> None:
         async with self._one_result():
@@ -233,6 +233,7 @@ class _End:
     last: Progress
     ending: Ending
     body: Body
+    tokens: tuple[int, int] | None
 
 
 # Makes the events of a turn.
@@ -411,7 +412,9 @@ class Runs:
         ending, sentence = self._outcome(run, run.producer)
         error: list[Event] = [] if sentence is None else [{"type": "error", "message": sentence}]
         events = [*run.events[: run.visible], *error]
-        end = _End(run.conversation_id, Progress(run.id, run.saved, events[run.saved :]), ending, fold(events))
+        end = _End(
+            run.conversation_id, Progress(run.id, run.saved, events[run.saved :]), ending, fold(events), run.log.tokens
+        )
         try:
             end = await self._store_end(end)
             sentence = end.body["error"]
@@ -426,14 +429,14 @@ class Runs:
     async def _store_end(self, end: _End) -> _End:
         """Store the end of an answer; return what is stored: a failure, if the answer cannot be stored as it is."""
         try:
-            await self._store.finish_answer(end.last, end.ending, end.body)
+            await self._store.finish_answer(end.last, end.ending, end.body, end.tokens)
         except Unavailable:
             raise
         except Exception as error:  # a run must end in a state, and no reader must wait for ever
             log_mistake(f"conversation {end.conversation_id}", error)
             broken: list[Event] = [{"type": "error", "message": BROKEN}]
             end = replace(end, last=replace(end.last, events=broken), ending="failed", body=fold(broken))
-            await self._store.finish_answer(end.last, end.ending, end.body)
+            await self._store.finish_answer(end.last, end.ending, end.body, end.tokens)
         self._deferred.pop(end.conversation_id, None)
         run = self._live.get(end.conversation_id)
         if run is not None and run.id == end.last.answer_id:

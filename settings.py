@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from todochat.dates import timezone_named
 from todochat.engines import POSTGRES
+from todochat.shares import Room
 from todochat.watchdog import Patience, Share
 
 Parsed = TypeVar("Parsed")
@@ -192,6 +193,11 @@ class Settings:
     max_answer: int = _setting("MAX_ANSWER", partial(_whole, 100, 100_000_000), Share.characters)
     max_tool_calls: int = _setting("MAX_TOOL_CALLS", partial(_whole, 1, 100_000), Share.calls)
     max_turn_seconds: float = _setting("MAX_TURN_SECONDS", _seconds, Share.seconds)
+    turns_per_minute: int = _setting("TURNS_PER_MINUTE", partial(_whole, 1, 1_000_000), 60)
+    max_tasks: int = _setting("MAX_TASKS", partial(_whole, 1, 10_000_000), Room.tasks)
+    max_conversations: int = _setting("MAX_CONVERSATIONS", partial(_whole, 1, 10_000_000), Room.conversations)
+    max_stored_mb: int = _setting("MAX_STORED_MB", partial(_whole, 1, 1_000_000), Room.stored // 1_000_000)
+    max_tokens_per_day: int | None = _setting("MAX_TOKENS_PER_DAY", partial(_whole, 1, 999_999_999), Room.tokens)
     max_live: int = _setting("MAX_LIVE", partial(_whole, 1, 100_000), 200)
     max_live_per_user: int = _setting("MAX_LIVE_PER_USER", partial(_whole, 1, 100_000), 4)
 
@@ -245,6 +251,12 @@ class Settings:
     def share(self) -> Share:
         """How much one answer may be."""
         return Share(self.max_answer, self.max_tool_calls, self.max_turn_seconds)
+
+    @property
+    def room(self) -> Room:
+        """How much a user may have."""
+        stored = self.max_stored_mb * 1_000_000
+        return Room(self.max_tasks, self.max_conversations, stored, self.max_tokens_per_day)
 
     @property
     def is_loopback(self) -> bool:
