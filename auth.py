@@ -12,7 +12,6 @@ import re
 import secrets
 import stat
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,13 +26,13 @@ from starlette.requests import Request
 from todochat.files import open_own
 from todochat.jwks import KeySet
 from todochat.keys import MIN_SECRET, FixedKeys, Keys, Refused, UnfitKey
+from todochat.logs import Sparing
 from todochat.settings import BadSetting, Settings, several
 
 log = logging.getLogger("todochat")
 
 MAX_TOKEN = 8 * 1024  # characters
 LEEWAY = 30  # seconds by which the clocks of two machines may differ
-MAX_LINES = 5  # in the log, of one reason in one minute
 
 Authenticate = Callable[[Request], Awaitable[str | None]]  # the id of the user who asks; None is answered with 401
 
@@ -123,7 +122,7 @@ def _parsed(text: bytes) -> Any:
 
 def bearer(verifier: Verifier) -> Authenticate:
     """Return the `authenticate` that checks `Authorization: Bearer <token>`, and tells the log why one is refused."""
-    refusals = RefusalLog()
+    refusals = Sparing()
 
     async def authenticate(request: Request) -> str | None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -131,28 +130,10 @@ def bearer(verifier: Verifier) -> Authenticate:
             _require("missing", scheme.lower() == "bearer")
             return await verifier.check(token.strip())
         except Refused as refused:
-            refusals.note(str(refused))
+            refusals.note(logging.INFO, "401, token refused", str(refused))
             return None
 
     return authenticate
-
-
-class RefusalLog:
-    """Says in the log why requests get their 401, a few times a minute for each reason, so that nobody can flood it."""
-
-    def __init__(self) -> None:
-        self._minute = 0
-        self._seen: Counter[str] = Counter()
-
-    def note(self, reason: str) -> None:
-        """Log the reason, or only count it."""
-        minute = int(time.monotonic() // 60)
-        if minute != self._minute:
-            self._minute, self._seen = minute, Counter()
-        self._seen[reason] += 1
-        if self._seen[reason] <= MAX_LINES:
-            last = " (no more of these in this minute)" if self._seen[reason] == MAX_LINES else ""
-            log.info("401, token refused: %s%s", reason, last)
 
 
 def sign(

@@ -4,6 +4,7 @@ import logging
 import re
 import time
 import traceback
+from collections import Counter
 
 from todochat.events import Event, Status
 
@@ -43,3 +44,31 @@ def log_mistake(what: str, error: BaseException) -> None:
     trace = reversed(traceback.extract_tb(error.__traceback__)[-4:])
     place = " < ".join(f"{frame.filename}:{frame.lineno}" for frame in trace)
     log.error("%s: %s at %s", what, type(error).__name__, place)
+
+
+class Sparing:
+    """Says each thing a few times a minute only, so that nobody can fill the log."""
+
+    MOST = 5  # lines of a kind in a minute
+
+    def __init__(self) -> None:
+        self._minute = 0
+        self._seen: Counter[str] = Counter()
+
+    def allows(self, kind: str) -> bool:
+        """Count one of a kind; return whether it is one of the first in this minute."""
+        minute = int(time.monotonic() // 60)
+        if minute != self._minute:
+            self._minute, self._seen = minute, Counter()
+        self._seen[kind] += 1
+        return self._seen[kind] <= self.MOST
+
+    def note(self, level: int, text: str, kind: str) -> None:
+        """Log a text about a kind of thing, or only count it."""
+        if self.allows(kind):
+            last = " (no more of these in this minute)" if self._seen[kind] == self.MOST else ""
+            log.log(level, "%s: %s%s", text, kind, last)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Be a filter of another library's logger."""
+        return self.allows(str(record.msg))

@@ -18,6 +18,8 @@ Parsed = TypeVar("Parsed")
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
+# Where a proxy is, as a rule: on this machine, or in its own network.
+PRIVATE = ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 LOCAL_ORIGINS = ("http://localhost:3000", "http://localhost:5173")
 
 
@@ -121,6 +123,13 @@ def _hosts(text: str) -> tuple[str, ...]:
     return _each(pattern, "a host such as chat.example.com, without a port", _several(text))
 
 
+def _networks(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(str(ipaddress.ip_network(part)) for part in several(_several(text)))
+    except ValueError:
+        raise ValueError("it must be addresses or networks, such as 192.0.2.7 or 10.0.0.0/8") from None
+
+
 def _headers(text: str) -> tuple[str, ...]:
     return _each(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", "the name of a header", text)
 
@@ -193,6 +202,8 @@ class Settings:
     max_answer: int = _setting("MAX_ANSWER", partial(_whole, 100, 100_000_000), Share.characters)
     max_tool_calls: int = _setting("MAX_TOOL_CALLS", partial(_whole, 1, 100_000), Share.calls)
     max_turn_seconds: float = _setting("MAX_TURN_SECONDS", _seconds, Share.seconds)
+    max_connections_per_address: int = _setting("MAX_CONNECTIONS_PER_ADDRESS", partial(_whole, 0, 100_000), 100)
+    trusted_proxies: tuple[str, ...] = _setting("TRUSTED_PROXIES", _networks, PRIVATE)
     turns_per_minute: int = _setting("TURNS_PER_MINUTE", partial(_whole, 1, 1_000_000), 60)
     max_tasks: int = _setting("MAX_TASKS", partial(_whole, 1, 10_000_000), Room.tasks)
     max_conversations: int = _setting("MAX_CONVERSATIONS", partial(_whole, 1, 10_000_000), Room.conversations)
@@ -221,7 +232,13 @@ class Settings:
 
         `store` and `users` say whether the environment decides about these. Raises `BadSetting`.
         """
-        unasked = {"HOST", "PORT", "LOG_LEVEL"}  # those are for serve.py
+        unasked = {
+            "HOST",
+            "PORT",
+            "LOG_LEVEL",
+            "MAX_CONNECTIONS_PER_ADDRESS",
+            "TRUSTED_PROXIES",
+        }  # those are for serve.py
         unasked |= set() if store else {"DATABASE_URL"}
         unasked |= set() if users else {"BETTER_AUTH_SECRET", *(name for name in env if name.startswith("JWT_"))}
         return cls.from_env({name: value for name, value in env.items() if name not in unasked})

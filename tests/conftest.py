@@ -100,6 +100,11 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
     """Print the table of the fault suite, which README.md quotes."""
+    if table := getattr(config, "reports", {}).get("attacks"):
+        terminalreporter.section("attacks")
+        terminalreporter.write_line("attack | size | median ms | worst ms")
+        for attack, (median, worst) in table.items():
+            terminalreporter.write_line(f"{attack} | {median:.0f} | {worst:.0f}")
     if table := getattr(config, "reports", {}).get("faults"):
         terminalreporter.section("faults")
         terminalreporter.write_line(f"{'fault':60} tries  lost")
