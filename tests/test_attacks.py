@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import ROOT, report, running, token
+from conftest import ROOT, SECRET, report, running, token
 from serving import environment
 
 DESCRIPTORS = 400  # that the server under attack has
