@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from todochat import etags, inputs, pages
+from todochat import account, etags, inputs, pages
 from todochat.agent import Tasks, TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.auth import Authenticate, bearer, verifier_for
 from todochat.db import MOST, Busy, Conversation, Limits, Store, Turn, TurnRequest
@@ -315,7 +315,8 @@ async def mcp_endpoint(request: Request) -> ASGIApp:
     service, user_id = await signed_in(request)
     mcp.refuse_foreign_page(request, service.settings)
     request.scope[mcp.USER] = user_id
-    return service.mcp.handle_request
+    with service.shares.reading_body(user_id):
+        return mcp.handling(service.mcp, await inputs.raw_body_of(request))
 
 
 async def health(request: Request) -> Response:
@@ -327,6 +328,20 @@ async def health(request: Request) -> Response:
 async def me(request: Request) -> Response:
     """GET /api/me: who asks."""
     return JSONResponse({"user": (await signed_in(request))[1]})
+
+
+async def delete_me(request: Request) -> Response:
+    """DELETE /api/me: all that is stored of the user; what is live ends."""
+    service, user_id = await signed_in(request)
+    return await account.delete(service.store, service.runs, user_id)
+
+
+async def export(request: Request) -> Response:
+    """GET /api/export: all that is stored of the user, as one document."""
+    service, user_id = await signed_in(request)
+    if request.method == "HEAD":  # it would read everything for nobody
+        raise HTTPException(405, "Use GET.", {"Allow": "GET"})
+    return account.export(service.store, user_id)
 
 
 async def about(request: Request) -> Response:
@@ -364,7 +379,8 @@ def routes(parts: Collection[Part] = PARTS) -> list[BaseRoute]:
         *resource(f"{one}/stream", GET=join),
         *resource(f"{one}/stop", POST=stop),
         *resource(f"{one}/retry", POST=retry),
-        *resource("/api/me", GET=me),
+        *resource("/api/me", GET=me, DELETE=delete_me),
+        *resource("/api/export", GET=export),
         *resource("/api/model", GET=about),
         *resource("/health", GET=health),
         *resource("/openapi.json", GET=openapi),

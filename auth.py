@@ -4,6 +4,7 @@ A JSON Web Token (RFC 7519) is accepted only as the one kind that is configured 
 by the token itself and accepts odd claims, so its answer is one of several that must all be yes.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -122,18 +123,47 @@ def _parsed(text: bytes) -> Any:
 
 def bearer(verifier: Verifier) -> Authenticate:
     """Return the `authenticate` that checks `Authorization: Bearer <token>`, and tells the log why one is refused."""
-    refusals = Sparing()
+    refusals, known = Sparing(), BadTokens()
 
     async def authenticate(request: Request) -> str | None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         try:
             _require("missing", scheme.lower() == "bearer")
+            known.raise_if_bad(token)
             return await verifier.check(token.strip())
         except Refused as refused:
+            known.note(token, str(refused))
             refusals.note(logging.INFO, "401, token refused", str(refused))
             return None
 
     return authenticate
+
+
+class BadTokens:
+    """The tokens that were refused in the last seconds for what no key and no time will change: not checked again."""
+
+    MOST = 1000
+    KEPT = 10.0  # seconds
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._reasons: dict[bytes, str] = {}
+
+    def raise_if_bad(self, token: str) -> None:
+        """Raise `Refused` for the reason for which the token was refused before."""
+        if time.monotonic() - self._begun > self.KEPT:
+            self._reasons, self._begun = {}, time.monotonic()
+        if self._reasons and (reason := self._reasons.get(_digest(token))) is not None:
+            raise Refused(reason)
+
+    def note(self, token: str, reason: str) -> None:
+        """Remember why a token was refused."""
+        if reason in ("malformed", "signature") and len(self._reasons) < self.MOST and len(token) <= MAX_TOKEN:
+            self._reasons[_digest(token)] = reason
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.blake2b(token.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def sign(
