@@ -1,6 +1,7 @@
 """All that is stored of one user: as one document, and its end."""
 
 import json
+import logging
 from collections.abc import AsyncGenerator
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -10,6 +11,8 @@ from todochat.db import MOST, Store
 from todochat.dialects import shown
 from todochat.engines import Sql
 from todochat.runs import Runs
+
+log = logging.getLogger("todochat")
 
 PAGE = 50  # messages, or ten times as many tasks, that are read at once: nobody waits for a whole export
 
@@ -73,4 +76,5 @@ async def delete(store: Store, runs: Runs, user_id: str) -> Response:
 
     for conversation_id in await store.engine.write(work):
         await runs.end_deleted(conversation_id)
+    log.info("user=%r has deleted everything", user_id)
     return JSONResponse({"status": "deleted"})

@@ -29,6 +29,8 @@ from todochat.dialects import chatkit, mcp, replay, shown, simple
 from todochat.dialects.sse import EventStream
 from todochat.engines import T, Unavailable
 from todochat.events import Event, Feed
+from todochat.logs import Sparing
+from todochat.metrics import Metrics
 from todochat.middleware import EXPECTED, middleware, refuse
 from todochat.models import Choice, choose_model, offline
 from todochat.runs import UNSAVED, Run, Runs
@@ -268,6 +270,7 @@ async def delete_conversation(request: Request) -> Response:
     conversation_id = inputs.id_of(request)
     inputs.found(await service.store.delete_conversation(user_id, conversation_id))
     await service.runs.end_deleted(conversation_id)
+    log.info("user=%r has deleted conversation=%d", user_id, conversation_id)
     return JSONResponse({"status": "deleted"})
 
 
@@ -350,6 +353,12 @@ async def about(request: Request) -> Response:
     return JSONResponse({"model": service.model.name, "offline": service.model.name == offline.NAME})
 
 
+async def metrics(request: Request) -> Response:
+    """GET /metrics: figures for Prometheus."""
+    figures: Metrics = request.app.state.metrics
+    return figures.answer(request, service_of(request).settings.metrics_token)
+
+
 async def openapi(request: Request) -> Response:
     """GET /openapi.json: the description of the REST API and the simple dialect, as reached from where it is asked."""
     return pages.description(request, takes_tokens=service_of(request).takes_tokens)
@@ -383,6 +392,7 @@ def routes(parts: Collection[Part] = PARTS) -> list[BaseRoute]:
         *resource("/api/export", GET=export),
         *resource("/api/model", GET=about),
         *resource("/health", GET=health),
+        *resource("/metrics", GET=metrics),
         *resource("/openapi.json", GET=openapi),
     ]
     if "tasks" in parts:
@@ -452,7 +462,7 @@ def create_app(
         return Service(
             store=opened,
             tasks=opened if tasks is None else tasks,
-            runs=Runs(opened, _limits(settings), choice.name),
+            runs=Runs(opened, _limits(settings), choice.name, app.state.metrics.turn_ended),
             agent=todo_agent(choice.model) if agent is None else agent,
             context=context or (lambda turn: turn),
             options=_options(choice, settings),
@@ -471,6 +481,7 @@ def create_app(
         lifespan=_lifespan(store, path, service_on),
     )
     app.router.redirect_slashes = False
+    app.state.metrics, app.state.refusals = Metrics(), Sparing()
     return app
 
 
@@ -492,9 +503,10 @@ def _lifespan(
         try:
             service = app.state.service = service_on(opened)
             service.runs.others.in_use()  # those that are gone may have left answers
+            app.state.metrics.watch("live_answers", "Answers being written.", lambda: len(service.runs))
             log.info("answers come from %s", service.model.description)
             try:
-                async with service.mcp.run():
+                async with service.mcp.run(), app.state.metrics.measuring_lag():
                     yield
             finally:
                 await service.runs.close()

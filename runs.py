@@ -241,9 +241,12 @@ Produce = Callable[[Run, Turn], Awaitable[AsyncGenerator[Event, None]]]
 
 
 class Runs:
-    """All runs of one app. `model` is what the log calls the model."""
+    """All runs of one app. `model` is what the log calls the model; `note_end` is told of each end of an answer."""
 
-    def __init__(self, store: Store, limits: Limits, model: str) -> None:
+    def __init__(
+        self, store: Store, limits: Limits, model: str, note_end: Callable[[TurnLog, Ending], None] | None = None
+    ) -> None:
+        self._note_end = note_end
         self._store = store
         self._limits = limits
         self._model = model
@@ -253,6 +256,9 @@ class Runs:
         self._checkpoints: asyncio.Task[None] | None = None
         self._close_by: float | None = None  # when the shutdown stops waiting
         self.others = Processes(store, lambda: [run.id for run in self._live.values()])
+
+    def __len__(self) -> int:
+        return len(self._live)
 
     def _own(self, conversation_id: int) -> Run | None:
         run = self._live.get(conversation_id)
@@ -424,6 +430,8 @@ class Runs:
             sentence = UNSAVED
         finally:
             run.log.write(self._model, end.ending)
+            if self._note_end is not None:
+                self._note_end(run.log, end.ending)
             run.end(sentence)
 
     async def _store_end(self, end: _End) -> _End:

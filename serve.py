@@ -32,7 +32,7 @@ from todochat.engines import POSTGRES, StoreError
 from todochat.engines.sqlite import backup
 from todochat.events import Message, fold
 from todochat.keys import MIN_SECRET
-from todochat.logs import Sparing
+from todochat.logs import Sparing, configure
 from todochat.models import BadModel
 from todochat.models.offline import OfflineModel
 from todochat.models.streams import build_event_types
@@ -50,8 +50,7 @@ def main(arguments: list[str]) -> int:
     """Run the command line and return the exit code: 2 for a setting that cannot be used."""
     try:
         settings = Settings.from_env(os.environ, cors_origins=LOCAL_ORIGINS)
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        log.setLevel(settings.log_level)
+        configure(settings.log_level, settings.log_format)
         match arguments:
             case []:
                 asyncio.run(serve(settings))
@@ -87,6 +86,8 @@ async def serve(settings: Settings, **options: Any) -> None:
         store = await Store.open(settings.database)
         try:
             app = create_app(store=store, settings=settings, **options)
+            app.state.metrics.watch("connections", "Open connections.", lambda: connections.count)
+            app.state.metrics.watch("connections_closed", "Those closed by a limit.", lambda: connections.refused)
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             url = f"http://{host}:{listener.getsockname()[1]}"
             greeting = _link(url, settings) if settings.is_demo else f"Serving on {url}"

@@ -65,7 +65,7 @@ def _read(env: Mapping[str, str], name: str, parse: Callable[[str], Parsed], def
         return parse(text)
     except ValueError as error:
         # A URL may hold a password, wherever it was put by mistake.
-        hidden = re.search("KEY|SECRET|URL|store", name) or re.search("://|@", text)
+        hidden = re.search("KEY|SECRET|URL|METRICS_TOKEN|store", name) or re.search("://|@", text)
         shown = "" if hidden else f" is {text!r}"
         raise BadSetting(f"{name}{shown}: {error}.") from error
 
@@ -121,6 +121,12 @@ def _origins(text: str) -> tuple[str, ...]:
 def _hosts(text: str) -> tuple[str, ...]:
     pattern = r"(\*\.)?[^/\s@:*]+|\[[0-9a-fA-F:.]+\]"
     return _each(pattern, "a host such as chat.example.com, without a port", _several(text))
+
+
+def _metrics_token(text: str) -> str:
+    if not re.fullmatch(r"[\x21-\x7e]{16,}", text):
+        raise ValueError("it must have at least 16 characters, in ASCII and without spaces")
+    return text
 
 
 def _networks(text: str) -> tuple[str, ...]:
@@ -195,6 +201,8 @@ class Settings:
     timezone: str = _setting("TIMEZONE", timezone_named, "UTC")
     history_chars: int = _setting("HISTORY_CHARS", partial(_whole, 1000, 100_000_000), 60_000)
     log_level: str = _setting("LOG_LEVEL", lambda text: _one_of(LOG_LEVELS, text.upper()), "INFO")
+    log_format: str = _setting("LOG_FORMAT", partial(_one_of, ("text", "json")), "text")
+    metrics_token: str | None = _setting("METRICS_TOKEN", _metrics_token, None)
     model_idle_timeout: float = _setting("MODEL_IDLE_TIMEOUT", _seconds, 60.0)
     model_start_timeout: float = _setting("MODEL_START_TIMEOUT", _seconds, 300.0)
     tool_timeout: float = _setting("TOOL_TIMEOUT", _seconds, 30.0)
@@ -236,6 +244,7 @@ class Settings:
             "HOST",
             "PORT",
             "LOG_LEVEL",
+            "LOG_FORMAT",
             "MAX_CONNECTIONS_PER_ADDRESS",
             "TRUSTED_PROXIES",
         }  # those are for serve.py
