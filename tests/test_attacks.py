@@ -7,12 +7,13 @@ no error, that all is as before soon afterwards, and that memory comes back.
 import json
 import resource
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -30,6 +31,7 @@ class Target:
 
     def __init__(self, port: int, pid: int, log: Path, config: pytest.Config) -> None:
         self.port, self.pid, self._log, self._config = port, pid, log, config
+        self.database = log.with_name("chat.db")
         self.attacker = f"Authorization: Bearer {token('mallory')}"
 
     def connect(self, sent: str = "") -> socket.socket:
@@ -146,3 +148,103 @@ def test_a_connection_that_sends_nothing_is_closed(app: Target) -> None:
             slow.sendall(b"X-A: b\r\n")
         assert silent.recv(1) == b""
         assert 9 < time.monotonic() - begun < 14
+
+
+# ---- requests ----
+
+
+MESSAGES = {
+    "blanks": " " * 31_000 + "x",
+    "add": "add " * 8000,
+    "and": "and " * 8000,
+    "quotes": '"' * 32_000,
+    "delete": "delete " + ", ".join(["x"] * 10_000),
+    "commas": "a, " * 10_600,
+}
+
+
+@pytest.mark.parametrize("kind", MESSAGES)
+def test_a_message_of_32_thousand_characters(app: Target, kind: str) -> None:
+    """Whatever it is made of, the offline model takes it in no time."""
+    with app.attacked(f"a long message: {kind}", f"{len(MESSAGES[kind])} characters, 5 times"), app.client() as client:
+        for _ in range(5):
+            assert client.post("/chatkit", json={"message": MESSAGES[kind]}).status_code in (200, 429)
+
+
+def test_many_turns_of_one_user(app: Target) -> None:
+    """Who asks as fast as possible is told to come back later."""
+    with app.attacked("turns, as fast as possible", "300"), app.client("fast") as client:
+        statuses = [client.post("/chatkit", json={"message": "help"}).status_code for _ in range(300)]
+    assert set(statuses) == {200, 429}
+
+
+def test_floods_without_a_token(app: Target) -> None:
+    """Wrong tokens and the description cost little."""
+    with app.attacked("wrong tokens", "600 of 8 KB"), app.client() as client:
+        for n in range(600):
+            header = {"Authorization": f"Bearer {'x' * 8000}.{'y' * 50}.{n % 3}"}
+            assert client.get("/api/me", headers=header).status_code == 401
+    with app.attacked("the description of the API", "300"), app.client() as client:
+        for _ in range(300):
+            assert client.get("/openapi.json").status_code == 200
+
+
+def test_bodies_that_are_hard_to_read(app: Target) -> None:
+    """JSON that is deep, and bodies of a megabyte, are refused, one as quickly as the other."""
+    json_header = {"Content-Type": "application/json"}
+    with app.attacked("deep and large bodies", "60 of 1 MB"), app.client() as client:
+        for n in range(60):
+            body = b"[" * 1_000_000 if n % 2 else b'{"message": "' + b"x" * 1_000_000 + b'"}'
+            assert client.post("/chatkit", content=body, headers=json_header).status_code in (400, 413)
+
+
+def test_bodies_that_do_not_come_with_a_token(app: Target) -> None:
+    """Half-sent bodies of one user wait for their end, so many at a time and not for ever."""
+    head = "POST /api/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n"
+    with app.attacked("half-sent bodies of a user", "200 of 500 KB"), ExitStack() as stack:
+        for _ in range(200):
+            try:
+                stack.enter_context(app.connect(f"{head}{app.attacker}\r\n\r\n{'x' * 500_000}"))
+            except OSError:  # it was refused
+                continue
+
+
+def test_a_long_list_of_tasks(app: Target) -> None:
+    """As many tasks as a user may have are listed in pages, and by the tool as many as it shows."""
+    with closing(sqlite3.connect(app.database, timeout=10)) as database:
+        row = "INSERT INTO tasks (user_id, title, created_at, updated_at) VALUES ('mallory', ?, '', '')"
+        database.executemany(row, [(f"task {n}",) for n in range(10_000)])
+        database.commit()
+    with app.attacked("lists of a user's tasks", "10,000 tasks, 50 times"), app.client() as client:
+        for _ in range(50):
+            assert len(client.get("/api/tasks").json()) == 1000
+            assert client.post("/chatkit", json={"message": "show my tasks"}).status_code in (200, 429)
+
+
+# ---- answers ----
+
+
+def test_endless_answers(paced: Target) -> None:
+    """A model that does not stop is stopped."""
+    with paced.attacked("endless answers", "4, as fast as the model can"), ExitStack() as stack:
+        client = stack.enter_context(paced.client())
+        for _ in range(4):
+            stack.enter_context(client.stream("POST", "/chatkit", json={"message": "say 1000000 0.01"}))
+        time.sleep(3)
+
+
+def test_many_readers_of_one_answer(paced: Target) -> None:
+    """One more than an answer may have is refused."""
+    with paced.attacked("readers of one answer", "150"), ExitStack() as stack:
+        client = stack.enter_context(paced.client("reader"))
+        live = stack.enter_context(client.stream("POST", "/chatkit", json={"message": "say 1000 5"}))
+        path = f"/api/conversations/{live.headers['x-thread-id']}/stream"
+        statuses = [stack.enter_context(client.stream("GET", path)).status_code for _ in range(150)]
+        assert {200, 429} == set(statuses)
+
+
+def test_many_tool_calls_at_once(paced: Target) -> None:
+    """A model that asks for very many tools in one response gets none of them."""
+    program = "\n".join(['call add_task {"title": "x"}'] * 500)
+    with paced.attacked("tool calls in one response", "500"), paced.client("caller") as client:
+        assert "more than 100 tool calls" in client.post("/chatkit", json={"message": program}).text
