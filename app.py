@@ -29,7 +29,6 @@ from todochat.dialects import chatkit, mcp, replay, shown, simple
 from todochat.dialects.sse import EventStream
 from todochat.engines import T, Unavailable
 from todochat.events import Event, Feed
-from todochat.logs import Sparing
 from todochat.metrics import Metrics
 from todochat.middleware import EXPECTED, middleware, refuse
 from todochat.models import Choice, choose_model, offline
@@ -458,7 +457,6 @@ def create_app(
         choice = Choice(model, "custom")
 
     def service_on(opened: Store) -> Service:
-        opened.room = settings.room
         return Service(
             store=opened,
             tasks=opened if tasks is None else tasks,
@@ -481,7 +479,7 @@ def create_app(
         lifespan=_lifespan(store, path, service_on),
     )
     app.router.redirect_slashes = False
-    app.state.metrics, app.state.refusals = Metrics(), Sparing()
+    app.state.metrics = Metrics()
     return app
 
 
@@ -502,6 +500,7 @@ def _lifespan(
         opened = store if isinstance(store, Store) else await Store.open(path)
         try:
             service = app.state.service = service_on(opened)
+            opened.room = service.settings.room
             service.runs.others.in_use()  # those that are gone may have left answers
             app.state.metrics.watch("live_answers", "Answers being written.", lambda: len(service.runs))
             log.info("answers come from %s", service.model.description)

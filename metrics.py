@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from todochat.events import Status
-from todochat.logs import TurnLog
+from todochat.logs import Sparing, TurnLog
 
 LOOK_EVERY = 0.25  # seconds between two looks at the event loop
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)  # the buckets of what models need
@@ -24,6 +25,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self._log = Sparing()
         self._watched: dict[str, Gauge] = {}
         self._turns = Counter("todochat_turns", "Answers that have ended, by how.", ["ending"], registry=registry)
         self._tokens = Counter("todochat_tokens", "Tokens of answers.", ["direction"], registry=registry)
@@ -48,8 +50,10 @@ class Metrics:
             self._tokens.labels(direction).inc(tokens)
 
     def refused(self, kind: str) -> None:
-        """Count a request that is answered with an error."""
+        """Count a request that is answered with an error, and log what it is for, but not each time."""
         self._refused.labels(kind).inc()
+        if kind not in ("HTTPException", "NotFound"):  # a client's mistakes, and a token's, which auth.py logs
+            self._log.note(logging.INFO, "a request was refused", kind)
 
     @asynccontextmanager
     async def measuring_lag(self) -> AsyncIterator[None]:

@@ -1,7 +1,5 @@
 """ASGI middleware of the app: the path under which it is reached, and answers to errors."""
 
-import logging
-
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -41,7 +39,7 @@ EXPECTED = (HTTPException, NotFound, Conflict, Full, TooMany, ServerFull, Unavai
 async def refuse(request: Request, error: Exception) -> Response:
     """Answer any of the expected errors as JSON: `{"detail": "..."}`."""
     later = {"Retry-After": "5"}
-    request.app.state.metrics.refused(type(error).__name__)
+    request.app.state.metrics.refused(type(error).__name__)  # which tells the log too
     match error:
         case HTTPException():
             return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
@@ -50,7 +48,6 @@ async def refuse(request: Request, error: Exception) -> Response:
         case Conflict() | Full():
             return JSONResponse({"detail": str(error)}, 409)
         case TooMany(retry_after=seconds):
-            request.app.state.refusals.note(logging.INFO, "429", str(error.args[0]).split(".")[0])
             return JSONResponse({"detail": str(error)}, 429, {"Retry-After": str(seconds)})
     return JSONResponse({"detail": str(error)}, 503, later)  # ServerFull, Unavailable, ShuttingDown
 

@@ -49,7 +49,7 @@ def test_the_log_as_json(make_server: Callable[..., Server]) -> None:
     for said in (
         "state=done",
         "token refused: malformed",
-        "429",
+        "refused: TooMany",
         "has deleted conversation=1",
         "has deleted everything",
     ):
