@@ -5,6 +5,7 @@ the middle. What a user asks for takes the id of that user; what a run writes go
 this file says what is stored; where it is stored, and how, is the business of an engine (engines/).
 """
 
+import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -425,8 +426,7 @@ class Store(TaskStore, Versions):
         `tokens` is what it took, input and output, if that is known.
         In a file its events are deleted. A shared database keeps them a while, for those who follow it elsewhere.
         """
-        shared = self.engine.shared
-        await self.engine.write(lambda sql: _finish(sql, last, status, body, tokens=tokens, keep_events=shared))
+        await self.engine.write(lambda sql: _finish(sql, last, status, body, tokens, self.engine.shared))
 
 
 # ---- what several units of work do ----
@@ -451,6 +451,8 @@ async def _messages(sql: Sql, conversation_id: int, last: int, before: int = MOS
 async def _message(sql: Sql, row: Row) -> Message:
     """Return the message in a row; that of a live answer is empty, and what there is of it is in its events."""
     message = cast(Message, dict(row))
+    if len(row["tool_calls"]) > 20_000:
+        await asyncio.sleep(0)  # others are served between two of these
     message["tool_calls"], message["reasoning"] = json.loads(row["tool_calls"]), json.loads(row["reasoning"])
     message["citations"] = json.loads(row["citations"])
     if message["status"] == "streaming" and (events := await _events(sql, message["id"])):
@@ -477,13 +479,7 @@ async def _append(sql: Sql, *progress: Progress) -> None:
 
 
 async def _finish(
-    sql: Sql,
-    last: Progress,
-    status: Status,
-    body: Body,
-    *,
-    tokens: tuple[int, int] | None = None,
-    keep_events: bool,
+    sql: Sql, last: Progress, status: Status, body: Body, tokens: tuple[int, int] | None, keep_events: bool
 ) -> None:
     parts = (body["tool_calls"], body["reasoning"], body["citations"])
     texts = (body["content"], *map(json.dumps, parts))
@@ -529,7 +525,7 @@ async def interrupt(sql: Sql, which: str, *parameters: Value, keep_events: bool 
             answer["error"] = INTERRUPTED
             last.append({"type": "error", "message": INTERRUPTED})
         end = Progress(row["id"], len(events), last)
-        await _finish(sql, end, row["asked"] or "interrupted", answer, keep_events=keep_events)
+        await _finish(sql, end, row["asked"] or "interrupted", answer, None, keep_events)
 
 
 async def _conversation_for(sql: Sql, request: TurnRequest, now: str) -> Conversation:

@@ -221,6 +221,23 @@ def test_a_long_list_of_tasks(app: Target) -> None:
             assert client.post("/chatkit", json={"message": "show my tasks"}).status_code in (200, 429)
 
 
+def test_a_very_long_conversation(app: Target) -> None:
+    """It is read, exported and sent in pieces."""
+    with app.client("talker") as client:
+        thread = client.post("/chatkit", json={"message": "help"}).headers["x-thread-id"]
+        calls = json.dumps([{"id": str(n), "name": "x", "args": "y" * 900, "at": 0} for n in range(60)])
+        with closing(sqlite3.connect(app.database, timeout=10)) as database:
+            row = """
+                INSERT INTO messages (conversation_id, role, content, tool_calls, status, created_at)
+                VALUES (?, 'assistant', ?, ?, 'done', '')
+            """
+            database.executemany(row, [(thread, "w" * 60_000, calls)] * 300)
+            database.commit()
+        with app.attacked("a long conversation, and its export", "35 MB"):
+            for path in (f"/api/conversations/{thread}", "/api/export"):
+                assert len(client.get(path).content) > 30e6
+
+
 # ---- answers ----
 
 
