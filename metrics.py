@@ -75,10 +75,8 @@ class Metrics:
                 worst, since = 0.0, time.monotonic()
 
     def answer(self, request: Request, token: str | None) -> Response:
-        """Return the figures in Prometheus' format, or answer 401; without a token that is set there is nothing."""
-        if token is None:
-            raise HTTPException(404, "Not found.")
+        """Return the figures in Prometheus' format, or answer 401, as always if there is no token."""
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), token.encode()):
+        if token is None or not hmac.compare_digest(given.encode(), token.encode()):
             raise HTTPException(401, "METRICS_TOKEN is needed as a bearer token.", {"WWW-Authenticate": "Bearer"})
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)

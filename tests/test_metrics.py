@@ -32,7 +32,7 @@ def test_metrics_are_for_whoever_has_the_token(make_server: Callable[..., Server
 
 def test_without_the_setting_there_are_no_metrics(server: Server) -> None:
     """Nothing is shown to anybody unless the owner wants it."""
-    assert httpx.get(f"{server.url}/metrics").status_code == 404
+    assert httpx.get(f"{server.url}/metrics", headers={"Authorization": "Bearer None"}).status_code == 401
 
 
 def test_the_log_as_json(make_server: Callable[..., Server]) -> None:
