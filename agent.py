@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any, Literal, Protocol
 
 import openai
@@ -34,8 +33,10 @@ from todochat.errors import name_of, sentence_for
 from todochat.events import Event, Message, ToolCall, ToolResult
 from todochat.history import model_input
 from todochat.inputs import unfit
+from todochat.shares import Full
+from todochat.task_store import most_urgent
 from todochat.tool_output import as_json, in_words, mended
-from todochat.watchdog import Patience, Watchdog, begin_pulse
+from todochat.watchdog import Patience, Share, Watchdog, begin_pulse
 
 log = logging.getLogger("todochat")
 
@@ -133,12 +134,9 @@ async def list_tasks(
         status: Which tasks to list.
     """
     completed = None if status == "all" else status == "completed"
-    tasks = await ctx.context.tasks.list_tasks(ctx.context.user_id, completed)
-    # Of too many the open ones, first those that are due and then the newest; in the order of their ids all the same.
-    chosen = sorted(tasks, key=lambda task: (task["completed"], task.get("due") or "9", -task["id"]))[:MAX_LISTED]
-    chosen.sort(key=itemgetter("id"))
+    total, chosen = await most_urgent(ctx.context.tasks, ctx.context.user_id, completed, MAX_LISTED)
     shown = [{name: task.get(name) for name in ("id", "title", "description", "due", "completed")} for task in chosen]
-    return in_words({"success": True, "total": len(tasks), "tasks": shown})
+    return in_words({"success": True, "total": total, "tasks": shown})
 
 
 async def complete_task(ctx: RunContextWrapper[TurnContext], task_id: int, completed: bool = True) -> str:
@@ -191,8 +189,10 @@ def _success(task: Mapping[str, Any] | None, task_id: int | None = None) -> str:
 
 
 def _tell_the_model(ctx: RunContextWrapper[Any], error: Exception) -> str:
-    """Return what the model is told of its own mistake, arguments that do not fit; any other error ends the turn."""
+    """Return what the model is told of its own mistake, or of a list that is full; any other error ends the turn."""
     # OverflowError: an id of more than 64 bits; UnicodeError: half a surrogate pair.
+    if isinstance(error, Full):
+        return _failure(str(error))
     if not isinstance(error, ModelBehaviorError | OverflowError | UnicodeError):
         raise error
     return _failure("These arguments do not fit the tool.")
@@ -225,6 +225,7 @@ class TurnOptions:
     run_config: RunConfig
     max_turns: int = 10
     patience: Patience = field(default_factory=Patience)
+    share: Share = field(default_factory=Share)
 
 
 class Observer:
@@ -258,7 +259,7 @@ async def stream_turn(
     is for the log. If there is no whole answer the last event is an "error".
     """
     observer = observer or Observer()
-    pulse = begin_pulse()
+    pulse = begin_pulse(options.share)
     result = Runner.run_streamed(
         agent,
         model_input(messages),

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from todochat import etags, inputs, pages
+from todochat import account, etags, inputs, pages
 from todochat.agent import Tasks, TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.auth import Authenticate, bearer, verifier_for
 from todochat.db import MOST, Busy, Conversation, Limits, Store, Turn, TurnRequest
@@ -29,16 +29,18 @@ from todochat.dialects import chatkit, mcp, replay, shown, simple
 from todochat.dialects.sse import EventStream
 from todochat.engines import T, Unavailable
 from todochat.events import Event, Feed
+from todochat.metrics import Metrics
 from todochat.middleware import EXPECTED, middleware, refuse
 from todochat.models import Choice, choose_model, offline
 from todochat.runs import UNSAVED, Run, Runs
 from todochat.sdk import checked_agent, run_config
 from todochat.settings import BadSetting, Settings, store_path
+from todochat.shares import Shares
 
 log = logging.getLogger("todochat")
 
 MAX_PAGE = 200  # conversations
-MAX_TASKS = 1000  # in one answer
+TASKS_PAGE = 1000  # in one answer
 
 AgentOrFactory = Agent[Any] | Callable[[str], Agent[Any] | Awaitable[Agent[Any]]]
 ContextFactory = Callable[[TurnContext], object]
@@ -61,6 +63,7 @@ class Service:
     model: Choice
     settings: Settings
     mcp: StreamableHTTPSessionManager
+    shares: Shares
 
     async def start_turn(self, timezone: str | None, run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
         """Start a turn of a user in a time zone; return what yields its events, as the agent makes them."""
@@ -106,38 +109,42 @@ async def signed_in(request: Request) -> tuple[Service, str]:
     return service, user_id
 
 
+async def signed_in_with_body(request: Request) -> tuple[Service, str, dict[str, Any]]:
+    """Return the running service, the id of the user who asks, and the JSON object in the body."""
+    service, user_id = await signed_in(request)
+    with service.shares.reading_body(user_id):
+        return service, user_id, await inputs.body_of(request)
+
+
 # ---- handlers: chat ----
 
 
-async def post_chatkit(request: Request) -> Response | EventStream:
+async def post_chatkit(request: Request) -> ASGIApp:
     """POST /chatkit: take a message, stream the answer."""
-    service, user_id = await signed_in(request)
-    body = await inputs.body_of(request)
+    service, user_id, body = await signed_in_with_body(request)
     if "type" in body:
         return await chatkit_protocol(request, service, user_id, body)
     return await simple_dialect(request, service, user_id, simple.request_in(body))
 
 
-async def retry(request: Request) -> Response | EventStream:
+async def retry(request: Request) -> ASGIApp:
     """POST /api/conversations/{id}/retry: answer one of the user's messages anew, and stream that."""
-    service, user_id = await signed_in(request)
-    asked = simple.retry_in(await inputs.body_of(request), inputs.id_of(request))
+    service, user_id, body = await signed_in_with_body(request)
+    asked = simple.retry_in(body, inputs.id_of(request))
     return await simple_dialect(request, service, user_id, asked)
 
 
-async def simple_dialect(request: Request, service: Service, user_id: str, asked: simple.Request) -> EventStream:
+async def simple_dialect(request: Request, service: Service, user_id: str, asked: simple.Request) -> ASGIApp:
     """Answer a request of the simple dialect."""
     title = inputs.conversation_title(asked.message) if asked.message_id is None else None
     turn_request = TurnRequest(user_id, asked.message, title, asked.thread_id, asked.message_id)
     turn, answer = await begin(request, service, turn_request, asked._asdict(), asked.timezone)
     frames = simple.frames(turn.conversation["id"], batches(turn, answer))
     leave = await service.runs.stop_when_left(answer) if answer and asked.on_disconnect == "stop" else None
-    return EventStream(frames, names_of(turn.conversation["id"], turn.answer["id"]), leave)
+    return stream_of(service, turn, frames, leave)
 
 
-async def chatkit_protocol(
-    request: Request, service: Service, user_id: str, body: Mapping[str, Any]
-) -> Response | EventStream:
+async def chatkit_protocol(request: Request, service: Service, user_id: str, body: Mapping[str, Any]) -> ASGIApp:
     """POST /chatkit with a `type`: the protocol of the <openai-chatkit> component. A disconnect is its Stop button."""
     kind, params = chatkit.request_in(body)
     if kind not in chatkit.STREAMING:
@@ -153,13 +160,14 @@ async def chatkit_protocol(
     turn, answer = await begin(request, service, asked, body)
     frames = chatkit.frames(kind, turn, batches(turn, answer))
     leave = await service.runs.stop_when_left(answer) if answer else None
-    return EventStream(frames, names_of(turn.conversation["id"], turn.answer["id"]), leave)
+    return stream_of(service, turn, frames, leave)
 
 
 async def begin(
     request: Request, service: Service, asked: TurnRequest, body: Mapping[str, Any], timezone: str | None = None
 ) -> tuple[Turn, Feed | None]:
     """Store a turn and start its run, once for each idempotency key."""
+    service.shares.take_turn(asked.user_id)
     start_turn = partial(service.start_turn, timezone)
     asked = replace(asked, key=inputs.key_of(request), digest=inputs.digest_of(body))
     try:
@@ -176,12 +184,20 @@ def batches(turn: Turn, answer: Feed | None) -> AsyncGenerator[list[Event], None
     return replay(turn.answer) if answer is None else answer.follow()
 
 
+def stream_of(
+    service: Service, turn: Turn, frames: AsyncGenerator[bytes, None], leave: Callable[[], Awaitable[None]] | None
+) -> ASGIApp:
+    """Return the response that streams the frames of a turn's answer."""
+    stream = EventStream(frames, names_of(turn.conversation["id"], turn.answer["id"]), leave)
+    return service.shares.follow(turn.answer["id"], stream, leave)
+
+
 def names_of(conversation_id: int, answer_id: int) -> dict[str, str]:
     """Return the headers that say which answer a stream is: one that is joined later must not be taken for another."""
     return {"X-Thread-Id": str(conversation_id), "X-Message-Id": str(answer_id)}
 
 
-async def join(request: Request) -> Response | EventStream:
+async def join(request: Request) -> ASGIApp:
     """GET /api/conversations/{id}/stream?after=N: replay the live answer from frame N and go on live."""
     service, user_id = await signed_in(request)
     if request.method == "HEAD":  # it would follow the stream for nobody
@@ -194,7 +210,8 @@ async def join(request: Request) -> Response | EventStream:
         return Response(status_code=204)
     if after > len(answer.events) and isinstance(answer, Run):  # a mirror may be behind what its owner has shown
         raise HTTPException(400, f"after is {after}, but the live answer has only {len(answer.events)} frames so far.")
-    return EventStream(simple.frames(conversation_id, answer.follow(after)), names_of(conversation_id, answer.id))
+    stream = EventStream(simple.frames(conversation_id, answer.follow(after)), names_of(conversation_id, answer.id))
+    return service.shares.follow(answer.id, stream)
 
 
 async def stop(request: Request) -> Response:
@@ -240,8 +257,7 @@ async def get_conversation(request: Request) -> Response:
 
 async def rename_conversation(request: Request) -> Response:
     """PATCH /api/conversations/{id} {"title": ...}."""
-    service, user_id = await signed_in(request)
-    body = await inputs.body_of(request)
+    service, user_id, body = await signed_in_with_body(request)
     inputs.fields(body, "title")
     title = inputs.title_in(body)
     return JSONResponse(inputs.found(await service.store.rename_conversation(user_id, inputs.id_of(request), title)))
@@ -253,6 +269,7 @@ async def delete_conversation(request: Request) -> Response:
     conversation_id = inputs.id_of(request)
     inputs.found(await service.store.delete_conversation(user_id, conversation_id))
     await service.runs.end_deleted(conversation_id)
+    log.info("user=%r has deleted conversation=%d", user_id, conversation_id)
     return JSONResponse({"status": "deleted"})
 
 
@@ -260,7 +277,7 @@ async def list_tasks(request: Request) -> Response:
     """GET /api/tasks?status=all|pending|completed&limit=1000&after=0."""
     service, user_id = await signed_in(request)
     inputs.only(request, "status", "limit", "after")
-    limit, after = min(inputs.count_in(request, "limit", MAX_TASKS), MAX_TASKS), inputs.count_in(request, "after", 0)
+    limit, after = min(inputs.count_in(request, "limit", TASKS_PAGE), TASKS_PAGE), inputs.count_in(request, "after", 0)
     completed = inputs.completed_in(request)
     if service.tasks is service.store:
         read = partial(service.store.page_of_tasks, user_id, completed, after=after, limit=limit)
@@ -271,8 +288,7 @@ async def list_tasks(request: Request) -> Response:
 
 async def add_task(request: Request) -> Response:
     """POST /api/tasks {"title": ..., "description": ..., "due": ...}."""
-    service, user_id = await signed_in(request)
-    body = await inputs.body_of(request)
+    service, user_id, body = await signed_in_with_body(request)
     inputs.fields(body, "title", "description", "due")
     title, description, due = inputs.title_in(body), inputs.description_in(body), inputs.due_in(body)
     task = await service.tasks.add_task(user_id, title, description, **({"due": due} if due else {}))
@@ -281,8 +297,8 @@ async def add_task(request: Request) -> Response:
 
 async def update_task(request: Request) -> Response:
     """PATCH /api/tasks/{id} with any of title, description, due, completed."""
-    service, user_id = await signed_in(request)
-    changes = inputs.task_changes_in(await inputs.body_of(request))
+    service, user_id, body = await signed_in_with_body(request)
+    changes = inputs.task_changes_in(body)
     return JSONResponse(dict(inputs.found(await service.tasks.update_task(user_id, inputs.id_of(request), **changes))))
 
 
@@ -301,7 +317,8 @@ async def mcp_endpoint(request: Request) -> ASGIApp:
     service, user_id = await signed_in(request)
     mcp.refuse_foreign_page(request, service.settings)
     request.scope[mcp.USER] = user_id
-    return service.mcp.handle_request
+    with service.shares.reading_body(user_id):
+        return mcp.handling(service.mcp, await inputs.raw_body_of(request))
 
 
 async def health(request: Request) -> Response:
@@ -315,10 +332,30 @@ async def me(request: Request) -> Response:
     return JSONResponse({"user": (await signed_in(request))[1]})
 
 
+async def delete_me(request: Request) -> Response:
+    """DELETE /api/me: all that is stored of the user; what is live ends."""
+    service, user_id = await signed_in(request)
+    return await account.delete(service.store, service.runs, user_id)
+
+
+async def export(request: Request) -> Response:
+    """GET /api/export: all that is stored of the user, as one document."""
+    service, user_id = await signed_in(request)
+    if request.method == "HEAD":  # it would read everything for nobody
+        raise HTTPException(405, "Use GET.", {"Allow": "GET"})
+    return account.export(service.store, user_id)
+
+
 async def about(request: Request) -> Response:
     """GET /api/model: which model answers."""
     service, _ = await signed_in(request)
     return JSONResponse({"model": service.model.name, "offline": service.model.name == offline.NAME})
+
+
+async def metrics(request: Request) -> Response:
+    """GET /metrics: figures for Prometheus."""
+    figures: Metrics = request.app.state.metrics
+    return figures.answer(request, service_of(request).settings.metrics_token)
 
 
 async def openapi(request: Request) -> Response:
@@ -350,9 +387,11 @@ def routes(parts: Collection[Part] = PARTS) -> list[BaseRoute]:
         *resource(f"{one}/stream", GET=join),
         *resource(f"{one}/stop", POST=stop),
         *resource(f"{one}/retry", POST=retry),
-        *resource("/api/me", GET=me),
+        *resource("/api/me", GET=me, DELETE=delete_me),
+        *resource("/api/export", GET=export),
         *resource("/api/model", GET=about),
         *resource("/health", GET=health),
+        *resource("/metrics", GET=metrics),
         *resource("/openapi.json", GET=openapi),
     ]
     if "tasks" in parts:
@@ -421,17 +460,16 @@ def create_app(
         return Service(
             store=opened,
             tasks=opened if tasks is None else tasks,
-            runs=Runs(
-                opened, Limits(settings.history_limit, settings.max_live, settings.max_live_per_user), choice.name
-            ),
+            runs=Runs(opened, _limits(settings), choice.name, app.state.metrics.turn_ended),
             agent=todo_agent(choice.model) if agent is None else agent,
             context=context or (lambda turn: turn),
-            options=TurnOptions(run_config(choice, settings.history_chars), settings.max_turns, settings.patience),
+            options=_options(choice, settings),
             authenticate=authenticate,
             takes_tokens=takes_tokens,
             model=choice,
             settings=settings,
             mcp=mcp.endpoint(opened if tasks is None else tasks, inputs.MAX_BODY),
+            shares=Shares(settings.turns_per_minute),
         )
 
     app = Starlette(
@@ -441,7 +479,17 @@ def create_app(
         lifespan=_lifespan(store, path, service_on),
     )
     app.router.redirect_slashes = False
+    app.state.metrics = Metrics()
     return app
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(settings.history_limit, settings.max_live, settings.max_live_per_user, settings.room)
+
+
+def _options(choice: Choice, settings: Settings) -> TurnOptions:
+    config = run_config(choice, settings.history_chars)
+    return TurnOptions(config, settings.max_turns, settings.patience, settings.share)
 
 
 def _lifespan(
@@ -452,10 +500,12 @@ def _lifespan(
         opened = store if isinstance(store, Store) else await Store.open(path)
         try:
             service = app.state.service = service_on(opened)
+            opened.room = service.settings.room
             service.runs.others.in_use()  # those that are gone may have left answers
+            app.state.metrics.watch("live_answers", "Answers being written.", lambda: len(service.runs))
             log.info("answers come from %s", service.model.description)
             try:
-                async with service.mcp.run():
+                async with service.mcp.run(), app.state.metrics.measuring_lag():
                     yield
             finally:
                 await service.runs.close()

@@ -4,6 +4,7 @@ A JSON Web Token (RFC 7519) is accepted only as the one kind that is configured 
 by the token itself and accepts odd claims, so its answer is one of several that must all be yes.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -12,7 +13,6 @@ import re
 import secrets
 import stat
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,13 +27,13 @@ from starlette.requests import Request
 from todochat.files import open_own
 from todochat.jwks import KeySet
 from todochat.keys import MIN_SECRET, FixedKeys, Keys, Refused, UnfitKey
+from todochat.logs import Sparing
 from todochat.settings import BadSetting, Settings, several
 
 log = logging.getLogger("todochat")
 
 MAX_TOKEN = 8 * 1024  # characters
 LEEWAY = 30  # seconds by which the clocks of two machines may differ
-MAX_LINES = 5  # in the log, of one reason in one minute
 
 Authenticate = Callable[[Request], Awaitable[str | None]]  # the id of the user who asks; None is answered with 401
 
@@ -123,36 +123,47 @@ def _parsed(text: bytes) -> Any:
 
 def bearer(verifier: Verifier) -> Authenticate:
     """Return the `authenticate` that checks `Authorization: Bearer <token>`, and tells the log why one is refused."""
-    refusals = RefusalLog()
+    refusals, known = Sparing(), BadTokens()
 
     async def authenticate(request: Request) -> str | None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         try:
             _require("missing", scheme.lower() == "bearer")
+            known.raise_if_bad(token)
             return await verifier.check(token.strip())
         except Refused as refused:
-            refusals.note(str(refused))
+            known.note(token, str(refused))
+            refusals.note(logging.INFO, "401, token refused", str(refused))
             return None
 
     return authenticate
 
 
-class RefusalLog:
-    """Says in the log why requests get their 401, a few times a minute for each reason, so that nobody can flood it."""
+class BadTokens:
+    """The tokens that were refused in the last seconds for what no key and no time will change: not checked again."""
+
+    MOST = 1000
+    KEPT = 10.0  # seconds
 
     def __init__(self) -> None:
-        self._minute = 0
-        self._seen: Counter[str] = Counter()
+        self._begun = time.monotonic()
+        self._reasons: dict[bytes, str] = {}
 
-    def note(self, reason: str) -> None:
-        """Log the reason, or only count it."""
-        minute = int(time.monotonic() // 60)
-        if minute != self._minute:
-            self._minute, self._seen = minute, Counter()
-        self._seen[reason] += 1
-        if self._seen[reason] <= MAX_LINES:
-            last = " (no more of these in this minute)" if self._seen[reason] == MAX_LINES else ""
-            log.info("401, token refused: %s%s", reason, last)
+    def raise_if_bad(self, token: str) -> None:
+        """Raise `Refused` for the reason for which the token was refused before."""
+        if time.monotonic() - self._begun > self.KEPT:
+            self._reasons, self._begun = {}, time.monotonic()
+        if self._reasons and (reason := self._reasons.get(_digest(token))) is not None:
+            raise Refused(reason)
+
+    def note(self, token: str, reason: str) -> None:
+        """Remember why a token was refused."""
+        if reason in ("malformed", "signature") and len(self._reasons) < self.MOST and len(token) <= MAX_TOKEN:
+            self._reasons[_digest(token)] = reason
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.blake2b(token.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def sign(

@@ -16,6 +16,7 @@ TABLES = {
     "messages": ("id",),
     "idempotency_keys": ("user_id", "key"),
     "tasks": ("id",),
+    "token_counts": ("day", "user_id"),
 }
 BOOLEANS = {"completed"}  # which SQLite has as 0 and 1
 PAGE = 100  # rows at a time

@@ -5,10 +5,11 @@ the middle. What a user asks for takes the id of that user; what a run writes go
 this file says what is stored; where it is stored, and how, is the business of an engine (engines/).
 """
 
+import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, NotRequired, TypedDict, cast
 
@@ -16,6 +17,7 @@ from todochat.dates import utc_now
 from todochat.engines import Engine, Row, Sql, T, Value, open_engine
 from todochat.events import Body, Event, Message, Status, dump, fold, load
 from todochat.search import like_any, patterns_for
+from todochat.shares import Room, TooMany, admit_turn, count_tokens, make_room, size_of, size_of_question
 from todochat.task_store import TaskStore
 from todochat.versions import Versions
 
@@ -25,6 +27,7 @@ CONVERSATION = """id, title, created_at, updated_at, EXISTS (
 MESSAGE = "id, role, content, tool_calls, reasoning, citations, status, error, feedback, created_at"
 
 MOST = 2**63 - 1  # no limit
+LARGE = 20_000  # characters of JSON that are not read at one go with others like it, so that nobody waits
 KEY_LIFETIME = timedelta(days=1)
 BUSY = "An answer is still being written in this conversation. Wait for it, or stop it."
 INTERRUPTED = "The server stopped before this answer was complete. Please ask again."
@@ -40,10 +43,6 @@ class Busy(Conflict):
 
 class NotFound(Exception):
     """What the request acts on is not there, or is somebody else's; the text is a sentence for the user."""
-
-
-class TooMany(Exception):
-    """The user has as many live answers as a user may have; the text is a sentence for the user."""
 
 
 class ServerFull(Exception):
@@ -92,11 +91,12 @@ class TurnRequest:
 
 @dataclass(frozen=True)
 class Limits:
-    """How many messages of a conversation the model gets, and how many answers may be live."""
+    """How many messages of a conversation the model gets, how many answers may be live, and what a user may have."""
 
     history: int = 50
     live: int = 200
     live_per_user: int = 4
+    room: Room = field(default_factory=Room)
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,8 @@ class Store(TaskStore, Versions):
 
         A retry removes what came after the message that it answers. A key that was used before stores nothing, and
         returns the earlier answer. Raises `NotFound`, `Busy` if the conversation has a live answer, `Conflict` if the
-        key came with another request, and `TooMany` or `ServerFull` if `limits` allows no other live answer.
+        key came with another request, `TooMany` or `ServerFull` if `limits` allows no other live answer, and what
+        `shares.admit_turn` raises.
         """
 
         async def work(sql: Sql) -> Turn:
@@ -328,11 +329,13 @@ class Store(TaskStore, Versions):
             conversation = await _conversation_for(sql, request, now)
             await self._admit(sql, request.user_id, conversation["id"], limits)
             if request.retry_of is not None:
+                await make_room(sql, conversation["id"], request.retry_of + (0 if request.message else 1))
                 await sql(
                     "DELETE FROM messages WHERE conversation_id = ? AND id > ?", (conversation["id"], request.retry_of)
                 )
                 if request.message:
                     await sql("UPDATE messages SET content = ? WHERE id = ?", (request.message, request.retry_of))
+            await admit_turn(sql, request.user_id, limits.room)
             is_new = conversation["created_at"] == now
             history = [] if is_new else await _messages(sql, conversation["id"], last=limits.history)
             *question, answer = await self._insert_messages(sql, conversation["id"], request, now)
@@ -416,13 +419,15 @@ class Store(TaskStore, Versions):
 
         return await self.engine.transaction(both)
 
-    async def finish_answer(self, last: Progress, status: Status, body: Body) -> bool:
+    async def finish_answer(
+        self, last: Progress, status: Status, body: Body, tokens: tuple[int, int] | None = None
+    ) -> bool:
         """Store an answer in its final state; return False, and do not, if it is no longer streaming.
 
         `last` are its events that are not stored yet. In a file they are all deleted; a shared database keeps them a
-        while, for those who follow it elsewhere.
+        while, for those who follow it elsewhere. `tokens` is what it took, input and output, if that is known.
         """
-        return await self.engine.write(lambda sql: _finish(sql, last, status, body, keep_events=self.engine.shared))
+        return await self.engine.write(lambda sql: _finish(sql, last, status, body, tokens, self.engine.shared))
 
 
 # ---- what several units of work do ----
@@ -447,6 +452,8 @@ async def _messages(sql: Sql, conversation_id: int, last: int, before: int = MOS
 async def _message(sql: Sql, row: Row) -> Message:
     """Return the message in a row; that of a live answer is empty, and what there is of it is in its events."""
     message = _message_in(row)
+    if len(row["tool_calls"]) > LARGE:
+        await asyncio.sleep(0)
     if message["status"] == "streaming" and (events := await _events(sql, message["id"])):
         message.update(cast(Message, fold(events)))
     return message
@@ -470,33 +477,33 @@ async def _append(sql: Sql, *progress: Progress) -> None:
         )
 
 
-async def _finish(sql: Sql, last: Progress, status: Status, body: Body, *, keep_events: bool) -> bool:
+async def _finish(
+    sql: Sql, last: Progress, status: Status, body: Body, tokens: tuple[int, int] | None, keep_events: bool
+) -> bool:
+    lists = (body["tool_calls"], body["reasoning"], body["citations"])
+    texts = (body["content"], *map(json.dumps, lists))
     # The conversation first, as whoever deletes it begins there too: the other way round is a deadlock.
-    if not await sql(
+    conversations = await sql(
         """
-        UPDATE conversations SET updated_at = ?, version = version + 1
+        UPDATE conversations SET updated_at = ?, version = version + 1, size = size + ?
         WHERE id = (SELECT conversation_id FROM messages WHERE id = ? AND status = 'streaming') RETURNING id
         """,
-        (utc_now(), last.answer_id),
-    ):
+        (utc_now(), size_of(*texts), last.answer_id),
+    )
+    if not conversations:
         return False
+    if tokens is not None:
+        await count_tokens(sql, conversations[0]["id"], sum(tokens))
     # Then the events, so that the message is written to the pages of the file that they leave free.
     if not keep_events:
         await sql("DELETE FROM live_events WHERE answer_id = ?", (last.answer_id,))
     stored = await sql(
         """
-        UPDATE messages SET content = ?, tool_calls = ?, reasoning = ?, citations = ?, status = ?, error = ?
+        UPDATE messages SET content = ?, tool_calls = ?, reasoning = ?, citations = ?, status = ?, error = ?,
+            input_tokens = ?, output_tokens = ?
         WHERE id = ? AND status = 'streaming' RETURNING id
         """,
-        (
-            body["content"],
-            json.dumps(body["tool_calls"]),
-            json.dumps(body["reasoning"]),
-            json.dumps(body["citations"]),
-            status,
-            body["error"],
-            last.answer_id,
-        ),
+        (*texts, status, body["error"], *(tokens or (None, None)), last.answer_id),
     )
     if stored and keep_events:
         await _append(sql, last)
@@ -518,7 +525,7 @@ async def interrupt(sql: Sql, which: str, *parameters: Value, keep_events: bool 
             answer["error"] = INTERRUPTED
             last.append({"type": "error", "message": INTERRUPTED})
         end = Progress(row["id"], len(events), last)
-        await _finish(sql, end, row["asked"] or "interrupted", answer, keep_events=keep_events)
+        await _finish(sql, end, row["asked"] or "interrupted", answer, None, keep_events)
 
 
 async def _conversation_for(sql: Sql, request: TurnRequest, now: str) -> Conversation:
@@ -527,10 +534,10 @@ async def _conversation_for(sql: Sql, request: TurnRequest, now: str) -> Convers
     if request.conversation_id is not None:
         rows = await sql(
             f"""
-            UPDATE conversations SET updated_at = ?, version = version + 1 WHERE id = ? AND user_id = ?
+            UPDATE conversations SET updated_at = ?, version = version + 1, size = size + ? WHERE id = ? AND user_id = ?
             RETURNING {CONVERSATION}
             """,
-            (now, request.conversation_id, request.user_id),
+            (now, size_of_question(request.message), request.conversation_id, request.user_id),
         )
     if request.retry_of is not None:
         asked = "SELECT 1 FROM messages WHERE id = ? AND conversation_id = ? AND role = 'user'"
@@ -538,10 +545,10 @@ async def _conversation_for(sql: Sql, request: TurnRequest, now: str) -> Convers
     if not rows and request.title is not None:
         rows = await sql(
             f"""
-            INSERT INTO conversations (user_id, title, created_at, updated_at) VALUES (?, ?, ?, ?)
+            INSERT INTO conversations (user_id, title, created_at, updated_at, size) VALUES (?, ?, ?, ?, ?)
             RETURNING {CONVERSATION}
             """,
-            (request.user_id, request.title, now, now),
+            (request.user_id, request.title, now, now, size_of_question(request.message)),
         )
     if not rows:
         raise NotFound("Not found.")

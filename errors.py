@@ -15,6 +15,10 @@ class EndedEarly(agents.ModelBehaviorError):
         self.code = str(code)
 
 
+class TooMuch(agents.AgentsException):
+    """An answer takes more than its share; the text is a sentence for the user."""
+
+
 def name_of(error: BaseException | None) -> str:
     """Name an error without its text, which may quote the provider, a key or what somebody wrote."""
     names = []
@@ -59,6 +63,8 @@ def sentence_for(error: BaseException) -> str:
     "Please try again" is only said where that can help.
     """
     match error:
+        case TooMuch():
+            return str(error)
         case agents.MaxTurnsExceeded():
             return "The assistant took too many steps without coming to an end. Please try a simpler request."
         case (

@@ -1,12 +1,18 @@
 """Answers to GETs that cost little while nothing has changed: `ETag` and `If-None-Match` (RFC 9110, section 13.1.2)."""
 
+import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response, StreamingResponse
 
 from todochat import inputs
+
+BREATH = 200_000  # characters, after which others are served
+
+_as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 async def answer(request: Request, user_id: str, version: str, read: Callable[[], Awaitable[object]]) -> Response:
@@ -21,4 +27,33 @@ async def answer(request: Request, user_id: str, version: str, read: Callable[[]
     known = request.headers.get("if-none-match", "").split(",")
     if {tag, "*"} & {name.strip().removeprefix("W/") for name in known}:  # a proxy that compresses makes it a weak one
         return Response(status_code=304, headers=headers)
-    return JSONResponse(inputs.found(await read()), headers=headers)
+    pieces = [piece async for piece in _pieces(inputs.found(await read()))]
+    if sum(map(len, pieces)) > 5 * BREATH:
+        return StreamingResponse(_each(pieces), media_type="application/json", headers=headers)
+    return Response("".join(pieces), media_type="application/json", headers=headers)
+
+
+async def _each(pieces: Iterable[str]) -> AsyncGenerator[str, None]:
+    for piece in pieces:
+        yield piece
+
+
+async def _pieces(data: object) -> AsyncGenerator[str, None]:
+    """Yield the JSON of data in pieces, the items of lists one by one, so that others are served between large ones."""
+    if isinstance(data, dict) and "messages" in data:
+        yield f"{_as_json({**data, 'messages': []})[:-3]}"
+        async for piece in _pieces(data["messages"]):
+            yield piece
+        yield "}"
+    elif isinstance(data, list):
+        since, comma = 0, "["
+        for item in data:
+            piece = _as_json(item)
+            yield comma + piece
+            since, comma = since + len(piece), ","
+            if since > BREATH:
+                since = 0
+                await asyncio.sleep(0)
+        yield "]" if data else "[]"
+    else:
+        yield _as_json(data)

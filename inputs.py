@@ -25,6 +25,18 @@ async def body_of(request: Request) -> dict[str, Any]:
     content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if content_type != "application/json":
         raise HTTPException(415, "Send JSON, with the header Content-Type: application/json.")
+    body = await raw_body_of(request)
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError):  # malformed, empty, not UTF-8, too deep, a number with too many digits
+        raise HTTPException(400, "The body is not valid JSON in UTF-8.") from None
+    if not isinstance(value, dict):
+        raise HTTPException(400, "The body must be a JSON object.")
+    return value
+
+
+async def raw_body_of(request: Request) -> bytes:
+    """Return the bytes of the body, or answer 400 or 413."""
     body = bytearray()
     try:
         async for chunk in request.stream():
@@ -33,13 +45,7 @@ async def body_of(request: Request) -> dict[str, Any]:
                 raise HTTPException(413, f"The body is larger than {MAX_BODY} bytes.")
     except ClientDisconnect:
         raise HTTPException(400, "The body broke off.") from None
-    try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_no_number)
-    except (ValueError, RecursionError):  # malformed, empty, not UTF-8, too deep, a number with too many digits
-        raise HTTPException(400, "The body is not valid JSON in UTF-8.") from None
-    if not isinstance(value, dict):
-        raise HTTPException(400, "The body must be a JSON object.")
-    return value
+    return bytes(body)
 
 
 def _no_number(name: str) -> None:

@@ -8,10 +8,11 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from todochat import browsers
-from todochat.db import Conflict, NotFound, ServerFull, TooMany
+from todochat.db import Conflict, NotFound, ServerFull
 from todochat.engines import Unavailable
 from todochat.runs import ShuttingDown
 from todochat.settings import Settings
+from todochat.shares import Full, TooMany
 
 
 def middleware(settings: Settings, prefix: str) -> list[Middleware]:
@@ -28,24 +29,26 @@ def middleware(settings: Settings, prefix: str) -> list[Middleware]:
 
 async def went_wrong(request: Request, error: Exception) -> Response:
     """Answer an unexpected exception with a plain 500; it is raised again for the server's log."""
+    request.app.state.metrics.refused("mistake")
     return JSONResponse({"detail": "Something went wrong on the server."}, 500)
 
 
-EXPECTED = (HTTPException, NotFound, Conflict, TooMany, ServerFull, Unavailable, ShuttingDown)
+EXPECTED = (HTTPException, NotFound, Conflict, Full, TooMany, ServerFull, Unavailable, ShuttingDown)
 
 
 async def refuse(request: Request, error: Exception) -> Response:
     """Answer any of the expected errors as JSON: `{"detail": "..."}`."""
     later = {"Retry-After": "5"}
+    request.app.state.metrics.refused(type(error).__name__)  # which tells the log too
     match error:
         case HTTPException():
             return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
         case NotFound():
             return JSONResponse({"detail": str(error)}, 404)
-        case Conflict():
+        case Conflict() | Full():
             return JSONResponse({"detail": str(error)}, 409)
-        case TooMany():
-            return JSONResponse({"detail": str(error)}, 429, later)
+        case TooMany(retry_after=seconds):
+            return JSONResponse({"detail": str(error)}, 429, {"Retry-After": str(seconds)})
     return JSONResponse({"detail": str(error)}, 503, later)  # ServerFull, Unavailable, ShuttingDown
 
 

@@ -72,6 +72,14 @@ def description(request: Request, *, takes_tokens: bool) -> Response:
 
     `takes_tokens` is whether users come with bearer tokens; what else a host lets them in by is not known here.
     """
+    where, made = getattr(request.app.state, "description", ("", None))
+    if made is None or where != request.scope.get("root_path"):  # made once: anybody may ask for it, again and again
+        made = _describe(request, takes_tokens)
+        request.app.state.description = request.scope.get("root_path"), made
+    return Response(made, media_type="application/json")
+
+
+def _describe(request: Request, takes_tokens: bool) -> bytes:
     described = json.loads(OPENAPI.read_text())
     served = {getattr(route, "path", "") for route in request.app.routes}
     here = {
@@ -79,4 +87,4 @@ def description(request: Request, *, takes_tokens: bool) -> Response:
         "paths": {path: methods for path, methods in described["paths"].items() if path in served},
         "security": described["security"] if takes_tokens else [],
     }
-    return JSONResponse(described | here)
+    return bytes(JSONResponse(described | here).body)

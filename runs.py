@@ -143,7 +143,7 @@ class Run(Feed, Observer):
 
     def tokens_used(self, input_tokens: int, output_tokens: int) -> None:
         """See `Observer`."""
-        self.log.tokens = input_tokens, output_tokens
+        self.log.tokens = (input_tokens, output_tokens) if input_tokens or output_tokens else None
 
     async def _store_result(self, result: ToolResult) -> None:
         async with self._one_result():
@@ -238,6 +238,7 @@ class _End:
     last: Progress
     ending: Ending
     body: Body
+    tokens: tuple[int, int] | None
 
 
 # Makes the events of a turn.
@@ -245,9 +246,12 @@ Produce = Callable[[Run, Turn], Awaitable[AsyncGenerator[Event, None]]]
 
 
 class Runs:
-    """All runs of one app. `model` is what the log calls the model."""
+    """All runs of one app. `model` is what the log calls the model; `note_end` is told of each end of an answer."""
 
-    def __init__(self, store: Store, limits: Limits, model: str) -> None:
+    def __init__(
+        self, store: Store, limits: Limits, model: str, note_end: Callable[[TurnLog, Ending], None] | None = None
+    ) -> None:
+        self._note_end = note_end
         self._store = store
         self._limits = limits
         self._model = model
@@ -257,6 +261,9 @@ class Runs:
         self._checkpoints: asyncio.Task[None] | None = None
         self._close_by: float | None = None  # when the shutdown stops waiting
         self.others = Processes(store, lambda: [run.id for run in self._live.values()])
+
+    def __len__(self) -> int:
+        return len(self._live)
 
     def _own(self, conversation_id: int) -> Run | None:
         run = self._live.get(conversation_id)
@@ -418,7 +425,9 @@ class Runs:
         ending, sentence = self._outcome(run, run.producer)
         error: list[Event] = [] if sentence is None else [{"type": "error", "message": sentence}]
         events = [*run.events[: run.visible], *error]
-        end = _End(run.conversation_id, Progress(run.id, run.saved, events[run.saved :]), ending, fold(events))
+        end = _End(
+            run.conversation_id, Progress(run.id, run.saved, events[run.saved :]), ending, fold(events), run.log.tokens
+        )
         try:
             end = await self._store_end(end)
             sentence = end.body["error"]
@@ -428,19 +437,21 @@ class Runs:
             sentence = UNSAVED
         finally:
             run.log.write(self._model, end.ending)
+            if self._note_end is not None:
+                self._note_end(run.log, end.ending)
             run.end(sentence)
 
     async def _store_end(self, end: _End) -> _End:
         """Store the end of an answer; return what is stored: a failure, if the answer cannot be stored as it is."""
         try:
-            stored = await self._store.finish_answer(end.last, end.ending, end.body)
+            stored = await self._store.finish_answer(end.last, end.ending, end.body, end.tokens)
         except Unavailable:
             raise
         except Exception as error:  # a run must end in a state, and no reader must wait for ever
             log_mistake(f"conversation {end.conversation_id}", error)
             broken: list[Event] = [{"type": "error", "message": BROKEN}]
             end = replace(end, last=replace(end.last, events=broken), ending="failed", body=fold(broken))
-            stored = await self._store.finish_answer(end.last, end.ending, end.body)
+            stored = await self._store.finish_answer(end.last, end.ending, end.body, end.tokens)
         if not stored and end.body["error"] != DELETED:
             end = replace(end, body={**end.body, "error": ELSEWHERE})
         self._deferred.pop(end.conversation_id, None)

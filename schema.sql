@@ -7,11 +7,12 @@ CREATE TABLE IF NOT EXISTS conversations (
     title       TEXT NOT NULL,
     created_at  TEXT NOT NULL,
     updated_at  TEXT NOT NULL,
-    version     INTEGER NOT NULL DEFAULT 1  -- how often it, or a message in it that is not live, has changed
+    version     INTEGER NOT NULL DEFAULT 1, -- how often it, or a message in it that is not live, has changed
+    size        INTEGER NOT NULL DEFAULT 0  -- characters of its messages that are not live
 ) STRICT;
 
 CREATE INDEX IF NOT EXISTS conversations_last_used_first
-    ON conversations (user_id, updated_at DESC, id DESC, version);
+    ON conversations (user_id, updated_at DESC, id DESC, version, size);
 
 -- A turn is two rows: what the user said, and the one answer to it.
 -- `tool_calls` is a JSON list of {"id", "name", "args", "result", "at"}: `at` is the offset in `content`, in
@@ -34,6 +35,9 @@ CREATE TABLE IF NOT EXISTS messages (
     owner            TEXT,     -- the process that makes it
     asked            TEXT CHECK (asked = 'stopped'),  -- how it is to end, as another process has been told
     stop_readers     INTEGER,  -- how many other processes have readers by whose leaving it is stopped
+    -- What the answer took, once it has ended; NULL if the model did not say.
+    input_tokens     INTEGER,
+    output_tokens    INTEGER,
     CHECK (role = 'assistant' OR status = 'done')
 ) STRICT;
 
@@ -63,6 +67,14 @@ CREATE TABLE IF NOT EXISTS idempotency_keys (
 
 CREATE INDEX IF NOT EXISTS idempotency_keys_by_age ON idempotency_keys (created_at);
 CREATE INDEX IF NOT EXISTS idempotency_keys_by_answer ON idempotency_keys (answer_id);
+
+-- What each user has used today: it must not shrink when a conversation is deleted.
+CREATE TABLE IF NOT EXISTS token_counts (
+    user_id  TEXT NOT NULL,
+    day      TEXT NOT NULL,
+    tokens   INTEGER NOT NULL,
+    PRIMARY KEY (day, user_id)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS tasks (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,

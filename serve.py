@@ -15,7 +15,7 @@ import sys
 import threading
 from dataclasses import replace
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from agents import RunConfig
@@ -24,6 +24,7 @@ from starlette.applications import Starlette
 from todochat import auth
 from todochat.agent import TurnOptions, stream_turn, todo_agent
 from todochat.app import Service, create_app
+from todochat.connections import BATCH, Connections, raise_descriptor_limit
 from todochat.copying import copy
 from todochat.db import Store
 from todochat.dialects.sse import STALL
@@ -31,6 +32,7 @@ from todochat.engines import POSTGRES, StoreError
 from todochat.engines.sqlite import backup
 from todochat.events import Message, fold
 from todochat.keys import MIN_SECRET
+from todochat.logs import Sparing, configure
 from todochat.models import BadModel
 from todochat.models.offline import OfflineModel
 from todochat.models.streams import build_event_types
@@ -38,6 +40,7 @@ from todochat.settings import LOCAL_ORIGINS, BadSetting, Settings
 
 log = logging.getLogger("todochat")
 
+BACKLOG = 2048  # connections that the system keeps until they are accepted
 MAX_SHUTDOWN = 4.5  # seconds from the first signal on
 TOKEN_LIFETIME = 30 * 24 * 3600  # seconds
 LINK_LIFETIME = 24 * 3600  # seconds: it ends in the history of terminals and browsers
@@ -47,8 +50,7 @@ def main(arguments: list[str]) -> int:
     """Run the command line and return the exit code: 2 for a setting that cannot be used."""
     try:
         settings = Settings.from_env(os.environ, cors_origins=LOCAL_ORIGINS)
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        log.setLevel(settings.log_level)
+        configure(settings.log_level, settings.log_format)
         match arguments:
             case []:
                 asyncio.run(serve(settings))
@@ -79,14 +81,17 @@ async def serve(settings: Settings, **options: Any) -> None:
         )
     if settings.is_demo and not settings.allowed_hosts:  # a foreign page could have its name lead here (DNS rebinding)
         settings = replace(settings, allowed_hosts=("localhost",))
+    connections = Connections(raise_descriptor_limit(), settings.max_connections_per_address, settings.trusted_proxies)
     with listen(settings.host, settings.port) as listener:
         store = await Store.open(settings.database)
         try:
             app = create_app(store=store, settings=settings, **options)
+            app.state.metrics.watch("connections", "Open connections.", lambda: connections.count)
+            app.state.metrics.watch("connections_closed", "Those closed by a limit.", lambda: connections.refused)
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             url = f"http://{host}:{listener.getsockname()[1]}"
             greeting = _link(url, settings) if settings.is_demo else f"Serving on {url}"
-            await Server(app, greeting).serve([listener])
+            await Server(app, greeting, connections).serve([listener])
         finally:
             await store.close()
 
@@ -99,7 +104,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; port 0 is any free one."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: also let go of the connection of a reader that was dropped
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * STALL))
         # asyncio switches Nagle's algorithm off only for sockets that name their protocol, and create_server's do not:
@@ -112,12 +117,20 @@ def listen(host: str, port: int) -> socket.socket:
 class Server(uvicorn.Server):
     """uvicorn, which by itself waits for open streams before it tells the app to shut down."""
 
-    def __init__(self, app: Starlette, greeting: str) -> None:
+    def __init__(self, app: Starlette, greeting: str, connections: Connections) -> None:
         super().__init__(
             uvicorn.Config(
-                app, ws="none", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=3
+                app,
+                http=cast(Any, connections.protocol()),  # uvicorn calls it, and asks no more of it
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=3,
+                backlog=BATCH,
             )
         )
+        logging.getLogger("uvicorn.error").addFilter(Sparing().filter)  # it has a line for each request that is none
         self._app = app
         self._greeting = greeting
         self._ending: asyncio.Task[None] | None = None
@@ -126,6 +139,8 @@ class Server(uvicorn.Server):
         """Start, and say where."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # uvicorn has set it to what asyncio accepts at a time
         if self.started:
             print(self._greeting, flush=True)
             self._warming = asyncio.create_task(asyncio.to_thread(warm_up))

@@ -11,12 +11,15 @@ from urllib.parse import urlsplit
 
 from todochat.dates import timezone_named
 from todochat.engines import POSTGRES
-from todochat.watchdog import Patience
+from todochat.shares import Room
+from todochat.watchdog import Patience, Share
 
 Parsed = TypeVar("Parsed")
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
+# Where a proxy is, as a rule: on this machine, or in its own network.
+PRIVATE = ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 LOCAL_ORIGINS = ("http://localhost:3000", "http://localhost:5173")
 
 
@@ -62,7 +65,7 @@ def _read(env: Mapping[str, str], name: str, parse: Callable[[str], Parsed], def
         return parse(text)
     except ValueError as error:
         # A URL may hold a password, wherever it was put by mistake.
-        hidden = re.search("KEY|SECRET|URL|store", name) or re.search("://|@", text)
+        hidden = re.search("KEY|SECRET|URL|METRICS_TOKEN|store", name) or re.search("://|@", text)
         shown = "" if hidden else f" is {text!r}"
         raise BadSetting(f"{name}{shown}: {error}.") from error
 
@@ -118,6 +121,19 @@ def _origins(text: str) -> tuple[str, ...]:
 def _hosts(text: str) -> tuple[str, ...]:
     pattern = r"(\*\.)?[^/\s@:*]+|\[[0-9a-fA-F:.]+\]"
     return _each(pattern, "a host such as chat.example.com, without a port", _several(text))
+
+
+def _metrics_token(text: str) -> str:
+    if not re.fullmatch(r"[\x21-\x7e]{16,}", text):
+        raise ValueError("it must have at least 16 characters, in ASCII and without spaces")
+    return text
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(str(ipaddress.ip_network(part)) for part in several(_several(text)))
+    except ValueError:
+        raise ValueError("it must be addresses or networks, such as 192.0.2.7 or 10.0.0.0/8") from None
 
 
 def _headers(text: str) -> tuple[str, ...]:
@@ -185,10 +201,22 @@ class Settings:
     timezone: str = _setting("TIMEZONE", timezone_named, "UTC")
     history_chars: int = _setting("HISTORY_CHARS", partial(_whole, 1000, 100_000_000), 60_000)
     log_level: str = _setting("LOG_LEVEL", lambda text: _one_of(LOG_LEVELS, text.upper()), "INFO")
+    log_format: str = _setting("LOG_FORMAT", partial(_one_of, ("text", "json")), "text")
+    metrics_token: str | None = _setting("METRICS_TOKEN", _metrics_token, None)
     model_idle_timeout: float = _setting("MODEL_IDLE_TIMEOUT", _seconds, 60.0)
     model_start_timeout: float = _setting("MODEL_START_TIMEOUT", _seconds, 300.0)
     tool_timeout: float = _setting("TOOL_TIMEOUT", _seconds, 30.0)
     max_turns: int = _setting("MAX_TURNS", partial(_whole, 1, 1000), 10)
+    max_answer: int = _setting("MAX_ANSWER", partial(_whole, 100, 100_000_000), Share.characters)
+    max_tool_calls: int = _setting("MAX_TOOL_CALLS", partial(_whole, 1, 100_000), Share.calls)
+    max_turn_seconds: float = _setting("MAX_TURN_SECONDS", _seconds, Share.seconds)
+    max_connections_per_address: int = _setting("MAX_CONNECTIONS_PER_ADDRESS", partial(_whole, 0, 100_000), 100)
+    trusted_proxies: tuple[str, ...] = _setting("TRUSTED_PROXIES", _networks, PRIVATE)
+    turns_per_minute: int = _setting("TURNS_PER_MINUTE", partial(_whole, 1, 1_000_000), 60)
+    max_tasks: int = _setting("MAX_TASKS", partial(_whole, 1, 10_000_000), Room.tasks)
+    max_conversations: int = _setting("MAX_CONVERSATIONS", partial(_whole, 1, 10_000_000), Room.conversations)
+    max_stored_mb: int = _setting("MAX_STORED_MB", partial(_whole, 1, 1_000_000), Room.stored // 1_000_000)
+    max_tokens_per_day: int | None = _setting("MAX_TOKENS_PER_DAY", partial(_whole, 1, 999_999_999), Room.tokens)
     max_live: int = _setting("MAX_LIVE", partial(_whole, 1, 100_000), 200)
     max_live_per_user: int = _setting("MAX_LIVE_PER_USER", partial(_whole, 1, 100_000), 4)
 
@@ -212,7 +240,14 @@ class Settings:
 
         `store` and `users` say whether the environment decides about these. Raises `BadSetting`.
         """
-        unasked = {"HOST", "PORT", "LOG_LEVEL"}  # those are for serve.py
+        unasked = {
+            "HOST",
+            "PORT",
+            "LOG_LEVEL",
+            "LOG_FORMAT",
+            "MAX_CONNECTIONS_PER_ADDRESS",
+            "TRUSTED_PROXIES",
+        }  # those are for serve.py
         unasked |= set() if store else {"DATABASE_URL"}
         unasked |= set() if users else {"BETTER_AUTH_SECRET", *(name for name in env if name.startswith("JWT_"))}
         return cls.from_env({name: value for name, value in env.items() if name not in unasked})
@@ -237,6 +272,17 @@ class Settings:
     def patience(self) -> Patience:
         """How long a model and its tools may be silent."""
         return Patience(self.model_idle_timeout, self.tool_timeout, self.model_start_timeout)
+
+    @property
+    def share(self) -> Share:
+        """How much one answer may be."""
+        return Share(self.max_answer, self.max_tool_calls, self.max_turn_seconds)
+
+    @property
+    def room(self) -> Room:
+        """How much a user may have."""
+        stored = self.max_stored_mb * 1_000_000
+        return Room(self.max_tasks, self.max_conversations, stored, self.max_tokens_per_day)
 
     @property
     def is_loopback(self) -> bool:

@@ -1,32 +1,58 @@
-"""How long a model and its tools may be silent."""
+"""How long a model and its tools may be silent, and how much one answer may be."""
 
 import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from todochat.errors import TooMuch
 
 STARTING = 5.0  # seconds in which nothing has come of a model: a local server may be loading it
 
 
+@dataclass(frozen=True)
+class Share:
+    """How much one answer may be: characters that its models write, calls of tools, and seconds from its beginning."""
+
+    characters: int = 200_000
+    calls: int = 100
+    seconds: float = 1800.0
+
+
 @dataclass
 class Pulse:
-    """When a turn's model was last heard of: any byte is a sign of life, and so is any event."""
+    """When a turn's model was last heard of: any byte is a sign of life, and so is any event; and what came of it."""
 
     last: float  # by the loop's clock
     beating: bool = False  # whether it has been heard of at all in this turn: until then it may be starting
+    share: Share = field(default_factory=Share)
+    characters: int = 0  # of texts, thoughts and arguments of tools, those of agents that are tools too
+    calls: int = 0
 
     def beat(self) -> None:
         """Take note of a sign of life."""
         self.last, self.beating = asyncio.get_running_loop().time(), True
+
+    def take(self, characters: int = 0, calls: int = 0) -> None:
+        """Take note of what came of a model. Raises `TooMuch`, whose text is a sentence for the user."""
+        self.characters += characters
+        self.calls += calls
+        if self.characters > self.share.characters:
+            raise TooMuch(f"This answer is longer than {self.share.characters} characters{_ENDS}")
+        if self.calls > self.share.calls:
+            raise TooMuch(f"The assistant wanted more than {self.share.calls} tool calls for this answer{_ENDS}")
+
+
+_ENDS = ", more than this server allows, so it ends here. Please ask for less at once."
 
 
 # That of the turn; the tasks that the Agents SDK makes in it inherit this.
 PULSE: ContextVar[Pulse | None] = ContextVar("todochat_pulse", default=None)
 
 
-def begin_pulse() -> Pulse:
+def begin_pulse(share: Share) -> Pulse:
     """Return the pulse of a turn that begins, of which everything called from here on takes note."""
-    pulse = Pulse(asyncio.get_running_loop().time())
+    pulse = Pulse(asyncio.get_running_loop().time(), share=share)
     PULSE.set(pulse)
     return pulse
 
@@ -41,7 +67,7 @@ class Patience:
 
 
 class Watchdog:
-    """Cancels a run that has been silent for too long; tells once if its model is slow to start.
+    """Cancels a run that is silent or goes on for too long; tells once if its model is slow to start.
 
     One timer for the whole run: a timeout around each event would cost more than all else that we do for a text delta.
     """
@@ -54,7 +80,8 @@ class Watchdog:
         self._pulse, self._patience, self._cancel, self._tell_starting = pulse, patience, cancel, tell_starting
         self._told = False
         self._loop = asyncio.get_running_loop()
-        self._interval = min(patience.model, patience.tool, patience.start, STARTING)
+        self._ends = self._loop.time() + pulse.share.seconds
+        self._interval = min(patience.model, patience.tool, patience.start, pulse.share.seconds, STARTING)
         self._timer = self._loop.call_later(self._interval, self._look)
 
     def heard(self) -> None:
@@ -66,6 +93,11 @@ class Watchdog:
         self._timer.cancel()
 
     def _look(self) -> None:
+        left = self._ends - self._loop.time()
+        if left <= 0:
+            self.verdict = f"This answer took longer than {self._pulse.share.seconds:g} seconds{_ENDS}"
+            self._cancel()
+            return
         silence = self._loop.time() - self._pulse.last
         starting = not (self._pulse.beating or self.running)
         patience = self._patience
@@ -78,4 +110,4 @@ class Watchdog:
         if starting and not self._told and silence >= STARTING:
             self._told = True
             self._tell_starting()
-        self._timer = self._loop.call_later(min(allowed - silence, self._interval), self._look)
+        self._timer = self._loop.call_later(min(allowed - silence, self._interval, left), self._look)

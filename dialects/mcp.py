@@ -16,6 +16,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from todochat.agent import Tasks, TurnContext, todo_tools
 from todochat.engines import Unavailable
@@ -74,6 +75,20 @@ def endpoint(tasks: Tasks, max_body: int) -> StreamableHTTPSessionManager:
     version = json.loads(OPENAPI.read_bytes())["info"]["version"]
     server = Server("todochat", version=version, on_list_tools=list_tools, on_call_tool=call_tool)
     return StreamableHTTPSessionManager(server, json_response=True, stateless=True, max_request_body_size=max_body)
+
+
+def handling(endpoint: StreamableHTTPSessionManager, body: bytes) -> ASGIApp:
+    """Return the endpoint for a request whose body has been read: mcp 2.3 logs a traceback when one breaks off."""
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive_again() -> Message:
+            return waiting.pop() if waiting else await receive()
+
+        await endpoint.handle_request(scope, receive_again, send)
+
+    return handle
 
 
 def refuse_foreign_page(request: Request, settings: Settings) -> None:

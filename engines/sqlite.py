@@ -39,6 +39,13 @@ UPGRADES = {
         DROP INDEX IF EXISTS conversations_last_used_first;
         DROP INDEX IF EXISTS tasks_of_user;
         ALTER TABLE messages ADD COLUMN citations TEXT NOT NULL DEFAULT '[]';
+        ALTER TABLE messages ADD COLUMN input_tokens INTEGER;
+        ALTER TABLE messages ADD COLUMN output_tokens INTEGER;
+        ALTER TABLE conversations ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+        UPDATE conversations SET size = (
+            SELECT COALESCE(SUM(100 + LENGTH(content) + LENGTH(tool_calls) + LENGTH(reasoning) + LENGTH(citations)), 0)
+            FROM messages WHERE conversation_id = conversations.id AND status <> 'streaming'
+        );
     """,
 }
 TABLES = {"conversations", "messages", "tasks"}

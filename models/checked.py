@@ -66,6 +66,7 @@ class CheckedModel(Model):
         async with _closing(stream):
             async for event in stream:
                 pulse.beat()
+                pulse.take(*_amount(event, done))
                 if event.type == "response.output_text.delta":
                     text = texts.setdefault((_of(event, "output_index"), _of(event, "content_index")), Splitter())
                     for told in _told(event, *text.feed(event.delta)):
@@ -107,6 +108,21 @@ class CheckedModel(Model):
     def get_retry_advice(self, request: Any) -> Any:
         """See `agents.Model`."""
         return self._model.get_retry_advice(request)
+
+
+def _amount(event: Any, done: Sequence[Any]) -> tuple[int, int]:
+    """Return how many characters and calls of tools come with an event, before which these items were `done`."""
+    if isinstance(delta := _of(event, "delta"), str):  # of a text, a thought, or a tool's arguments
+        return len(delta), 0
+    if event.type == "response.output_item.done":
+        return 0, _calls([event.item])
+    if event.type == "response.completed":  # some models send their items with this alone
+        return 0, max(0, _calls(event.response.output) - _calls(done))
+    return 0, 0
+
+
+def _calls(items: Sequence[Any]) -> int:
+    return sum(item.type.endswith("_call") for item in items)
 
 
 def _of(thing: object, name: str) -> Any:

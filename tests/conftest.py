@@ -33,7 +33,11 @@ __all__ = ["ROOT", "SECRET", "SETTINGS", "Client", "Server", "Turn", "forge", "m
 __all__ += ["any_store", "bouncer", "browser", "cluster", "database", "narrow", "visitor"]
 __all__ += ["fragile", "fragile_bouncer", "fragile_server", "fragile_url"]
 
-REPORTS = ("faults", "faults of several processes")
+REPORTS = {
+    "faults": ("fault", "tries", "lost"),
+    "faults of several processes": ("fault", "tries", "lost"),
+    "attacks": ("attack and its size", "median ms", "worst ms"),
+}
 WIDTH = 72  # of what a fault is called
 
 # The files whose tests of the service run on each engine; those of the others run on SQLite.
@@ -116,13 +120,12 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
-    """Print the tables of the fault suites, which docs/promises.md quotes."""
-    for name in REPORTS:
+    """Print the tables that docs/promises.md quotes."""
+    for name, columns in REPORTS.items():
         if table := getattr(config, "reports", {}).get(name):
             terminalreporter.section(name)
-            terminalreporter.write_line(f"{'fault':{WIDTH}} tries  lost")
-            for fault, (times, lost) in table.items():
-                terminalreporter.write_line(f"{fault:{WIDTH}} {times:5} {lost:5}")
+            for row in (columns, *((first, *rest) for first, rest in table.items())):
+                terminalreporter.write_line(f"{row[0]:{WIDTH}} {row[1]:>9} {row[2]:>8}")
 
 
 def prepare(folder: Path, script: str = "app.py", **settings: Any) -> Server:

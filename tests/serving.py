@@ -24,6 +24,10 @@ SETTINGS = """
     DATABASE_URL BETTER_AUTH_SECRET JWT_ALGORITHM JWT_PUBLIC_KEY JWT_JWKS_URL JWT_ISSUER
     JWT_AUDIENCE JWT_USER_CLAIM ALLOWED_HOSTS CORS_ORIGINS CORS_HEADERS HISTORY_LIMIT
     LOG_LEVEL MODEL_IDLE_TIMEOUT TOOL_TIMEOUT MAX_TURNS MAX_LIVE MAX_LIVE_PER_USER
+    MAX_ANSWER MAX_TOOL_CALLS MAX_TURN_SECONDS
+    MAX_CONNECTIONS_PER_ADDRESS TRUSTED_PROXIES
+    LOG_FORMAT METRICS_TOKEN
+    TURNS_PER_MINUTE MAX_TASKS MAX_CONVERSATIONS MAX_STORED_MB MAX_TOKENS_PER_DAY
     OPENAI_REASONING HISTORY_CHARS MODEL_START_TIMEOUT
 """.split()  # noqa: SIM905
 
@@ -88,7 +92,10 @@ class Server:
         self.database = folder / "chat.db"
         self.log = folder / "log.txt"
         self.env = environment(
-            **{"PORT": 0, "DATABASE_URL": f"sqlite:///{self.database}", "BETTER_AUTH_SECRET": SECRET} | settings
+            # Tests ask more in a minute than people do; test_shares.py has what the limit does.
+            **{"PORT": 0, "DATABASE_URL": f"sqlite:///{self.database}", "BETTER_AUTH_SECRET": SECRET}
+            | {"TURNS_PER_MINUTE": 1_000_000}
+            | settings
         )
         self.process: Process | None = None
         self.url = ""

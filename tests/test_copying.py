@@ -48,7 +48,7 @@ async def fill(file: Path) -> None:
         )
         events: list[Event] = [TEXT, RESULT, {"type": "thinking", "content": "hm"}]
         if n < 2:
-            await store.finish_answer(Progress(turn.answer["id"], 0, events), "done", fold(events))
+            await store.finish_answer(Progress(turn.answer["id"], 0, events), "done", fold(events), (3, 4))
         else:  # as a crash leaves it
             await store.save_progress(lambda turn=turn, events=events: [Progress(turn.answer["id"], 0, events)])
     await store.delete_conversation("bob", 1)
@@ -61,7 +61,7 @@ async def test_a_file_is_copied_to_a_server(database: str, tmp_path: Path) -> No
     await fill(tmp_path / "chat.db")
     copied = copy_to(database, tmp_path / "chat.db")
     assert (copied.returncode, copied.stderr) == (0, "")
-    assert copied.stdout == "Copied 2 conversations, 4 messages, 3 idempotency_keys, 128 tasks.\n"
+    assert copied.stdout == "Copied 2 conversations, 4 messages, 3 idempotency_keys, 128 tasks, 1 token_counts.\n"
     old, new = await Store.open(str(tmp_path / "chat.db")), await Store.open(database)
     try:
         for n in (2, 3):

@@ -1,0 +1,80 @@
+"""All that is stored of one user: as one document, and its end."""
+
+import json
+import logging
+from collections.abc import AsyncGenerator
+
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from todochat.dates import utc_now
+from todochat.db import MOST, Store
+from todochat.dialects import shown
+from todochat.engines import Sql
+from todochat.runs import Runs
+
+log = logging.getLogger("todochat")
+
+PAGE = 50  # messages, or ten times as many tasks, that are read at once: nobody waits for a whole export
+
+# Beside the conversations and the tasks.
+OTHERS = {
+    "idempotency_keys": "SELECT key, created_at FROM idempotency_keys WHERE user_id = ? ORDER BY created_at, key",
+    "token_counts": "SELECT day, tokens FROM token_counts WHERE user_id = ? ORDER BY day",
+}
+
+
+def export(store: Store, user_id: str) -> Response:
+    """Return all that is stored of a user as a JSON document, which is made while it is sent."""
+    name = "attachment; filename=todochat-export.json"
+    return StreamingResponse(
+        _document(store, user_id), media_type="application/json", headers={"Content-Disposition": name}
+    )
+
+
+async def _document(store: Store, user_id: str) -> AsyncGenerator[str, None]:
+    yield f'{{"user": {json.dumps(user_id)}, "exported_at": "{utc_now()}", "conversations": ['
+    after, comma = None, ""
+    while page := await store.page_of_conversations(user_id, after=after, newest_first=False, limit=PAGE):
+        for conversation in page:
+            yield f'{comma}{json.dumps(conversation)[:-1]}, "messages": ['
+            async for message in _messages(store, user_id, conversation["id"]):
+                yield message
+            after, comma = conversation["id"], ", "
+            yield "]}"
+    yield '], "tasks": ['
+    last, comma = 0, ""
+    while tasks := await store.page_of_tasks(user_id, None, after=last, limit=10 * PAGE):
+        yield comma + json.dumps(tasks)[1:-1]
+        last, comma = tasks[-1]["id"], ", "
+    yield "]"
+    for name, statement in OTHERS.items():
+        rows = await store.engine.read(lambda sql, statement=statement: sql(statement, (user_id,)))  # type: ignore[misc]
+        yield f', "{name}": {json.dumps([{**row} for row in rows])}'
+    yield "}"
+
+
+async def _messages(store: Store, user_id: str, conversation_id: int) -> AsyncGenerator[str, None]:
+    since, comma = 0, ""
+    while since < MOST:
+        page = await store.page_of_messages(user_id, conversation_id, since=since, newest_first=False, limit=PAGE)
+        if page is None or not page[1]:  # deleted meanwhile, or at its end
+            return
+        for message in page[1]:
+            yield comma + json.dumps(shown(message))
+            since, comma = message["id"] + 1, ", "
+
+
+async def delete(store: Store, runs: Runs, user_id: str) -> Response:
+    """Delete all that is stored of a user; what is live ends."""
+
+    async def work(sql: Sql) -> list[int]:
+        await store.engine.lock(sql, user_id)
+        rows = await sql("DELETE FROM conversations WHERE user_id = ? RETURNING id", (user_id,))
+        for table in ("tasks", *OTHERS):
+            await sql(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
+        return [row["id"] for row in rows]
+
+    for conversation_id in await store.engine.write(work):
+        await runs.end_deleted(conversation_id)
+    log.info("user=%r has deleted everything", user_id)
+    return JSONResponse({"status": "deleted"})
