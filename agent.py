@@ -29,14 +29,14 @@ from agents.items import RunItem, TResponseStreamEvent
 from agents.tool_context import ToolContext
 
 from todochat.dates import today
-from todochat.errors import name_of, sentence_for
 from todochat.events import Event, Message, ToolCall, ToolResult
-from todochat.history import model_input
-from todochat.inputs import unfit
 from todochat.shares import Full
-from todochat.task_store import most_urgent
-from todochat.tool_output import as_json, in_words, mended
-from todochat.watchdog import Patience, Share, Watchdog, begin_pulse
+from todochat.store.tasks import most_urgent
+from todochat.turns.errors import name_of, sentence_for
+from todochat.turns.history import model_input
+from todochat.turns.tool_output import as_json, in_words, mended
+from todochat.turns.watchdog import Patience, Share, Watchdog, begin_pulse
+from todochat.web.inputs import unfit
 
 log = logging.getLogger("todochat")
 

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from todochat import account, etags, inputs, pages
+from todochat import account
 from todochat.agent import Tasks, TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.auth import Authenticate, bearer, verifier_for
 from todochat.db import MOST, Busy, Conversation, Limits, Store, Turn, TurnRequest
@@ -30,12 +30,13 @@ from todochat.dialects.sse import EventStream
 from todochat.engines import T, Unavailable
 from todochat.events import Event, Feed
 from todochat.metrics import Metrics
-from todochat.middleware import EXPECTED, middleware, refuse
 from todochat.models import Choice, choose_model, offline
 from todochat.runs import UNSAVED, Run, Runs
-from todochat.sdk import checked_agent, run_config
 from todochat.settings import BadSetting, Settings, store_path
 from todochat.shares import Shares
+from todochat.turns.sdk import checked_agent, run_config
+from todochat.web import etags, inputs, pages
+from todochat.web.middleware import EXPECTED, middleware, refuse
 
 log = logging.getLogger("todochat")
 

@@ -21,6 +21,9 @@ from todochat.logs import Sparing
 FIRST = 10.0  # seconds for a request to come, with all of its headers
 BODY = 30.0  # seconds for its body
 MOST = 10_000  # connections, however many descriptors there are: each costs some memory
+PER_ADDRESS = 100  # connections, where nothing else is set
+# Where a proxy is, as a rule: on this machine, or in its own network.
+PRIVATE = ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 BATCH = 32  # connections that are accepted at a time, all before any of them is counted: fewer than what is kept back
 
 
@@ -38,15 +41,19 @@ def raise_descriptor_limit() -> int:
 
 
 class Connections:
-    """All connections of a server: `most` in all, and `per_address` (0: any number) of each one that is not trusted."""
+    """All connections of a server: `most` in all, and `per_address` (0: any number) of each one that is not trusted.
 
-    def __init__(self, most: int, per_address: int, trusted: Sequence[str]) -> None:
+    With None for `per_address` it is `PER_ADDRESS`, and `PRIVATE` is trusted as well.
+    """
+
+    def __init__(self, most: int, per_address: int | None, trusted: Sequence[str]) -> None:
         self.most = most
         self.count = 0
         self.refused = 0
         self.waiting: dict[Guarded, None] = {}  # those that are to send something, the longest waited for first
-        self._per_address = per_address
-        self._trusted = [ipaddress.ip_network(network) for network in trusted]
+        self._per_address = PER_ADDRESS if per_address is None else per_address
+        networks = [*trusted, *PRIVATE] if per_address is None else trusted
+        self._trusted = [ipaddress.ip_network(network) for network in networks]
         self._by_network: Counter[str] = Counter()
         self._log = Sparing()
 

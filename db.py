@@ -16,10 +16,10 @@ from typing import Literal, NotRequired, TypedDict, cast
 from todochat.dates import utc_now
 from todochat.engines import Engine, Row, Sql, T, Value, open_engine
 from todochat.events import Body, Event, Message, Status, dump, fold, load
-from todochat.search import like_any, patterns_for
 from todochat.shares import Room, TooMany, admit_turn, count_tokens, make_room, size_of, size_of_question
-from todochat.task_store import TaskStore
-from todochat.versions import Versions
+from todochat.store.search import like_any, patterns_for
+from todochat.store.tasks import TaskStore
+from todochat.store.versions import Versions
 
 CONVERSATION = """id, title, created_at, updated_at, EXISTS (
     SELECT 1 FROM messages WHERE messages.conversation_id = conversations.id AND messages.status = 'streaming'

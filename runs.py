@@ -28,7 +28,7 @@ from todochat.engines import T, Unavailable
 from todochat.events import Body, Event, Feed, ToolCall, ToolResult, fold
 from todochat.logs import TurnLog, log_mistake
 from todochat.processes import DELETED, Processes, wait_for_end
-from todochat.tool_output import as_json
+from todochat.turns.tool_output import as_json
 
 Ending = Literal["done", "stopped", "failed", "interrupted"]
 

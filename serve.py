@@ -24,19 +24,19 @@ from starlette.applications import Starlette
 from todochat import auth
 from todochat.agent import TurnOptions, stream_turn, todo_agent
 from todochat.app import Service, create_app
+from todochat.auth.keys import MIN_SECRET
 from todochat.connections import BATCH, Connections, raise_descriptor_limit
-from todochat.copying import copy
 from todochat.db import Store
 from todochat.dialects.sse import STALL
 from todochat.engines import POSTGRES, StoreError
 from todochat.engines.sqlite import backup
 from todochat.events import Message, fold
-from todochat.keys import MIN_SECRET
 from todochat.logs import Sparing, configure
 from todochat.models import BadModel
 from todochat.models.offline import OfflineModel
 from todochat.models.streams import build_event_types
 from todochat.settings import LOCAL_ORIGINS, BadSetting, Settings
+from todochat.store.copying import copy
 
 log = logging.getLogger("todochat")
 

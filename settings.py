@@ -12,14 +12,12 @@ from urllib.parse import urlsplit
 from todochat.dates import timezone_named
 from todochat.engines import POSTGRES
 from todochat.shares import Room
-from todochat.watchdog import Patience, Share
+from todochat.turns.watchdog import Patience, Share
 
 Parsed = TypeVar("Parsed")
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
-# Where a proxy is, as a rule: on this machine, or in its own network.
-PRIVATE = ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 LOCAL_ORIGINS = ("http://localhost:3000", "http://localhost:5173")
 
 
@@ -210,8 +208,8 @@ class Settings:
     max_answer: int = _setting("MAX_ANSWER", partial(_whole, 100, 100_000_000), Share.characters)
     max_tool_calls: int = _setting("MAX_TOOL_CALLS", partial(_whole, 1, 100_000), Share.calls)
     max_turn_seconds: float = _setting("MAX_TURN_SECONDS", _seconds, Share.seconds)
-    max_connections_per_address: int = _setting("MAX_CONNECTIONS_PER_ADDRESS", partial(_whole, 0, 100_000), 100)
-    trusted_proxies: tuple[str, ...] = _setting("TRUSTED_PROXIES", _networks, PRIVATE)
+    max_connections_per_address: int | None = _setting("MAX_CONNECTIONS_PER_ADDRESS", partial(_whole, 0, 100_000), None)
+    trusted_proxies: tuple[str, ...] = _setting("TRUSTED_PROXIES", _networks, ())
     turns_per_minute: int = _setting("TURNS_PER_MINUTE", partial(_whole, 1, 1_000_000), 60)
     max_tasks: int = _setting("MAX_TASKS", partial(_whole, 1, 10_000_000), Room.tasks)
     max_conversations: int = _setting("MAX_CONVERSATIONS", partial(_whole, 1, 10_000_000), Room.conversations)

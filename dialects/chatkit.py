@@ -13,11 +13,11 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from todochat import inputs
 from todochat.db import Conversation, Store, Turn
 from todochat.dialects.chatkit_items import ItemWriter, Json, items, user_message
 from todochat.dialects.sse import frame
 from todochat.events import Event
+from todochat.web import inputs
 
 Page = Json  # {"data", "has_more"} and, if there is more, "after"
 

@@ -20,9 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from todochat.agent import Tasks, TurnContext, todo_tools
 from todochat.engines import Unavailable
-from todochat.pages import OPENAPI
 from todochat.settings import Settings
-from todochat.tool_output import in_words
+from todochat.turns.tool_output import in_words
+from todochat.web.pages import OPENAPI
 
 USER = "todochat.user"  # where in the ASGI scope the handler leaves the id of the user that it let in
 

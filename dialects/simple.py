@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 from starlette.exceptions import HTTPException
 
-from todochat import inputs
 from todochat.dialects import THINKING, shown
 from todochat.dialects.sse import frame
 from todochat.events import Event
+from todochat.web import inputs
 
 DONE = b"data: [DONE]\n\n"
 

@@ -14,11 +14,11 @@ from agents import Model, ModelResponse, TResponseInputItem
 from agents.items import TResponseStreamEvent
 from openai.types.responses import ResponseReasoningTextDeltaEvent, ResponseTextDeltaEvent
 
-from todochat import history
-from todochat.errors import EndedEarly, too_long
 from todochat.models.streams import EXCHANGE, Exchange, whole
 from todochat.models.thoughts import Splitter
-from todochat.watchdog import PULSE, Pulse
+from todochat.turns import history
+from todochat.turns.errors import EndedEarly, too_long
+from todochat.turns.watchdog import PULSE, Pulse
 
 _PRELUDE = ("response.created", "response.queued", "response.in_progress")  # nothing of the answer
 

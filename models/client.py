@@ -13,7 +13,7 @@ from httpx2 import AsyncByteStream  # which openai 3.54 is made with
 from openai import APIResponseValidationError, AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
 from todochat.models.streams import EXCHANGE, ChatStream, ResponsesStream
-from todochat.watchdog import PULSE, Pulse
+from todochat.turns.watchdog import PULSE, Pulse
 
 MAX_WAIT = 5.0  # seconds that a provider may ask for before the client tries again
 

@@ -24,7 +24,7 @@ from agents import Model, ModelResponse, TResponseInputItem, Usage
 from agents.items import TResponseOutputItem, TResponseStreamEvent
 from openai.types import responses
 
-from todochat.tool_output import as_json
+from todochat.turns.tool_output import as_json
 
 NAME = "offline"
 WHAT_IT_IS = "the offline demo model: a small table of phrases, not an AI"

@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 from pydantic import ValidationError
 
-from todochat.errors import EndedEarly
+from todochat.turns.errors import EndedEarly
 
 
 @dataclass

@@ -12,10 +12,11 @@ from openai.types.responses import ResponseFunctionToolCall, ResponseFunctionWeb
 from openai.types.responses.response_function_web_search import ActionSearch
 from scripted import item, pieces, text, thought
 
-from todochat import agent, history, models, sdk
+from todochat import agent, models
 from todochat.db import Store
 from todochat.events import Event, Message, Status
-from todochat.tool_output import as_json
+from todochat.turns import history, sdk
+from todochat.turns.tool_output import as_json
 
 pytestmark = pytest.mark.anyio
 

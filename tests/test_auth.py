@@ -17,7 +17,7 @@ from issuer import SIGNERS, Signer, b64, eddsa, es256, issuing, pem_of, rs256, s
 from servers import Provider, provider
 
 from todochat import auth
-from todochat.keys import FixedKeys, UnfitKey
+from todochat.auth.keys import FixedKeys, UnfitKey
 from todochat.logs import Sparing
 from todochat.settings import Settings
 

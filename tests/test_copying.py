@@ -11,9 +11,9 @@ from conftest import ROOT, Server
 from postgres import PASSWORD
 from serving import environment
 
-from todochat import copying
 from todochat.db import Limits, Progress, Store, TurnRequest
 from todochat.events import Event, fold
+from todochat.store import copying
 
 pytestmark = pytest.mark.anyio
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from postgres import look
-from turns import CALL, EVENTS, answer_of, append, begin, finish
 
 from todochat import db
 from todochat.db import Limits, Progress, Store
 from todochat.events import Event, Status, fold
-from todochat.task_store import Task
+from todochat.store.tasks import Task
+from turns import CALL, EVENTS, answer_of, append, begin, finish
 
 pytestmark = pytest.mark.anyio
 

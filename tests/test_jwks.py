@@ -14,9 +14,9 @@ import pytest
 from conftest import SECRET, Server
 from issuer import Issuer, Signer, b64, eddsa, es256, issuing, rs256, secret_signer
 
-from todochat import jwks
-from todochat.jwks import KeySet, keys_in
-from todochat.keys import Refused
+from todochat.auth import jwks
+from todochat.auth.jwks import KeySet, keys_in
+from todochat.auth.keys import Refused
 from todochat.settings import BadSetting, Settings
 
 CLAIMS = {"sub": "alice", "exp": int(time.time()) + 3600}

@@ -31,7 +31,7 @@ from todochat.db import Limits, Progress, Store, TurnRequest
 from todochat.engines import Row, Sql, StoreError, Unavailable
 from todochat.engines.postgres import CONNECTIONS, GRACE, KEPT, PostgresEngine
 from todochat.events import Event, fold
-from todochat.task_store import Task
+from todochat.store.tasks import Task
 
 pytestmark = pytest.mark.anyio
 

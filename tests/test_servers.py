@@ -12,8 +12,9 @@ from conftest import Client, Server, missing
 from pydantic import TypeAdapter
 from servers import ROOM, SOURCES, TOO_LONG, TROUBLES, TWO_CALLS, WANTING, Provider, provider
 
-from todochat import history, models
+from todochat import models
 from todochat.models.thoughts import Splitter
+from todochat.turns import history
 
 WHOLE = "whole \U0001f600"
 A = {"url": "https://a.example/", "title": "A"}

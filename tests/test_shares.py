@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Server
-from turns import EVENTS, LIMITS, begin, finish
 
 from todochat.connections import Connections
 from todochat.db import Limits, Progress, Store, TurnRequest
 from todochat.events import fold
-from todochat.settings import PRIVATE, BadSetting, Settings
+from todochat.settings import BadSetting, Settings
 from todochat.shares import BODIES, READERS, SIZE, Full, Room, TooMany
+from turns import EVENTS, LIMITS, begin, finish
 
 ENDS = ", more than this server allows, so it ends here. Please ask for less at once."
 
@@ -191,10 +191,19 @@ def test_bodies_in_flight(make_server: Callable[..., Server]) -> None:
 # ---- an address's share ----
 
 
-@pytest.mark.parametrize(("trusted", "kept"), [("192.0.2.1", 3), ("127.0.0.0/8", 8)])
-def test_connections_of_one_address(make_server: Callable[..., Server], trusted: str, kept: int) -> None:
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [
+        ({"MAX_CONNECTIONS_PER_ADDRESS": 3}, 3),
+        ({"MAX_CONNECTIONS_PER_ADDRESS": 3, "TRUSTED_PROXIES": "192.0.2.1"}, 3),
+        ({"MAX_CONNECTIONS_PER_ADDRESS": 3, "TRUSTED_PROXIES": "127.0.0.0/8"}, 8),
+    ],
+)
+def test_connections_of_one_address(
+    make_server: Callable[..., Server], limits: dict[str, str | int], kept: int
+) -> None:
     """An address has so many connections, and one more is closed at once; a trusted proxy has any number."""
-    server = make_server(script="tests/unpaced.py", MAX_CONNECTIONS_PER_ADDRESS=3, TRUSTED_PROXIES=trusted)
+    server = make_server(script="tests/unpaced.py", **limits)
     with ExitStack() as stack:
         made = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(8)]
         time.sleep(0.5)  # more would be closed meanwhile
@@ -217,7 +226,7 @@ def test_wrong_networks_are_said_at_the_start() -> None:
 
 def test_networks_of_ipv6_are_counted_as_one() -> None:
     """Whoever has one address of IPv6 has very many; one of IPv4 in IPv6's clothes is that of IPv4."""
-    connections = Connections(10, 3, PRIVATE)
+    connections = Connections(10, None, ())
     assert connections.network_of(("2001:db8:1:2:3::4", 1)) == "2001:db8:1:2::/64"
     assert connections.network_of(("::ffff:192.0.2.7", 1)) == connections.network_of(("192.0.2.7", 1)) == "192.0.2.7"
     assert connections.network_of(("fe80::1%eth0", 1)) == "fe80::/64"

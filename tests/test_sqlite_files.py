@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from conftest import opened
-from turns import EVENTS, answer_of, append, begin
 
 from todochat import db
 from todochat.db import Limits, Store, TurnRequest
 from todochat.engines import StoreError, Unavailable
 from todochat.events import fold, unfold
+from turns import EVENTS, answer_of, append, begin
 
 pytestmark = pytest.mark.anyio
 

@@ -20,7 +20,7 @@ from conftest import ROOT, SECRET, SETTINGS, Server, running
 
 from todochat import auth
 from todochat.app import create_app
-from todochat.keys import FixedKeys
+from todochat.auth.keys import FixedKeys
 from todochat.serve import main
 from todochat.settings import BadSetting, Settings
 

@@ -15,7 +15,7 @@ from conftest import ROOT, Server, npm_package, prepare, running
 from playwright.sync_api import expect
 from serving import environment
 
-from todochat.jwks import PAUSE
+from todochat.auth.jwks import PAUSE
 
 TEXT = (ROOT / "docs/tokens.md").read_text()
 SECTIONS = {section.split("\n")[0]: section for section in TEXT.split("\n## ")}

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from todochat import inputs
+from todochat.web import inputs
 
 BREATH = 200_000  # characters, after which others are served
 

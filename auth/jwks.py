@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 from jose.backends.base import Key
 
-from todochat.keys import KINDS, Refused, TokenKey, UnfitKey, key_of
+from todochat.auth.keys import KINDS, Refused, TokenKey, UnfitKey, key_of
 
 log = logging.getLogger("todochat")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from todochat.errors import TooMuch
+from todochat.turns.errors import TooMuch
 
 STARTING = 5.0  # seconds in which nothing has come of a model: a local server may be loading it
 

@@ -7,7 +7,7 @@ from typing import Any
 from agents import TResponseInputItem
 
 from todochat.events import Message
-from todochat.tool_output import in_words
+from todochat.turns.tool_output import in_words
 
 SHORT = 500  # characters that are left of a tool's result that is shortened
 

@@ -7,12 +7,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from todochat import browsers
 from todochat.db import Conflict, NotFound, ServerFull
 from todochat.engines import Unavailable
 from todochat.runs import ShuttingDown
 from todochat.settings import Settings
 from todochat.shares import Full, TooMany
+from todochat.web import browsers
 
 
 def middleware(settings: Settings, prefix: str) -> list[Middleware]:

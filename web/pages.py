@@ -11,8 +11,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-STATIC = Path(__file__).with_name("static")
-OPENAPI = Path(__file__).with_name("openapi.json")
+STATIC = Path(__file__).parent.with_name("static")
+OPENAPI = Path(__file__).parent.with_name("openapi.json")
 # A browser asks each time whether a file has changed.
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
 HEADERS |= {"Cross-Origin-Opener-Policy": "same-origin"}  # who opened the page holds nothing of it

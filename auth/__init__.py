@@ -24,9 +24,9 @@ from jose.exceptions import JOSEError
 from jose.utils import base64url_decode, base64url_encode
 from starlette.requests import Request
 
+from todochat.auth.jwks import KeySet
+from todochat.auth.keys import MIN_SECRET, FixedKeys, Keys, Refused, UnfitKey
 from todochat.files import open_own
-from todochat.jwks import KeySet
-from todochat.keys import MIN_SECRET, FixedKeys, Keys, Refused, UnfitKey
 from todochat.logs import Sparing
 from todochat.settings import BadSetting, Settings, several
 
