@@ -426,7 +426,7 @@ def create_app(
         object which the agent's tools receive as `ctx.context`. By default that TurnContext itself; the five to-do
         tools need it, or a subclass of it.
     tasks: your own tasks in place of ours, with the four methods of `agent.Tasks`; the to-do tools, /api/tasks and
-        /mcp then act on these. Each task is a mapping with the fields of `task_store.Task`, its id an integer.
+        /mcp then act on these. Each task is a mapping with the fields of `store.tasks.Task`, its id an integer.
     model: an `agents.Model` that every agent runs on, whatever its own `model` says. By default the to-do agent runs
         on the model that the environment names (`models.choose_model`), and an agent of yours on its own.
     store: where the conversations and our tasks are: a URL such as "sqlite:///chat.db", or an open `db.Store`, which

@@ -1,8 +1,9 @@
 """The store: what is read and written, in SQL.
 
 Each public method of `Store` is one unit of work, which happens whole or not at all, even if its caller is cancelled in
-the middle. What a user asks for takes the id of that user; what a run writes goes by the answer's id. Nothing outside
-this file says what is stored; where it is stored, and how, is the business of an engine (engines/).
+the middle. What a user asks for takes the id of that user; what a run writes goes by the answer's id. What a user may
+have is counted in shares.py; parts of the store that are easily told apart are in store/. Where it all is stored, and
+how, is the business of an engine (engines/).
 """
 
 import asyncio
@@ -134,7 +135,7 @@ class Wishes:
 
 
 class Store(TaskStore, Versions):
-    """What is stored; what it does with tasks is in task_store.py.
+    """What is stored; what it does with tasks is in store/tasks.py.
 
     Made by `await Store.open(database)`, ended by `await store.close()`. Where several processes share a database,
     `process` tells the answers that are made here from those of the others.
@@ -299,12 +300,12 @@ class Store(TaskStore, Versions):
         answers = f"conversation_id = ? AND role = 'assistant' AND id IN ({places})"
 
         async def work(sql: Sql) -> bool:
-            changed = "UPDATE conversations SET version = version + 1 WHERE id = ? AND user_id = ? RETURNING id"
-            if not await sql(changed, (conversation_id, user_id)):
+            if await _find(sql, user_id, conversation_id) is None:
                 return False
             found = await sql(f"SELECT id FROM messages WHERE {answers}", (conversation_id, *message_ids))
             if len(found) < len(message_ids):
                 return False
+            await sql("UPDATE conversations SET version = version + 1 WHERE id = ?", (conversation_id,))
             await sql(f"UPDATE messages SET feedback = ? WHERE {answers}", (kind, conversation_id, *message_ids))
             return True
 

@@ -88,7 +88,7 @@ class Feed:
         self.events: list[Event] = []
         self.ended = False
         self.readers = 0
-        self.stop_readers = 0  # those of them by whose leaving, if it is the last, the answer is stopped
+        self.stop_readers = 0  # those of them whose leaving counts as Stop, once the last of them has left
         self._news = asyncio.Event()
 
     def publish(self, event: Event) -> None:
@@ -117,8 +117,9 @@ class Feed:
                     yielded = yielded[1], clock()
                     yield batch
                 elif self.ended:
-                    if after > len(self.events) and self.events[-1]["type"] == "error":
-                        yield self.events[-1:]  # a process has died that had shown more than it had stored
+                    last = self.events[-1:]
+                    if not yielded[1] and last and last[0]["type"] == "error":
+                        yield last  # a process has died that had shown more than it had stored
                     return
                 else:
                     self._news.clear()

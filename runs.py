@@ -55,7 +55,7 @@ class Run(Feed, Observer):
     """One answer in the making: the feed of its events, and the task that makes them.
 
     A tool's result can come by three ways, of which the first to come counts. A tool that works on our store has it
-    stored in the transaction of its work (`record`). Any other function tool of the agent is heard of when it ends
+    stored in the transaction of its work (`run_tool_atomically`). Any other function tool is heard of when it ends
     (`tool_ended`), and not when the slowest of those called at once has ended. What is no function tool (a handoff, a
     provider's own tool) comes as an event of the run. By each way it is stored first and then shown.
     """
@@ -69,11 +69,11 @@ class Run(Feed, Observer):
         self.tool_tasks: set[asyncio.Task[object]] = set()  # what is not cancelled with the producer
         self.stopped_as: tuple[Ending, str | None] | None = None
         self.given_up = False  # whether the tools that are still at work are waited for no longer
-        self.left = False  # whether a reader has left by whose leaving, if it was the last of these, this is stopped
+        self.stop_reader_left = False  # whether one of `stop_readers` has left
         self.storing_result = asyncio.Lock()
         self._store = store
         self._in_doubt: int | None = None  # the number of an event that is not committed yet
-        self._own: set[str] = set()  # the calls that are this run's, and not those of an agent inside a tool
+        self._own_calls: set[str] = set()  # those of this run, and not of an agent inside a tool
         self._answered: set[str] = set()  # the calls whose results are stored
 
     # ---- what readers see ----
@@ -97,7 +97,7 @@ class Run(Feed, Observer):
     async def run_tool_atomically(self, call_id: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do a tool's `work` on our store, and store its result in the answer: both, or neither."""
 
-        async def both(call: ToolCall) -> T:
+        async def work_and_store(call: ToolCall) -> T:
             async with self._one_result():
                 if self.stopped_as is not None:  # while this waited for another tool
                     raise AnswerOver
@@ -107,29 +107,32 @@ class Run(Feed, Observer):
                 self._answered.add(call_id)
                 return output
 
-        return await self._run_tool(call_id, work, both)
+        return await self._run_tool(call_id, work, work_and_store)
 
     async def run_tool_then_store(self, call_id: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do a tool's `work` on another store than ours, and then store its result: no transaction can hold both."""
 
-        async def both(call: ToolCall) -> T:
+        async def work_and_store(call: ToolCall) -> T:
             output = await work()
             await self._store_result(_result(call, output))
             return output
 
-        return await self._run_tool(call_id, work, both)
+        return await self._run_tool(call_id, work, work_and_store)
 
     async def _run_tool(
-        self, call_id: str, work: Callable[[], Awaitable[T]], both: Callable[[ToolCall], Coroutine[object, object, T]]
+        self,
+        call_id: str,
+        work: Callable[[], Awaitable[T]],
+        work_and_store: Callable[[ToolCall], Coroutine[object, object, T]],
     ) -> T:
         """Do the work and store its result; once begun it is finished, even if the run is stopped in the middle."""
-        if call_id not in self._own:
+        if call_id not in self._own_calls:
             return await work()
-        return await self._finish_tool(both(await self._wait_for_call(call_id)))
+        return await self._finish_tool(work_and_store(await self._wait_for_call(call_id)))
 
     def tool_began(self, call_id: str) -> None:
         """See `Observer`."""
-        self._own.add(call_id)
+        self._own_calls.add(call_id)
 
     async def tool_ended(self, result: ToolResult) -> None:
         """See `Observer`; for a result that has been stored already this does nothing."""
@@ -214,16 +217,23 @@ class Run(Feed, Observer):
             self.producer.cancel()
 
     def is_left(self, elsewhere: int | None) -> bool:
-        """Whether the last reader has left by whose leaving this is stopped, of which there are so many elsewhere."""
-        return (self.left or elsewhere is not None) and not self.stop_readers and not elsewhere
+        """Whether readers whose leaving counts as Stop have all left; `elsewhere` is how many other processes have."""
+        return (self.stop_reader_left or elsewhere is not None) and not self.stop_readers and not elsewhere
 
     async def finish_tools(self) -> None:
         """Wait for the tools that are still at work, and cancel those that do not come to an end."""
         if self.tool_tasks:
-            _, hanging = await asyncio.wait(self.tool_tasks, timeout=FINISHING)
-            self.given_up = True  # a unit of work goes on when its caller is cancelled: it must not commit any more
-            for tool in hanging:
-                tool.cancel()
+            await asyncio.wait(self.tool_tasks, timeout=FINISHING)
+        self.given_up = True  # a unit of work goes on when its caller is cancelled: it must not commit any more
+        for tool in self.tool_tasks:
+            tool.cancel()
+
+    def end(self, sentence: str | None) -> None:
+        """See `Feed.end`."""
+        if self._in_doubt is not None:  # the database hangs: what it has not confirmed stays unseen
+            del self.events[self._in_doubt :]
+            self._in_doubt = None
+        super().end(sentence)
 
 
 def _result(call: ToolCall, output: object) -> ToolResult:
@@ -256,7 +266,7 @@ class Runs:
         self._limits = limits
         self._model = model
         self._live: dict[int, Run] = {}  # by conversation; a run stays until its final state is stored
-        self._deferred: dict[int, _End] = {}  # by conversation: ends that could not be stored yet
+        self._deferred: dict[int, _End] = {}  # by answer: ends that could not be stored yet
         self._beginnings: set[asyncio.Task[tuple[Turn, Feed | None]]] = set()
         self._checkpoints: asyncio.Task[None] | None = None
         self._close_by: float | None = None  # when the shutdown stops waiting
@@ -265,13 +275,13 @@ class Runs:
     def __len__(self) -> int:
         return len(self._live)
 
-    def _own(self, conversation_id: int) -> Run | None:
+    def _live_run(self, conversation_id: int) -> Run | None:
         run = self._live.get(conversation_id)
         return None if run is None or run.ended else run
 
     async def live(self, user_id: str, conversation_id: int) -> Feed | None:
         """Return the live answer in a conversation of the user's, whichever process makes it."""
-        run = self._own(conversation_id)
+        run = self._live_run(conversation_id)
         if run is None:
             return await self.others.follow(user_id, conversation_id)
         return run if run.user_id == user_id else None
@@ -322,7 +332,7 @@ class Runs:
 
         Returns the answer's id, None if there is none. Raises `Unavailable` if another process does not end it.
         """
-        run = self._own(conversation_id)
+        run = self._live_run(conversation_id)
         if run is None:
             return await self.others.stop(user_id, conversation_id)
         await self._stop(run, "stopped")
@@ -336,18 +346,22 @@ class Runs:
 
     async def end_deleted(self, conversation_id: int) -> None:
         """End the live run of a conversation that has just been deleted."""
-        if (run := self._own(conversation_id)) is not None:
+        if (run := self._live_run(conversation_id)) is not None:
             await self._stop(run, "stopped", DELETED)
 
     async def stop_when_left(self, answer: Feed) -> Callable[[], Awaitable[None]]:
-        """Count a reader of an answer by whose leaving, if it is the last of these, the answer is stopped.
+        """Count a reader whose leaving counts as Stop, once the last of them has left.
 
         Returns what is to be called when it leaves. There are several such readers, perhaps on several processes, when
         a request was sent again with its idempotency key.
         """
         answer.stop_readers += 1
         if not isinstance(answer, Run) and answer.stop_readers == 1:
-            await self.others.stop_readers(answer, +1)
+            try:
+                await self.others.stop_readers(answer, +1)
+            except BaseException:
+                answer.stop_readers -= 1
+                raise
 
         async def leave() -> None:
             answer.stop_readers -= 1
@@ -356,7 +370,7 @@ class Runs:
             if isinstance(answer, Run) and not self._store.engine.shared:
                 answer.stop("stopped")
             elif isinstance(answer, Run):
-                answer.left = True
+                answer.stop_reader_left = True
                 with suppress(Unavailable):  # then it is one of the next checkpoints that stops it
                     await self._checkpoint()  # which knows of the readers on other processes
             else:
@@ -373,7 +387,7 @@ class Runs:
         if run is None:
             mirror = await self.others.follow(user_id, conversation_id)
             return mirror is None or await wait_for_end(mirror, ENDING_ELSEWHERE)
-        if run.conclusion is not None and (run.stopped_as is not None or run.left):
+        if run.conclusion is not None and (run.stopped_as is not None or run.stop_reader_left):
             await asyncio.wait((run.conclusion,), timeout=FINISHING)
         return run.ended
 
@@ -433,7 +447,7 @@ class Runs:
             sentence = end.body["error"]
         except Unavailable as error:
             log.error("conversation %d: the end of an answer is not stored yet: %s", run.conversation_id, error)
-            self._deferred[run.conversation_id] = end
+            self._deferred[run.id] = end
             sentence = UNSAVED
         finally:
             run.log.write(self._model, end.ending)
@@ -453,8 +467,8 @@ class Runs:
             end = replace(end, last=replace(end.last, events=broken), ending="failed", body=fold(broken))
             stored = await self._store.finish_answer(end.last, end.ending, end.body, end.tokens)
         if not stored and end.body["error"] != DELETED:
-            end = replace(end, body={**end.body, "error": ELSEWHERE})
-        self._deferred.pop(end.conversation_id, None)
+            end = replace(end, ending="stopped", body={**end.body, "error": ELSEWHERE})
+        self._deferred.pop(end.last.answer_id, None)
         run = self._live.get(end.conversation_id)
         if run is not None and run.id == end.last.answer_id:
             del self._live[end.conversation_id]

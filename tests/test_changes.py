@@ -114,7 +114,7 @@ async def test_changes_at_the_same_instant_have_different_versions(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock that stands still hides no change: versions are counted, and not times."""
-    for module in ("db", "task_store"):
+    for module in ("db", "store.tasks"):
         monkeypatch.setattr(f"todochat.{module}.utc_now", lambda **_: "2026-01-01T00:00:00.000000Z")
     versions: list[str] = []
     one = (await store.begin_turn(TurnRequest("alice", "hi", "hi"), Limits())).answer["id"]
