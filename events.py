@@ -109,6 +109,7 @@ class Feed:
         self.readers += 1
         try:
             clock = asyncio.get_running_loop().time
+            was_over = self.ended
             yielded = 0.0, 0.0  # when the last batch but one was yielded, and the last
             while True:
                 if after < self.visible:
@@ -117,9 +118,10 @@ class Feed:
                     yielded = yielded[1], clock()
                     yield batch
                 elif self.ended:
-                    last = self.events[-1:]
-                    if not yielded[1] and last and last[0]["type"] == "error":
-                        yield last  # a process has died that had shown more than it had stored
+                    # A process has died that had shown more than it had stored: this reader would miss the error.
+                    missed = after > len(self.events) or not (yielded[1] or was_over)
+                    if missed and self.events and self.events[-1]["type"] == "error":
+                        yield self.events[-1:]
                     return
                 else:
                     self._news.clear()

@@ -1,9 +1,12 @@
 """Events and stored messages: `fold` and `unfold` are each other's inverse, up to how the text was cut."""
 
+import asyncio
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from todochat.events import Body, Event, dump, fold, load, unfold
+from todochat.events import Body, Event, Feed, dump, fold, load, unfold
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | TEXT, lambda inner: st.lists(inner, max_size=3))
@@ -102,3 +105,24 @@ def test_what_only_the_model_wants_back_and_sources_survive_and_notices_do_not()
     assert body["citations"] == [{"url": "https://a.example/", "title": "A", "at": 4, "calls": 1}]
     assert unfold(body) == [events[0], *events[2:]]
     assert fold(load(dump(events))) == body
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("after", range(5))
+async def test_a_reader_that_is_ahead_of_what_was_stored_is_told_why_it_ends(after: int) -> None:
+    """A process that dies had shown more than it had stored; who comes back is told, and who saw the end sees no more."""
+    feed = Feed(1, 1, "alice")
+    feed.publish({"type": "started"})
+    feed.publish({"type": "text", "content": "a "})
+    reading = asyncio.create_task(read(feed, after))
+    await asyncio.sleep(0)
+    feed.end("It broke off.")
+    assert (await reading)[-1] == {"type": "error", "message": "It broke off."}
+    assert len(await reading) == max(1, 3 - after)
+    assert await read(feed, 3) == []
+    assert len(await read(feed, 4)) == 1
+
+
+async def read(feed: Feed, after: int) -> list[Event]:
+    """Return what a reader sees, to the end."""
+    return [event for batch in [batch async for batch in feed.follow(after)] for event in batch]

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from starlette.types import Message as ASGIMessage
 
 from todochat import app, runs
 from todochat.agent import TurnContext, TurnOptions, stream_turn, todo_agent
-from todochat.db import Limits, Store, Turn, TurnRequest
+from todochat.db import Limits, Progress, Store, Turn, TurnRequest, Wishes
 from todochat.engines import Unavailable
 from todochat.events import MAX_BATCH, Event, Message, ToolResult, fold, load
 from todochat.runs import Run, Runs
@@ -173,7 +173,7 @@ class Script:
 
 
 class Readers:
-    """Readers of a run that come at any moment and go on from any number, as far as it has come."""
+    """Readers of a run that come at any moment and go on from any number of those that were shown so far."""
 
     def __init__(self, run: Run, witness: Witness, chance: random.Random) -> None:
         self._run, self._witness, self._chance = run, witness, chance
@@ -182,7 +182,7 @@ class Readers:
     async def come(self) -> None:
         """Come, until the run is over."""
         while not self._run.ended:
-            self._tasks.append(asyncio.create_task(self._read(self._chance.randint(0, len(self._run.events)))))
+            self._tasks.append(asyncio.create_task(self._read(self._chance.randint(0, self._run.visible))))
             for _ in range(self._chance.randint(1, 50)):
                 await asyncio.sleep(0)
 
@@ -254,6 +254,31 @@ async def test_what_is_stored_is_what_readers_saw(
         tasks = await store.list_tasks("alice")
         assert {call["result"]["task_id"] for call in added} == {task["id"] for task in tasks}
         witness.close()
+
+
+async def test_the_end_is_told_while_a_result_is_being_stored(tmp_path: Path) -> None:
+    """A database that hangs keeps nobody waiting at the shutdown, and what it has not confirmed is not shown."""
+    hangs = asyncio.Event()
+
+    class Hanging(Store):
+        async def save_progress(self, progress: Callable[[], Iterable[Progress]]) -> dict[int, Wishes]:
+            list(progress())
+            hangs.set()
+            return await asyncio.Future()
+
+    async with opened(tmp_path) as store:
+        run = Run(Hanging(store.engine), 1, 1, "alice")
+        run.publish(STARTED)
+        run.publish(CALL)
+        storing = asyncio.create_task(run.tool_ended(result(1)))
+        await hangs.wait()
+        run.publish(word("behind"))
+        run.end("The database hangs.")
+        assert await seen(run) == [STARTED, CALL, {"type": "error", "message": "The database hangs."}]
+        storing.cancel()
+        for tool in run.tool_tasks:
+            tool.cancel()
+        assert [event["type"] for event in await seen(run)] == ["started", "tool_call", "error"]
 
 
 async def test_text_waits_for_a_result_that_is_being_stored(
