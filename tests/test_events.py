@@ -110,7 +110,7 @@ def test_what_only_the_model_wants_back_and_sources_survive_and_notices_do_not()
 @pytest.mark.anyio
 @pytest.mark.parametrize("after", range(5))
 async def test_a_reader_that_is_ahead_of_what_was_stored_is_told_why_it_ends(after: int) -> None:
-    """A process that dies had shown more than it had stored; who comes back is told, and who saw the end sees no more."""
+    """A process that dies had shown more than it had stored; who comes back is told, and nobody twice."""
     feed = Feed(1, 1, "alice")
     feed.publish({"type": "started"})
     feed.publish({"type": "text", "content": "a "})
