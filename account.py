@@ -1,5 +1,6 @@
 """All that is stored of one user: as one document, and its end."""
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator
@@ -61,6 +62,7 @@ async def _messages(store: Store, user_id: str, conversation_id: int) -> AsyncGe
             return
         for message in page[1]:
             yield comma + json.dumps(shown(message))
+            await asyncio.sleep(0)  # others are served between two of these
             since, comma = message["id"] + 1, ", "
 
 
