@@ -69,7 +69,7 @@ class Target:
         assert self.memory() < before + GROWTH
         table = getattr(self._config, "workeroutput", self._config.__dict__.setdefault("reports", {}))
         table = dict(table.get("attacks", {}))
-        table[f"{attack} | {size}"] = [statistics.median(seen["times"]), max(seen["times"])]
+        table[f"{attack}: {size}"] = [round(statistics.median(seen["times"])), round(max(seen["times"]))]
         report(self._config, "attacks", table)
 
     def watched(self, seconds: float, when: str) -> list[float]:
