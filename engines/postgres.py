@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
+from weakref import WeakValueDictionary
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -174,6 +175,7 @@ class PostgresEngine(Engine):
         self._idle: list[_Connection] = []
         self._places = asyncio.Semaphore(CONNECTIONS)
         self._places_for_tools = asyncio.Semaphore(CONNECTIONS - KEPT)
+        self._lines: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # by the name that is locked
         self._closing = False
         self._reachable = True
 
@@ -220,7 +222,12 @@ class PostgresEngine(Engine):
             await self._commit(connection)
             return result
 
-        return await self._unit(replace(_WRITE, lock=lock), write)
+        if lock is None:
+            return await self._unit(_WRITE, write)
+        deadline = time.monotonic() + self._patience
+        # One after the other here, too: or those who wait for one name would have all connections.
+        async with self._place(self._lines.setdefault(lock, asyncio.Semaphore(1)), deadline):
+            return await self._unit(replace(_WRITE, lock=lock), write, deadline - time.monotonic())
 
     async def _transaction(self, work: Work[T]) -> T:
         async def run(connection: _Connection) -> T:
