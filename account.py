@@ -70,13 +70,12 @@ async def delete(store: Store, runs: Runs, user_id: str) -> Response:
     """Delete all that is stored of a user; what is live ends."""
 
     async def work(sql: Sql) -> list[int]:
-        await store.engine.lock(sql, user_id)
         rows = await sql("DELETE FROM conversations WHERE user_id = ? RETURNING id", (user_id,))
         for table in ("tasks", *OTHERS):
             await sql(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
         return [row["id"] for row in rows]
 
-    for conversation_id in await store.engine.write(work):
+    for conversation_id in await store.engine.write(work, lock=user_id):
         await runs.end_deleted(conversation_id)
     log.info("user=%r has deleted everything", user_id)
     return JSONResponse({"status": "deleted"})

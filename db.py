@@ -17,7 +17,7 @@ from typing import Literal, NotRequired, TypedDict, cast
 from todochat.dates import utc_now
 from todochat.engines import Engine, Row, Sql, T, Value, open_engine
 from todochat.events import Body, Event, Message, Status, dump, fold, load
-from todochat.shares import Room, TooMany, admit_turn, count_tokens, make_room, size_of, size_of_question
+from todochat.shares import Room, TooMany, admit_turn, count_tokens, make_room, size_of, size_of_question, stored_of
 from todochat.store.search import like_any, patterns_for
 from todochat.store.tasks import TaskStore
 from todochat.store.versions import Versions
@@ -323,12 +323,12 @@ class Store(TaskStore, Versions):
         """
 
         async def work(sql: Sql) -> Turn:
-            await self.engine.lock(sql, request.user_id)  # or two that come at once would both be the last one allowed
             if (earlier := await _earlier(sql, request)) is not None:
                 return earlier
             now = utc_now()
             conversation = await _conversation_for(sql, request, now)
-            await self._admit(sql, request.user_id, conversation["id"], limits)
+            if conversation["live"]:
+                raise Busy(BUSY)
             if request.retry_of is not None:
                 await make_room(sql, conversation["id"], request.retry_of + (0 if request.message else 1))
                 await sql(
@@ -336,7 +336,7 @@ class Store(TaskStore, Versions):
                 )
                 if request.message:
                     await sql("UPDATE messages SET content = ? WHERE id = ?", (request.message, request.retry_of))
-            await admit_turn(sql, request.user_id, limits.room)
+            await self._admit(sql, request.user_id, limits)
             is_new = conversation["created_at"] == now
             history = [] if is_new else await _messages(sql, conversation["id"], last=limits.history)
             *question, answer = await self._insert_messages(sql, conversation["id"], request, now)
@@ -351,25 +351,27 @@ class Store(TaskStore, Versions):
                 )
             return Turn(conversation, history, answer)
 
-        return await self.engine.write(work)
+        # Locked, or two that come at once would both be the last one allowed.
+        return await self.engine.write(work, lock=request.user_id)
 
-    async def _admit(self, sql: Sql, user_id: str, conversation_id: int, limits: Limits) -> None:
-        """Raise `Busy`, `TooMany` or `ServerFull` if no other answer may be live."""
+    async def _admit(self, sql: Sql, user_id: str, limits: Limits) -> None:
+        """Raise `TooMany` or `ServerFull` if no other answer may be live, and what `admit_turn` raises."""
+        stored, of_user = stored_of(user_id)
         [live] = await sql(
-            """
-            SELECT COUNT(CASE WHEN m.owner = ? THEN 1 END) AS the_processes,
-                COUNT(CASE WHEN c.user_id = ? THEN 1 END) AS the_users,
-                COUNT(CASE WHEN c.id = ? THEN 1 END) AS the_conversations
-            FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE m.status = 'streaming'
+            f"""
+            SELECT * FROM ({stored}) AS stored, (
+                SELECT COUNT(CASE WHEN m.owner = ? THEN 1 END) AS the_processes,
+                    COUNT(CASE WHEN c.user_id = ? THEN 1 END) AS the_users
+                FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE m.status = 'streaming'
+            ) AS live
             """,
-            (self.process, user_id, conversation_id),
+            (*of_user, self.process, user_id),
         )
-        if live["the_conversations"]:
-            raise Busy(BUSY)
         if live["the_users"] >= limits.live_per_user:
             raise TooMany("You have too many answers running. Wait for one to end, or stop it.")
         if live["the_processes"] >= limits.live:
             raise ServerFull("The server is busy with other answers. Please try again in a moment.")
+        admit_turn(live, limits.room)
 
     async def _insert_messages(self, sql: Sql, conversation_id: int, request: TurnRequest, now: str) -> list[Message]:
         """Insert what the user says, if it is new, and the empty answer; return them in this order."""

@@ -5,14 +5,14 @@ What is stored is counted by the database, over all processes. What happens is c
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from todochat.dates import utc_now
-from todochat.engines import Sql, T
+from todochat.engines import Row, Sql, T, Value
 
 READERS = 20  # of one answer: tabs and devices of one user
 BODIES = 16  # of one user that are being read, of a megabyte each at most
@@ -56,22 +56,27 @@ def size_of_question(message: str) -> int:
     return size_of(message, "[]", "[]", "[]") if message else 0
 
 
-async def admit_turn(sql: Sql, user_id: str, room: Room) -> None:
+def stored_of(user_id: str) -> tuple[str, Sequence[Value]]:
+    """Return the SELECT of the row that `admit_turn` takes, to be a part of another one, and its parameters."""
+    statement = """
+        SELECT COUNT(*) AS many, COALESCE(SUM(size), 0) AS size,
+            (SELECT tokens FROM token_counts WHERE user_id = ? AND day = ?) AS tokens
+        FROM conversations WHERE user_id = ?
+    """
+    return statement, (user_id, utc_now()[:10], user_id)
+
+
+def admit_turn(has: Row, room: Room) -> None:
     """Raise `Full` if a turn that has just been stored is one too many, or `TooMany` if the day's tokens are used."""
-    statement = "SELECT COUNT(*) AS many, COALESCE(SUM(size), 0) AS size FROM conversations WHERE user_id = ?"
-    [has] = await sql(statement, (user_id,))
     if has["many"] > room.conversations:
         raise Full(f"You have {room.conversations} conversations, which is the limit. Delete some to begin another.")
     if has["size"] > room.stored:
         raise Full(f"Your conversations hold {room.stored / 1e6:g} MB, which is the limit. Delete some to go on.")
-    if room.tokens is not None:
-        day = utc_now()[:10]
-        rows = await sql("SELECT tokens FROM token_counts WHERE user_id = ? AND day = ?", (user_id, day))
-        if rows and rows[0]["tokens"] >= room.tokens:
-            wait = 86_400 - int(time.time()) % 86_400
-            raise TooMany(
-                f"You have used the {room.tokens} tokens that you have for a day. Tomorrow (UTC) there are more.", wait
-            )
+    if room.tokens is not None and (has["tokens"] or 0) >= room.tokens:
+        wait = 86_400 - int(time.time()) % 86_400
+        raise TooMany(
+            f"You have used the {room.tokens} tokens that you have for a day. Tomorrow (UTC) there are more.", wait
+        )
 
 
 async def admit_task(sql: Sql, user_id: str, room: Room) -> None:
@@ -91,14 +96,15 @@ async def make_room(sql: Sql, conversation_id: int, first: int) -> None:
 async def count_tokens(sql: Sql, conversation_id: int, tokens: int) -> None:
     """Add to the tokens that the owner of a conversation has used today; what is older than that is forgotten."""
     day = utc_now()[:10]
-    await sql("DELETE FROM token_counts WHERE day < ?", (day,))
-    await sql(
+    [counted] = await sql(
         """
         INSERT INTO token_counts (user_id, day, tokens) SELECT user_id, ?, ? FROM conversations WHERE id = ?
-        ON CONFLICT (day, user_id) DO UPDATE SET tokens = token_counts.tokens + excluded.tokens
+        ON CONFLICT (day, user_id) DO UPDATE SET tokens = token_counts.tokens + excluded.tokens RETURNING tokens
         """,
         (day, tokens, conversation_id),
     )
+    if counted["tokens"] == tokens:  # the user's first ones of the day
+        await sql("DELETE FROM token_counts WHERE day < ?", (day,))
 
 
 # ---- what happens ----

@@ -86,12 +86,17 @@ class Engine(ABC):
         """Do `work`, which only reads, on one state of the database. It does not wait for anybody who writes."""
         return await _whole(self._joined(work) or self._read(work))
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, lock: str | None = None) -> T:
         """Do `work`, which takes no longer than its statements, in a transaction that may be shared with others.
 
-        If that fails it is rolled back, and `work` may be done again from its beginning.
+        If that fails it is rolled back, and `work` may be done again from its beginning. Of the units with the same
+        `lock`, on all processes, one is done at a time; such a unit cannot be a part of a `transaction`.
         """
-        return await _whole(self._joined(work) or self._write(work))
+        joined = self._joined(work)
+        if joined is not None and lock is not None:
+            joined.close()
+            raise RuntimeError("a unit with a lock cannot be a part of a transaction")
+        return await _whole(joined or self._write(work, lock))
 
     async def transaction(self, work: Work[T]) -> T:
         """Do `work` in a transaction of its own, which each `read` and `write` that it calls becomes a part of.
@@ -100,10 +105,6 @@ class Engine(ABC):
         done twice. What it does by its own `sql` comes after that, and takes no longer than its statements.
         """
         return await _whole(self._transaction(work))
-
-    @abstractmethod
-    async def lock(self, sql: Sql, name: str) -> None:
-        """In a unit that writes: wait for every other unit that has locked the same name, until that is over."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -115,7 +116,7 @@ class Engine(ABC):
     async def _read(self, work: Work[T]) -> T: ...
 
     @abstractmethod
-    async def _write(self, work: Work[T]) -> T: ...
+    async def _write(self, work: Work[T], lock: str | None) -> T: ...
 
     @abstractmethod
     async def _transaction(self, work: Work[T]) -> T: ...

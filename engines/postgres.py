@@ -15,12 +15,14 @@ import re
 import secrets
 import socket
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
+from weakref import WeakValueDictionary
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -72,6 +74,7 @@ class _Kind:
     begin: str = "BEGIN"
     marked: bool = False  # whether its commit can be asked for afterwards
     tool: bool = False
+    lock: str | None = None  # the name that it locks
 
 
 _READ = _Kind("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -85,6 +88,7 @@ class _Connection:
 
     def __init__(self, driver: psycopg.AsyncConnection[dict[str, Any]], patience: float) -> None:
         self.driver = driver
+        self._cursor = driver.cursor()  # one for all statements: making it is a good part of what a statement costs
         self.name = secrets.token_hex(8)
         self.unit = 0
         self._patience = patience
@@ -108,6 +112,9 @@ class _Connection:
             )
         if kind.tool:
             statements.append("SAVEPOINT work")
+        if kind.lock is not None:  # by a number: several statements in one trip cannot have parameters
+            number = zlib.crc32(kind.lock.encode()) - 2**31
+            statements.append(f"SELECT pg_advisory_xact_lock({LOCKS}, {number})")
         await self.sql("; ".join(statements))
         self._until = None if kind.tool else deadline + GRACE
 
@@ -116,7 +123,7 @@ class _Connection:
         # PostgreSQL's texts have no NUL.
         values = [value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in parameters]
         cursor = await self._execute(_translated(statement), values)
-        return await cursor.fetchall() if cursor.description else []
+        return [] if cursor.rownumber is None else await cursor.fetchall()  # by the cheaper sign that there are rows
 
     async def commit(self) -> None:
         """Commit; raises `_Again` if the connection is lost with it."""
@@ -136,7 +143,7 @@ class _Connection:
         # Cancelling would ask the server, which does not answer, and wait for that.
         timer = asyncio.get_running_loop().call_later(left, self._cut)
         try:
-            return await self.driver.execute(statement, values)
+            return await self._cursor.execute(statement, values)
         except psycopg.Error as error:
             state = error.sqlstate or ""
             if {state, state[:2]} & LOST:
@@ -168,6 +175,7 @@ class PostgresEngine(Engine):
         self._idle: list[_Connection] = []
         self._places = asyncio.Semaphore(CONNECTIONS)
         self._places_for_tools = asyncio.Semaphore(CONNECTIONS - KEPT)
+        self._lines: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # by the name that is locked
         self._closing = False
         self._reachable = True
 
@@ -203,22 +211,23 @@ class PostgresEngine(Engine):
         for _ in range(CONNECTIONS):  # for those who are to be told
             self._places.release()
 
-    async def lock(self, sql: Sql, name: str) -> None:
-        """See `Engine.lock`."""
-        await sql("SELECT pg_advisory_xact_lock(?, hashtext(?))", (LOCKS, name))
-
     # ---- units of work ----
 
     async def _read(self, work: Work[T]) -> T:
         return await self._unit(_READ, lambda connection: work(connection.sql))
 
-    async def _write(self, work: Work[T]) -> T:
+    async def _write(self, work: Work[T], lock: str | None) -> T:
         async def write(connection: _Connection) -> T:
             result = await work(connection.sql)
             await self._commit(connection)
             return result
 
-        return await self._unit(_WRITE, write)
+        if lock is None:
+            return await self._unit(_WRITE, write)
+        deadline = time.monotonic() + self._patience
+        # One after the other here, too: or those who wait for one name would have all connections.
+        async with self._place(self._lines.setdefault(lock, asyncio.Semaphore(1)), deadline):
+            return await self._unit(replace(_WRITE, lock=lock), write, deadline - time.monotonic())
 
     async def _transaction(self, work: Work[T]) -> T:
         async def run(connection: _Connection) -> T:

@@ -17,7 +17,7 @@ from typing import Any
 
 import aiosqlite
 
-from todochat.engines import Engine, Row, Sql, StoreError, T, Transaction, Unavailable, Value, Work
+from todochat.engines import Engine, Row, StoreError, T, Transaction, Unavailable, Value, Work
 from todochat.files import open_own
 
 MEMORY = ":memory:"
@@ -138,9 +138,6 @@ class SqliteEngine(Engine):
 
     # ---- units of work ----
 
-    async def lock(self, sql: Sql, name: str) -> None:
-        """See `Engine.lock`: there is nothing to do, as a unit that writes waits for all others anyway."""
-
     async def _read(self, work: Work[T]) -> T:
         async with self._alone(self._reading):
             await self._reader.execute_fetchall("BEGIN")
@@ -149,8 +146,8 @@ class SqliteEngine(Engine):
             finally:
                 await self._roll_back(self._reader)
 
-    async def _write(self, work: Work[T]) -> T:
-        """Write all that waits, unless somebody does it already."""
+    async def _write(self, work: Work[T], lock: str | None) -> T:
+        """Write all that waits, unless somebody does it already: units wait for each other, whatever their `lock`."""
         unit = _Unit(work)
         self._waiting.append(unit)
         try:

@@ -28,7 +28,7 @@ from serving import environment
 
 from todochat import db
 from todochat.db import Limits, Progress, Store, TurnRequest
-from todochat.engines import Row, Sql, StoreError, Unavailable
+from todochat.engines import Row, Sql, StoreError, T, Unavailable
 from todochat.engines.postgres import CONNECTIONS, GRACE, KEPT, PostgresEngine
 from todochat.events import Event, fold
 from todochat.store.tasks import Task
@@ -201,22 +201,28 @@ async def test_texts_come_back_as_they_were(engine: PostgresEngine) -> None:
 
 
 @BOTH
-async def test_those_who_lock_a_name_wait_for_each_other(engine: PostgresEngine, database: str) -> None:
-    """Of units that lock the same name one works at a time, in all processes; other names do not wait."""
-    working = 0
+async def test_a_crowd_that_waits_for_one_name_leaves_room(database: str) -> None:
+    """Units with the same lock are done one after the other, on all processes; those with another one do not wait."""
+    async with opened(database, 30) as one, opened(database, 30) as two:
+        go_on, doing, most = asyncio.Event(), 0, 0
 
-    async def work(sql: Sql, of: PostgresEngine, name: str) -> int:
-        nonlocal working
-        await of.lock(sql, name)
-        working += name == "alice"
-        seen = working
-        await asyncio.sleep(0.01)
-        working -= name == "alice"
-        return seen
+        async def slow(sql: Sql) -> None:
+            nonlocal doing, most
+            doing, most = doing + 1, max(most, doing + 1)
+            await go_on.wait()
+            await add("milk")(sql)
+            doing -= 1
 
-    async with opened(database) as other:
-        units = [e.write(lambda sql, e=e, n=n: work(sql, e, n)) for e in (engine, other) for n in ("alice", "bob") * 4]
-        assert max(await asyncio.gather(*units)) == 1
+        crowd = [elsewhere(engine.write(slow, lock="alice")) for engine in (one, two) for _ in range(CONNECTIONS + 2)]
+        while not doing:  # noqa: ASYNC110 - until the first of them has begun
+            await asyncio.sleep(0.01)
+        for engine in (one, two):
+            await engine.write(add("tea"), lock="bob")
+            assert await titles(engine) == ["tea"] * (1 + (engine is two))
+        go_on.set()
+        await asyncio.gather(*crowd)
+        assert most == 1
+        assert (await titles(one)).count("milk") == len(crowd)
 
 
 @BOTH
@@ -995,6 +1001,42 @@ async def test_limits_and_keys_hold_across_processes(database: str) -> None:
         turns = await asyncio.gather(*(stores[n % 2].begin_turn(keyed, Limits()) for n in range(20)))
         assert len({turn.answer["id"] for turn in turns}) == 1
         assert [turn.earlier for turn in turns].count(False) == 1
+
+
+async def test_a_unit_with_a_lock_is_a_transaction_of_its_own(any_store: Store) -> None:
+    """A tool cannot begin a turn in its own transaction, where its user's lock would be held as long as the tool."""
+
+    async def tool(_: Sql) -> None:
+        await any_store.begin_turn(TurnRequest("alice", "hi", title="hi"), Limits())
+
+    with pytest.raises(RuntimeError, match="a unit with a lock"):
+        await any_store.engine.transaction(tool)
+    assert await any_store.list_conversations("alice", 10) == []
+
+
+@BOTH
+async def test_trips_of_a_turn(cuttable: tuple[Line, PostgresEngine]) -> None:
+    """Each trip to the database is time and CPU: what a turn may take of them, and not more."""
+    made, engine = cuttable
+    store = Store(engine)
+
+    async def trips(work: Awaitable[T]) -> tuple[int, T]:
+        before = made.trips
+        result = await work
+        return made.trips - before, result
+
+    async def answer(conversation: int | None, **asked: str) -> list[int]:
+        request = TurnRequest("alice", "hi", title="hi", conversation_id=conversation, **asked)
+        begun, turn = await trips(store.begin_turn(request, Limits()))
+        events = Progress(turn.answer["id"], 0, [TEXT])
+        saved, _ = await trips(store.save_progress(lambda: [events]))
+        ended, _ = await trips(store.finish_answer(events, "done", fold([TEXT]), (3, 4)))
+        return [begun, saved, ended]
+
+    assert await answer(None) == [5, 4, 7], "the first tokens of a day are two trips"
+    [conversation] = await store.list_conversations("alice", 10)
+    assert await answer(conversation["id"]) == [6, 4, 6], "and what was said before is one"
+    assert await answer(conversation["id"], key="k", digest="d") == [9, 4, 6]
 
 
 @BOTH
