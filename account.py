@@ -12,6 +12,7 @@ from todochat.db import MOST, Store
 from todochat.dialects import shown
 from todochat.engines import Sql
 from todochat.runs import Runs
+from todochat.shares import Shares
 
 log = logging.getLogger("todochat")
 
@@ -24,21 +25,21 @@ OTHERS = {
 }
 
 
-def export(store: Store, user_id: str) -> Response:
+def export(store: Store, shares: Shares, user_id: str) -> Response:
     """Return all that is stored of a user as a JSON document, which is made while it is sent."""
     name = "attachment; filename=todochat-export.json"
     return StreamingResponse(
-        _document(store, user_id), media_type="application/json", headers={"Content-Disposition": name}
+        _document(store, shares, user_id), media_type="application/json", headers={"Content-Disposition": name}
     )
 
 
-async def _document(store: Store, user_id: str) -> AsyncGenerator[str, None]:
+async def _document(store: Store, shares: Shares, user_id: str) -> AsyncGenerator[str, None]:
     yield f'{{"user": {json.dumps(user_id)}, "exported_at": "{utc_now()}", "conversations": ['
     after, comma = None, ""
     while page := await store.page_of_conversations(user_id, after=after, newest_first=False, limit=PAGE):
         for conversation in page:
             yield f'{comma}{json.dumps(conversation)[:-1]}, "messages": ['
-            async for message in _messages(store, user_id, conversation["id"]):
+            async for message in _messages(store, shares, user_id, conversation["id"]):
                 yield message
             after, comma = conversation["id"], ", "
             yield "]}"
@@ -54,10 +55,11 @@ async def _document(store: Store, user_id: str) -> AsyncGenerator[str, None]:
     yield "}"
 
 
-async def _messages(store: Store, user_id: str, conversation_id: int) -> AsyncGenerator[str, None]:
+async def _messages(store: Store, shares: Shares, user_id: str, conversation_id: int) -> AsyncGenerator[str, None]:
     since, comma = 0, ""
     while since < MOST:
-        page = await store.page_of_messages(user_id, conversation_id, since=since, newest_first=False, limit=PAGE)
+        async with shares.reading(user_id):
+            page = await store.page_of_messages(user_id, conversation_id, since=since, newest_first=False, limit=PAGE)
         if page is None or not page[1]:  # deleted meanwhile, or at its end
             return
         for message in page[1]:

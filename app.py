@@ -238,7 +238,9 @@ async def list_conversations(request: Request) -> Response:
     inputs.only(request, "limit", "offset", "q")
     limit, offset = min(inputs.count_in(request, "limit", 50), MAX_PAGE), inputs.count_in(request, "offset", 0)
     read = partial(service.store.list_conversations, user_id, limit, offset, inputs.search_in(request))
-    return await etags.answer(request, user_id, await service.store.version_of_conversations(user_id), read)
+    return await etags.answer(
+        request, service.shares, user_id, await service.store.version_of_conversations(user_id), read
+    )
 
 
 async def get_conversation(request: Request) -> Response:
@@ -253,7 +255,7 @@ async def get_conversation(request: Request) -> Response:
         return found and shown(found)
 
     version = inputs.found(await service.store.version_of_conversation(user_id, conversation_id))
-    return await etags.answer(request, user_id, version, read)
+    return await etags.answer(request, service.shares, user_id, version, read)
 
 
 async def rename_conversation(request: Request) -> Response:
@@ -282,9 +284,9 @@ async def list_tasks(request: Request) -> Response:
     completed = inputs.completed_in(request)
     if service.tasks is service.store:
         read = partial(service.store.page_of_tasks, user_id, completed, after=after, limit=limit)
-        return await etags.answer(request, user_id, await service.store.version_of_tasks(user_id), read)
+        return await etags.answer(request, service.shares, user_id, await service.store.version_of_tasks(user_id), read)
     tasks = [dict(task) for task in await service.tasks.list_tasks(user_id, completed) if task["id"] > after]
-    return await etags.answer(request, user_id, json.dumps(tasks), partial(_awaited, tasks[:limit]))
+    return await etags.answer(request, service.shares, user_id, json.dumps(tasks), partial(_awaited, tasks[:limit]))
 
 
 async def add_task(request: Request) -> Response:
@@ -344,7 +346,7 @@ async def export(request: Request) -> Response:
     service, user_id = await signed_in(request)
     if request.method == "HEAD":  # it would read everything for nobody
         raise HTTPException(405, "Use GET.", {"Allow": "GET"})
-    return account.export(service.store, user_id)
+    return account.export(service.store, service.shares, user_id)
 
 
 async def about(request: Request) -> Response:

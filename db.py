@@ -189,7 +189,8 @@ class Store(TaskStore, Versions):
                 ORDER BY updated_at DESC, id DESC LIMIT ? OFFSET ?
                 """,
                 (user_id, *patterns, *patterns, limit, offset),
-            )
+            ),
+            long=bool(search),
         )
         return [_conversation(row) for row in rows]
 

@@ -3,11 +3,13 @@
 What is stored is counted by the database, over all processes. What happens is counted here, in each process by itself.
 """
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -119,6 +121,7 @@ class Shares:
         self._buckets: dict[str, tuple[float, float]] = {}  # by user: how many turns there were left, and when
         self._readers: Counter[int] = Counter()  # by answer
         self._bodies: Counter[str] = Counter()  # by user
+        self._readings: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by user
 
     def take_turn(self, user_id: str) -> None:
         """Count a turn that the user asks for. Raises `TooMany` if it is one too many in this minute."""
@@ -142,6 +145,10 @@ class Shares:
             self._bodies, user_id, BODIES, "You are sending too much at once. Please try again in a moment."
         ):
             yield
+
+    def reading(self, user_id: str) -> asyncio.Lock:
+        """Return what is held while a list or a conversation of the user's is read: others wait for one at most."""
+        return self._readings.setdefault(user_id, asyncio.Lock())
 
     def follow(self, answer_id: int, stream: ASGIApp, leave: Callable[[], Awaitable[None]] | None = None) -> ASGIApp:
         """Return the response by which a reader follows an answer; it raises `TooMany` at once if there are too many.

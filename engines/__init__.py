@@ -82,9 +82,12 @@ class Engine(ABC):
 
     shared = False  # whether other processes may work on the same database
 
-    async def read(self, work: Work[T]) -> T:
-        """Do `work`, which only reads, on one state of the database. It does not wait for anybody who writes."""
-        return await _whole(self._joined(work) or self._read(work))
+    async def read(self, work: Work[T], *, long: bool = False) -> T:
+        """Do `work`, which only reads, on one state of the database. It does not wait for anybody who writes.
+
+        A `long` one, such as a search, keeps no other read waiting but those that are `long` as well.
+        """
+        return await _whole(self._joined(work) or self._read(work, long))
 
     async def write(self, work: Work[T], *, lock: str | None = None) -> T:
         """Do `work`, which takes no longer than its statements, in a transaction that may be shared with others.
@@ -113,7 +116,7 @@ class Engine(ABC):
     # ---- what engines do differently ----
 
     @abstractmethod
-    async def _read(self, work: Work[T]) -> T: ...
+    async def _read(self, work: Work[T], long: bool) -> T: ...
 
     @abstractmethod
     async def _write(self, work: Work[T], lock: str | None) -> T: ...

@@ -213,7 +213,7 @@ class PostgresEngine(Engine):
 
     # ---- units of work ----
 
-    async def _read(self, work: Work[T]) -> T:
+    async def _read(self, work: Work[T], long: bool) -> T:
         return await self._unit(_READ, lambda connection: work(connection.sql))
 
     async def _write(self, work: Work[T], lock: str | None) -> T:

@@ -1,8 +1,8 @@
-"""The engine for one SQLite file, by aiosqlite: one process, one connection that writes, and one that only reads.
+"""The engine for one SQLite file, by aiosqlite: one process, one connection that writes, and two that only read.
 
 Writers wait for each other; those that wait at the same time share a transaction, and so one sync of the disk. Readers
 wait for no writer, as the file is in WAL mode. SQLite before 3.51.3 can lose data in that mode when two connections
-write or checkpoint at the same instant: the one that reads does neither, and is closed first.
+write or checkpoint at the same instant: those that read do neither, and are closed first.
 """
 
 import asyncio
@@ -83,15 +83,15 @@ class SqliteEngine(Engine):
     def __init__(
         self,
         writer: aiosqlite.Connection,
-        reader: aiosqlite.Connection,
+        readers: Sequence[aiosqlite.Connection],
         lock_file: sqlite3.Connection | None,
         patience: float,
     ) -> None:
-        self._writer, self._reader, self._lock_file = writer, reader, lock_file
+        self._writer, self._lock_file = writer, lock_file
         self._patience = patience
         # A connection is shared by all tasks: without its lock one's rollback would take another's statements.
         self._writing = asyncio.Lock()
-        self._reading = asyncio.Lock() if reader is not writer else self._writing
+        self._readers = [(reader, asyncio.Lock()) for reader in readers] or [(writer, self._writing)]
         self._waiting: list[_Unit] = []  # to be written
         self._closing = False
 
@@ -106,8 +106,8 @@ class SqliteEngine(Engine):
         connections: list[aiosqlite.Connection] = []
         try:
             version = 0 if path == MEMORY else await asyncio.to_thread(_inspect, path)
-            # One for each of them; a database in memory is its connection's alone.
-            for pragmas in (_WRITER, _READER)[: 1 if path == MEMORY else 2]:
+            # One that writes, one that reads, and one for long reads; a database in memory is its connection's alone.
+            for pragmas in (_WRITER, _READER, _READER)[: 1 if path == MEMORY else 3]:
                 connection = await aiosqlite.connect(path, timeout=patience, isolation_level=None)
                 connections.append(connection)
                 connection.row_factory = sqlite3.Row
@@ -115,7 +115,7 @@ class SqliteEngine(Engine):
                     await connection.execute_fetchall(f"PRAGMA {pragma}")
                 if pragmas is _WRITER:
                     await _upgrade(connection, version)
-            return cls(connections[0], connections[-1], lock_file, patience)
+            return cls(connections[0], connections[1:], lock_file, patience)
         except BaseException as error:
             for connection in connections:
                 await connection.close()  # or its thread keeps the process from ending
@@ -129,22 +129,28 @@ class SqliteEngine(Engine):
         """See `Engine.close`."""
         self._closing = True
         async with self._writing:
-            if self._reader is not self._writer:
-                async with self._reading:
-                    await self._reader.close()
+            for reader, reading in self._readers:
+                if reader is not self._writer:
+                    async with reading:
+                        await reader.close()
             await self._writer.close()
             if self._lock_file is not None:
                 self._lock_file.close()
 
     # ---- units of work ----
 
-    async def _read(self, work: Work[T]) -> T:
-        async with self._alone(self._reading):
-            await self._reader.execute_fetchall("BEGIN")
+    async def _read(self, work: Work[T], long: bool) -> T:
+        reader, reading = self._readers[-1 if long else 0]
+
+        async def select(statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
+            return list(await reader.execute_fetchall(statement, parameters))
+
+        async with self._alone(reading):
+            await reader.execute_fetchall("BEGIN")
             try:
-                return await work(self._select)
+                return await work(select)
             finally:
-                await self._roll_back(self._reader)
+                await self._roll_back(reader)
 
     async def _write(self, work: Work[T], lock: str | None) -> T:
         """Write all that waits, unless somebody does it already: units wait for each other, whatever their `lock`."""
@@ -251,9 +257,6 @@ class SqliteEngine(Engine):
 
     async def _execute(self, statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
         return list(await self._writer.execute_fetchall(statement, parameters))
-
-    async def _select(self, statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
-        return list(await self._reader.execute_fetchall(statement, parameters))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from todochat.shares import Shares
 from todochat.web import inputs
 
 BREATH = 200_000  # characters, after which others are served
@@ -15,7 +16,9 @@ BREATH = 200_000  # characters, after which others are served
 _as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-async def answer(request: Request, user_id: str, version: str, read: Callable[[], Awaitable[object]]) -> Response:
+async def answer(
+    request: Request, shares: Shares, user_id: str, version: str, read: Callable[[], Awaitable[object]]
+) -> Response:
     """Return what `read` gives as JSON, or 304 if the client has it already; 404 if there is None of it any more.
 
     `version` is a text that is another one after each change. It must have been looked up before: what changes in
@@ -27,7 +30,8 @@ async def answer(request: Request, user_id: str, version: str, read: Callable[[]
     known = request.headers.get("if-none-match", "").split(",")
     if {tag, "*"} & {name.strip().removeprefix("W/") for name in known}:  # a proxy that compresses makes it a weak one
         return Response(status_code=304, headers=headers)
-    pieces = [piece async for piece in _pieces(inputs.found(await read()))]
+    async with shares.reading(user_id):
+        pieces = [piece async for piece in _pieces(inputs.found(await read()))]
     if sum(map(len, pieces)) > 5 * BREATH:
         return StreamingResponse(_each(pieces), media_type="application/json", headers=headers)
     return Response("".join(pieces), media_type="application/json", headers=headers)
