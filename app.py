@@ -238,9 +238,8 @@ async def list_conversations(request: Request) -> Response:
     inputs.only(request, "limit", "offset", "q")
     limit, offset = min(inputs.count_in(request, "limit", 50), MAX_PAGE), inputs.count_in(request, "offset", 0)
     read = partial(service.store.list_conversations, user_id, limit, offset, inputs.search_in(request))
-    return await etags.answer(
-        request, service.shares, user_id, await service.store.version_of_conversations(user_id), read
-    )
+    version = await service.store.version_of_conversations(user_id)
+    return await etags.answer(request, service.shares, user_id, version, read)
 
 
 async def get_conversation(request: Request) -> Response:

@@ -41,7 +41,7 @@ class Room:
 
     tasks: int = 10_000
     conversations: int = 10_000
-    stored: int = 200_000_000
+    stored: int = 50_000_000
     tokens: int | None = None
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -219,6 +220,21 @@ def test_a_long_list_of_tasks(app: Target) -> None:
         for _ in range(50):
             assert len(client.get("/api/tasks").json()) == 1000
             assert client.post("/chatkit", json={"message": "show my tasks"}).status_code in (200, 429)
+
+
+@pytest.mark.parametrize("wanted", ["a search", "a conversation"])
+def test_much_is_read_at_once(app: Target, wanted: str) -> None:
+    """A user who has much stored, and asks for it again and again, keeps nobody else waiting."""
+    with app.client("hoarder") as client:
+        thread = client.post("/chatkit", json={"message": "help"}).headers["x-thread-id"]
+        with closing(sqlite3.connect(app.database, timeout=10)) as database:
+            row = "INSERT INTO messages (conversation_id, role, content, status, created_at) VALUES (?, 'user', ?, 'done', '')"
+            database.executemany(row, [(thread, "word " * 6000)] * 100)
+            database.commit()
+        paths = {"a search": "/api/conversations?q=zzz", "a conversation": f"/api/conversations/{thread}"}
+        with app.attacked(wanted, "3 to 6 MB, 40 times, 8 at a time"), ThreadPoolExecutor(8) as many:
+            statuses = many.map(lambda _: client.get(paths[wanted]).status_code, range(40))
+            assert set(statuses) == {200}
 
 
 def test_a_very_long_conversation(app: Target) -> None:
