@@ -359,7 +359,7 @@ class Store(TaskStore, Versions):
         [has] = await sql(
             f"""
             SELECT * FROM ({stored}) AS stored, (
-                SELECT COUNT(CASE WHEN m.owner = ? THEN 1 END) AS ours, COUNT(CASE WHEN c.user_id = ? THEN 1 END) AS theirs
+                SELECT COUNT(CASE WHEN owner = ? THEN 1 END) AS ours, COUNT(CASE WHEN user_id = ? THEN 1 END) AS theirs
                 FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE m.status = 'streaming'
             ) AS live
             """,
