@@ -358,21 +358,20 @@ class Store(TaskStore, Versions):
     async def _admit(self, sql: Sql, user_id: str, limits: Limits) -> None:
         """Raise `TooMany` or `ServerFull` if no other answer may be live, and what `admit_turn` raises."""
         stored, of_user = stored_of(user_id)
-        [live] = await sql(
+        [has] = await sql(
             f"""
             SELECT * FROM ({stored}) AS stored, (
-                SELECT COUNT(CASE WHEN m.owner = ? THEN 1 END) AS the_processes,
-                    COUNT(CASE WHEN c.user_id = ? THEN 1 END) AS the_users
+                SELECT COUNT(CASE WHEN owner = ? THEN 1 END) AS ours, COUNT(CASE WHEN user_id = ? THEN 1 END) AS theirs
                 FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE m.status = 'streaming'
             ) AS live
             """,
             (*of_user, self.process, user_id),
         )
-        if live["the_users"] >= limits.live_per_user:
+        if has["theirs"] >= limits.live_per_user:
             raise TooMany("You have too many answers running. Wait for one to end, or stop it.")
-        if live["the_processes"] >= limits.live:
+        if has["ours"] >= limits.live:
             raise ServerFull("The server is busy with other answers. Please try again in a moment.")
-        admit_turn(live, limits.room)
+        admit_turn(has, limits.room)
 
     async def _insert_messages(self, sql: Sql, conversation_id: int, request: TurnRequest, now: str) -> list[Message]:
         """Insert what the user says, if it is new, and the empty answer; return them in this order."""

@@ -115,7 +115,7 @@ class _Connection:
         if kind.lock is not None:  # by a number: several statements in one trip cannot have parameters
             number = zlib.crc32(kind.lock.encode()) - 2**31
             statements.append(f"SELECT pg_advisory_xact_lock({LOCKS}, {number})")
-        await self.sql("; ".join(statements))
+        await self._execute("; ".join(statements).encode())
         self._until = None if kind.tool else deadline + GRACE
 
     async def sql(self, statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
@@ -127,7 +127,7 @@ class _Connection:
 
     async def commit(self) -> None:
         """Commit; raises `_Again` if the connection is lost with it."""
-        cursor = await self._execute(b"COMMIT", [])
+        cursor = await self._execute(b"COMMIT")
         if cursor.statusmessage != "COMMIT":  # PostgreSQL says so in no other way
             raise RuntimeError("a statement has failed, but not the work that it belongs to")
 
@@ -138,7 +138,9 @@ class _Connection:
                 await self.sql("ROLLBACK")
         return not self.driver.closed and self.driver.pgconn.transaction_status == TransactionStatus.IDLE
 
-    async def _execute(self, statement: bytes, values: Sequence[Value]) -> psycopg.AsyncCursor[dict[str, Any]]:
+    async def _execute(
+        self, statement: bytes, values: Sequence[Value] | None = None
+    ) -> psycopg.AsyncCursor[dict[str, Any]]:
         left = self._patience + GRACE if self._until is None else self._until - time.monotonic()
         # Cancelling would ask the server, which does not answer, and wait for that.
         timer = asyncio.get_running_loop().call_later(left, self._cut)

@@ -216,10 +216,12 @@ async def test_a_crowd_that_waits_for_one_name_leaves_room(database: str) -> Non
         crowd = [elsewhere(engine.write(slow, lock="alice")) for engine in (one, two) for _ in range(CONNECTIONS + 2)]
         while not doing:  # noqa: ASYNC110 - until the first of them has begun
             await asyncio.sleep(0.01)
-        for engine in (one, two):
-            await engine.write(add("tea"), lock="bob")
-            assert await titles(engine) == ["tea"] * (1 + (engine is two))
-        go_on.set()
+        try:
+            for engine in (one, two):
+                await engine.write(add("tea"), lock="bob")
+                assert await titles(engine) == ["tea"] * (1 + (engine is two))
+        finally:
+            go_on.set()
         await asyncio.gather(*crowd)
         assert most == 1
         assert (await titles(one)).count("milk") == len(crowd)
