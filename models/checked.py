@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, S
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from agents import Model, ModelResponse, TResponseInputItem
+from agents import Model, TResponseInputItem
 from agents.items import TResponseStreamEvent
 from openai.types.responses import ResponseReasoningTextDeltaEvent, ResponseTextDeltaEvent
 
@@ -23,7 +23,7 @@ from todochat.turns.watchdog import PULSE, Pulse
 _PRELUDE = ("response.created", "response.queued", "response.in_progress")  # nothing of the answer
 
 
-class CheckedModel(Model):
+class CheckedModel:
     """A model behind another: see the module. A conversation goes to it with at most `max_chars` characters."""
 
     def __init__(self, model: Model, max_chars: int) -> None:
@@ -31,10 +31,6 @@ class CheckedModel(Model):
         # What it is known by, in what it wants back: another model would not understand it.
         place = getattr(getattr(model, "_client", None), "base_url", None) or getattr(model, "base_url", None) or ""
         self._name = f"{getattr(model, 'model', type(model).__name__)} {place}".strip()
-
-    async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
-        """See `agents.Model`. Our runs are streamed."""
-        return await self._model.get_response(*args, **kwargs)
 
     async def stream_response(
         self, system_instructions: str | None, input: str | list[TResponseInputItem], *args: Any, **kwargs: Any
@@ -104,10 +100,6 @@ class CheckedModel(Model):
         kept = before or any("thought_signature" in (_of(call, "provider_data") or {}) for call in calls)
         for n, call in enumerate(calls if kept else ()):
             _mark(call, {"from": self._name} | ({"joined": True} if n else {"before": before}))
-
-    def get_retry_advice(self, request: Any) -> Any:
-        """See `agents.Model`."""
-        return self._model.get_retry_advice(request)
 
 
 def _amount(event: Any, done: Sequence[Any]) -> tuple[int, int]:

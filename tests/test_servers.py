@@ -4,17 +4,21 @@ import importlib.util
 import json
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from agents import Agent, RunConfig, Runner, RunResult, RunResultStreaming, ToolCallOutputItem
+from agents.testing import ScriptedModel, assistant_message, function_call
 from chatkit.types import ThreadStreamEvent
 from conftest import Client, Server, missing
 from pydantic import TypeAdapter
 from servers import ROOM, SOURCES, TOO_LONG, TROUBLES, TWO_CALLS, WANTING, Provider, provider
 
-from todochat import models
+from todochat import agent, models
+from todochat.db import Store
+from todochat.events import Message, fold
 from todochat.models.thoughts import Splitter
-from todochat.turns import history
+from todochat.turns import history, sdk
 
 WHOLE = "whole \U0001f600"
 A = {"url": "https://a.example/", "title": "A"}
@@ -55,6 +59,12 @@ def served(scripted: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def anybody(server: Server) -> Client:
     """Return a client for a user who is new."""
     return server.client(f"user-{uuid.uuid4()}")
+
+
+def message(number: int, role: str, content: str) -> Message:
+    """Return a message as it is stored."""
+    stored = {"id": number, "role": role, "content": content, "tool_calls": [], "status": "done", "error": None}
+    return cast(Message, stored | {"reasoning": [], "citations": [], "feedback": None, "created_at": ""})
 
 
 def thoughts(events: list[dict[str, Any]]) -> str:
@@ -135,6 +145,57 @@ def test_nobody_else_gets_what_a_model_wants_back(make_server: Callable[..., Ser
         assert turn.of("error") == []
     asked = [message for message in scripted.requests[-1]["messages"] if message.get("tool_calls")]
     assert [message.get("reasoning_content") for message in asked[:2]] == ["I think, therefore", None]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("api", ["chat", "litellm"])
+@pytest.mark.parametrize("streams", [False, True])
+async def test_the_model_of_an_agent_that_is_a_tool_is_checked_too(
+    store: Store, scripted: Provider, monkeypatch: pytest.MonkeyPatch, api: str, streams: bool
+) -> None:
+    """Repeated ids are mended, thoughts are told from text, and an end that is none is none: however deep it is."""
+    env = settings_for(api, scripted.url)
+    for name in ("OPENAI_API_BASE", "OPENAI_API_KEY"):  # which LiteLLM reads itself
+        monkeypatch.setenv(name, env.get(name, ""))
+    on_stream = (lambda event: None) if streams else None  # makes the SDK ask for a stream in the tool, too
+    odd = models.choose_model(env).model
+    clerk = Agent[Any](name="Clerk", model=odd, tools=[*agent.todo_tools()])
+    calls = [[function_call("clerk", {"input": f"please {word}"}, call_id="1")] for word in CLERKS]
+    desk = Agent[Any](
+        name="Desk",
+        model=ScriptedModel([step for call in calls for step in (call, [assistant_message("There.")])]),
+        tools=[clerk.as_tool("clerk", "Do it.", on_stream=on_stream)],
+    )
+    asked = [function_call("desk", {"input": "x"}, call_id="1")]
+    boss = Agent[Any](
+        name="Boss",
+        model=ScriptedModel([step for _ in CLERKS for step in (asked, [assistant_message("So be it.")])]),
+        tools=[desk.as_tool("desk", "Ask.", custom_output_extractor=clerks_result)],
+    )
+    options = agent.TurnOptions(sdk.run_config(models.Choice(None, "host"), 60_000))
+    messages: list[Message] = []
+    for word, says in CLERKS.items():
+        messages.append(message(len(messages), "user", f"the clerk's {word}"))
+        turn = agent.stream_turn(boss, messages, agent.TurnContext("alice", store), options)
+        events = [event async for event in turn]
+        [result] = [event for event in events if event["type"] == "tool_result"]
+        assert says == result["result"]
+        messages.append(message(len(messages), "assistant", "So be it.") | fold(events))
+    assert [task["title"] for task in await store.list_tasks("alice")] == ["Task 0", "Task 1"]
+    assert clerk.model is odd  # nothing of the host's is changed
+
+
+CLERKS = {
+    "twice": WHOLE,
+    "think-and-say": "whole",
+    "cut": "An error occurred while running the tool. Please try again.",
+}
+
+
+async def clerks_result(result: RunResult | RunResultStreaming) -> str:
+    """Return what an agent was told by its tool."""
+    [output] = [item.output for item in result.new_items if isinstance(item, ToolCallOutputItem)]
+    return str(output)
 
 
 @pytest.mark.parametrize("api", ["chat", "responses", "litellm"])
@@ -398,3 +459,22 @@ def test_reasoning_that_is_asked_for_streams(make_server: Callable[..., Server],
         assert thoughts(turn.events) == "I think, therefore"
     assert scripted.requests[-1]["reasoning"] == {"effort": "high", "summary": "auto"}
     assert "store" not in scripted.requests[-1]  # which is OpenAI's
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", [None, "gpt-5.1", "gpt-4.1"])
+async def test_a_model_that_a_host_names_is_asked_as_the_agents_sdk_would_ask(
+    scripted: Provider, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    """That every model is checked changes nothing of what is asked of it, the settings that go by its name included."""
+    monkeypatch.setenv("OPENAI_BASE_URL", scripted.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    named = Agent[Any](name="A", instructions="Be brief.", model=name)
+    config = sdk.run_config(models.Choice(None, "host"), 1000)
+    for run_config in (RunConfig(tracing_disabled=True), config):
+        result = Runner.run_streamed(named, "please reasoning", run_config=run_config)
+        async for _ in result.stream_events():
+            pass
+        assert result.final_output == "whole"
+    plain, ours = scripted.requests[-2:]
+    assert ours == plain
