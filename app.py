@@ -484,12 +484,13 @@ def create_app(
 
 
 def _limits(settings: Settings) -> Limits:
-    return Limits(settings.history_limit, settings.max_live, settings.max_live_per_user, settings.room)
+    # One message more than the model gets: so it can be told that there is more.
+    return Limits(settings.history_limit + 1, settings.max_live, settings.max_live_per_user, settings.room)
 
 
 def _options(choice: Choice, settings: Settings) -> TurnOptions:
     config = run_config(choice, settings.history_chars)
-    return TurnOptions(config, settings.max_turns, settings.patience, settings.share)
+    return TurnOptions(config, settings.max_turns, settings.history_limit, settings.patience, settings.share)
 
 
 def _lifespan(

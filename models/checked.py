@@ -36,11 +36,11 @@ class CheckedModel:
         self, system_instructions: str | None, input: str | list[TResponseInputItem], *args: Any, **kwargs: Any
     ) -> AsyncGenerator[TResponseStreamEvent, None]:
         """See `agents.Model`. When the server says that the conversation is too long it is asked again with half."""
-        items, signatures = history.addressed(input, self._name)
+        items, signatures, is_whole = history.addressed(input, self._name)
         EXCHANGE.set(Exchange(signatures))
         limit = self._max_chars
         while True:
-            told, fitting = history.cut(system_instructions, items, limit)
+            told, fitting = history.cut(system_instructions, items, limit, is_whole)
             size, begun = history.size_of(fitting), False
             try:
                 stream = self._model.stream_response(told, fitting, *args, **kwargs)

@@ -221,7 +221,11 @@ def test_the_history_has_the_calls_where_they_happened() -> None:
 def test_the_history_begins_with_the_user() -> None:
     """When the oldest messages are left out, what is left begins with a question: some providers refuse others."""
     call = {"id": "x", "name": "add_task", "args": {}, "result": 1, "at": 0}
-    assert history.model_input([answer("Done.", call), USER]) == [{"role": "user", "content": "hi"}]
+    for messages, most in ([answer("Done.", call), USER], None), ([USER, answer("Done.", call), USER], 2):
+        items, _, is_whole = history.addressed(history.model_input(messages, most), "any model")
+        assert (items, is_whole) == ([{"role": "user", "content": "hi"}], False)
+    items, _, is_whole = history.addressed(history.model_input([USER, answer("Done."), USER], 3), "any model")
+    assert (len(items), is_whole) == (3, True)
 
 
 def test_a_call_that_was_cut_off_still_has_an_output() -> None:
