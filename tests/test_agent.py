@@ -15,7 +15,7 @@ from scripted import item, pieces, text, thought
 from todochat import agent, models
 from todochat.db import Store
 from todochat.events import Event, Message, Status
-from todochat.turns import history, sdk
+from todochat.turns import given_back, history, sdk
 from todochat.turns.tool_output import as_json
 
 pytestmark = pytest.mark.anyio
@@ -222,9 +222,9 @@ def test_the_history_begins_with_the_user() -> None:
     """When the oldest messages are left out, what is left begins with a question: some providers refuse others."""
     call = {"id": "x", "name": "add_task", "args": {}, "result": 1, "at": 0}
     for messages, most in ([answer("Done.", call), USER], None), ([USER, answer("Done.", call), USER], 2):
-        items, _, is_whole = history.addressed(history.model_input(messages, most), "any model")
+        items, _, is_whole = given_back.addressed(history.model_input(messages, most), "any model")
         assert (items, is_whole) == ([{"role": "user", "content": "hi"}], False)
-    items, _, is_whole = history.addressed(history.model_input([USER, answer("Done."), USER], 3), "any model")
+    items, _, is_whole = given_back.addressed(history.model_input([USER, answer("Done."), USER], 3), "any model")
     assert (len(items), is_whole) == (3, True)
 
 

@@ -67,52 +67,6 @@ def _said(text: str) -> list[TResponseInputItem]:
     return [{"role": "assistant", "content": text.strip()}] if text.strip() else []
 
 
-# ---- what is given back to a model ----
-
-
-def addressed(
-    given: str | list[TResponseInputItem], name: str
-) -> tuple[list[TResponseInputItem], dict[str, Any], bool]:
-    """Return a conversation as the model of that name is to have it, its signatures by the ids of their calls, and
-    whether it is all of the conversation.
-
-    A call may have `provider_data`: what the model that has made it, "from", wants back. That model gets it, "before"
-    what it has thought before the call, and the calls that were "joined" in one answer together. No other gets it.
-    """
-    items: list[Any] = []
-    signatures: dict[str, Any] = {}
-    is_whole = True
-    for item in [{"role": "user", "content": given}] if isinstance(given, str) else given:
-        plain: dict[str, Any] = {field: value for field, value in item.items() if field != "provider_data"}
-        data: dict[str, Any] = dict(item.get("provider_data") or {})  # type: ignore[call-overload]
-        ours = data.pop("from", name) == name
-        is_whole = is_whole and not data.pop("left_out", False)
-        before, joined = data.pop("before", []), data.pop("joined", False)
-        if ours and data:
-            plain["provider_data"] = data
-        place = len(items)
-        if ours and plain.get("type") == "function_call":
-            signatures[plain["call_id"]] = data.get("thought_signature")
-            if not _has_thought(items):  # in the turn that it was had in, the SDK has kept it
-                items += before
-                place = len(items)
-            while joined and items[place - 1].get("type") == "function_call_output":
-                place -= 1
-        if ours or plain.get("type") != "reasoning":
-            items.insert(place, plain)
-    return items, signatures, is_whole
-
-
-def _has_thought(items: list[Any]) -> bool:
-    """Return whether there is a thought behind the last result of a tool, and the last word of the user."""
-    for item in reversed(items):
-        if item.get("type") == "reasoning":
-            return True
-        if item.get("type") == "function_call_output" or item.get("role") == "user":
-            return False
-    return False
-
-
 # ---- how much of it ----
 
 

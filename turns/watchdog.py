@@ -1,9 +1,10 @@
 """How long a model and its tools may be silent, and how much one answer may be."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from todochat.turns.errors import TooMuch
 
@@ -41,6 +42,21 @@ class Pulse:
             raise TooMuch(f"This answer is longer than {self.share.characters} characters{_ENDS}")
         if self.calls > self.share.calls:
             raise TooMuch(f"The assistant wanted more than {self.share.calls} tool calls for this answer{_ENDS}")
+
+
+def amount(event: Any, done: Sequence[Any]) -> tuple[int, int]:
+    """Return how many characters and calls of tools come with an event, before which these items were `done`."""
+    if isinstance(delta := getattr(event, "delta", None), str):  # of a text, a thought, or a tool's arguments
+        return len(delta), 0
+    if event.type == "response.output_item.done":
+        return 0, _calls([event.item])
+    if event.type == "response.completed":  # some models send their items with this alone
+        return 0, max(0, _calls(event.response.output) - _calls(done))
+    return 0, 0
+
+
+def _calls(items: Sequence[Any]) -> int:
+    return sum(item.type.endswith("_call") for item in items)
 
 
 _ENDS = ", more than this server allows, so it ends here. Please ask for less at once."
