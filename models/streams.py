@@ -42,7 +42,7 @@ class ResponsesStream(AsyncStream[object]):
 
     async def __aiter__(self) -> AsyncIterator[BaseModel]:
         async for data in super().__aiter__():
-            event = {"type": ""} | _as(dict, data)
+            event: dict[str, Any] = {"type": ""} | _as(dict, data)
             if event.get("object") == "response":  # the whole answer, in the place of a stream
                 event = {"type": f"response.{event.get('status')}", "response": event}
             yield _read(_KINDS.get(_as(str, event["type"]), BaseModel), _cleaned(event))
