@@ -59,11 +59,12 @@ class CheckedModel:
         """Yield the events of an answer as they should have been; raise `EndedEarly` when there is no whole one."""
         texts: dict[object, Splitter] = {}
         done: list[Any] = []
+        begun: set[object] = set()
         pulse = PULSE.get() or Pulse(0.0)
         async with closing(stream):
             async for event in stream:
                 pulse.beat()
-                pulse.take(*amount(event, done))
+                pulse.take(*amount(event, begun))
                 raise_if_ended(event)
                 if event.type == "response.output_text.delta":
                     place = getattr(event, "output_index", None), getattr(event, "content_index", None)
@@ -77,7 +78,8 @@ class CheckedModel:
                     output = event.response.output = event.response.output or done
                     for told in [told for text in texts.values() for told in _told(event, *text.end())]:
                         yield told
-                    for part in _texts(output):
+                    messages = [item for item in output if item.type == "message"]
+                    for part in [part for said in messages for part in said.content if part.type == "output_text"]:
                         thought, part.text = split(part.text or "")
                         if not texts:  # some send the whole answer with this alone
                             pulse.take(len(thought) + len(part.text))
@@ -97,11 +99,6 @@ class CheckedModel:
             if not call.arguments or call.arguments.strip() in ("", "null"):
                 call.arguments = "{}"
         marked(output, self._name, keeps_thoughts=(EXCHANGE.get() or Exchange()).keeps_thoughts)
-
-
-def _texts(output: Sequence[Any]) -> list[Any]:
-    messages = [item for item in output if item.type == "message"]
-    return [part for message in messages for part in message.content if part.type == "output_text"]
 
 
 def _told(event: Any, thought: str, text: str) -> Iterator[Any]:

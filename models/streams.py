@@ -1,6 +1,7 @@
 """What model servers send, as the `openai` client and the Agents SDK can read it: many take the protocols loosely."""
 
 import json
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -61,7 +62,7 @@ def _cleaned(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _item(item: Any) -> Any:
-    item = item if isinstance(item, dict) else {"type": "nothing"}
+    item = {"type": "nothing"} | _as(dict, item)
     if item.get("type") == "message":
         content = item["content"] if isinstance(item.get("content"), list) else [item.get("content")]
         plain = {"type": "output_text", "annotations": []}
@@ -148,7 +149,7 @@ class _Call:
     """A call of a tool, as far as it has come."""
 
     index: int  # in the cleaned stream
-    id: str  # the first that the server gives it, perhaps not to it alone: checked.py has each have one
+    id: str  # there, too; perhaps not its alone: that is for checked.py
     place: int | None  # the index that the server gives it, not to it alone either
     ids: set[str] = field(default_factory=set)  # that the server gives it
     name: str = ""
@@ -193,16 +194,15 @@ class _Answer:
             raise EndedEarly(self._reason)
 
     def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
-        clean = {name: value for name, value in delta.items() if name not in _CLEANED} | {
-            name: value for name in _TEXTS if isinstance(value := delta.get(name), str)
-        }
+        clean = {name: value for name, value in delta.items() if name not in _CLEANED}
+        clean |= {name: _as(str, delta.get(name)) for name in _TEXTS}
         text, thoughts = _in_parts(delta.get("content"))
         thoughts += _as(str, delta.get("reasoning_text"))
-        clean |= {"content": text or None, "reasoning_content": clean.get("reasoning_content") or thoughts}
+        clean |= {"content": text or None, "reasoning_content": clean["reasoning_content"] or thoughts}
         if thoughts and (exchange := EXCHANGE.get()) is not None:
             exchange.keeps_thoughts = False  # it knows no field for them
-        if clean.get("reasoning") == clean.get("reasoning_content"):  # some say it twice, for clients of both kinds
-            clean.pop("reasoning", None)
+        if clean["reasoning"] == clean["reasoning_content"]:  # some say it twice, for clients of both kinds
+            del clean["reasoning"]
         once = delta.get("function_call")  # what calls were before there could be several
         if calls := _as(list, delta.get("tool_calls")) or ([{"function": once}] if once else []):
             clean["tool_calls"] = [self._fragment(call) for call in calls if isinstance(call, dict)]
@@ -245,7 +245,7 @@ class _Answer:
             last = self._calls[-1] if self._calls else None
             call = last if place is None else self._by_place.get(place) or (None if name or call_id else last)
         if call is None or _begins_another(call, call_id, name, arguments):
-            call = _Call(len(self._calls), call_id, place)
+            call = _Call(len(self._calls), call_id or secrets.token_hex(5)[:9], place)
             self._calls.append(call)
             self._by_place[place] = call
         if call_id:

@@ -1,7 +1,7 @@
 """How long a model and its tools may be silent, and how much one answer may be."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,19 +44,18 @@ class Pulse:
             raise TooMuch(f"The assistant wanted more than {self.share.calls} tool calls for this answer{_ENDS}")
 
 
-def amount(event: Any, done: Sequence[Any]) -> tuple[int, int]:
-    """Return how many characters and calls of tools come with an event, before which these items were `done`."""
+def amount(event: Any, begun: set[object]) -> tuple[int, int]:
+    """Return how many characters come with an event, and how many calls of tools beside those that have `begun`."""
     if isinstance(delta := getattr(event, "delta", None), str):  # of a text, a thought, or a tool's arguments
         return len(delta), 0
-    if event.type == "response.output_item.done":
-        return 0, _calls([event.item])
-    if event.type == "response.completed":  # some models send their items with this alone
-        return 0, max(0, _calls(event.response.output) - _calls(done))
-    return 0, 0
-
-
-def _calls(items: Sequence[Any]) -> int:
-    return sum(item.type.endswith("_call") for item in items)
+    before = len(begun)
+    if event.type in ("response.output_item.added", "response.output_item.done"):
+        if event.item.type.endswith("_call"):
+            begun.add((getattr(event, "output_index", None), getattr(event.item, "call_id", None)))
+    elif event.type == "response.completed":  # some models send their items with this alone, and some calls without ids
+        calls = sum(item.type.endswith("_call") for item in event.response.output or ())
+        begun.update(range(calls - before))
+    return 0, len(begun) - before
 
 
 _ENDS = ", more than this server allows, so it ends here. Please ask for less at once."
