@@ -210,9 +210,8 @@ class _Answer:
 
     def _add_sources(self, data: dict[str, Any], delta: dict[str, Any]) -> None:
         """Put the sources that an event names where openai-agents 0.24 reads them, in the one shape that it reads."""
-        found = _as(
-            list, delta.pop("annotations", None)
-        )  # OpenAI's and OpenRouter's; and Perplexity's, again and again:
+        # OpenAI's and OpenRouter's; and Perplexity's, again and again.
+        found = _as(list, delta.pop("annotations", None))
         for given in [*found, *(_as(list, data.get("search_results")) or _as(list, data.get("citations")))]:
             source = {"url": given} if isinstance(given, str) else _as(dict, given)
             source = _as(dict, source.get("url_citation")) or source

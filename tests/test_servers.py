@@ -12,7 +12,20 @@ from agents.testing import ScriptedModel, assistant_message, function_call
 from chatkit.types import ThreadStreamEvent
 from conftest import Client, Server, missing
 from pydantic import TypeAdapter
-from servers import ROOM, SOURCES, TOO_LONG, TROUBLES, TWO_CALLS, WANTING, Provider, provider
+from servers import (
+    IN_PLACE,
+    IN_THE_STREAM,
+    ROOM,
+    SECRET_TEXT,
+    SOURCES,
+    TOO_LONG,
+    TROUBLES,
+    TWO_CALLS,
+    WANTING,
+    Provider,
+    provider,
+    three_turns,
+)
 
 from todochat import agent, models
 from todochat.db import Store
@@ -74,18 +87,22 @@ def thoughts(events: list[dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize("api", ["chat", "litellm"])
 @pytest.mark.parametrize("word", TWO_CALLS)
-def test_three_turns_with_calls_however_they_are_sent(served: Callable[[str], Server], api: str, word: str) -> None:
-    """Whatever a server does with the indexes, ids, names and arguments of its calls, a conversation goes on."""
+def test_two_calls_are_two_however_they_are_sent(
+    served: Callable[[str], Server], scripted: Provider, api: str, word: str
+) -> None:
+    """Whatever a server does with the indexes, ids, names and arguments of its calls, each of the two is made."""
     if api == "litellm" and word in NOT_THROUGH_LITELLM:
         pytest.skip("LiteLLM itself refuses it")
     with anybody(served(api)) as client:
-        thread = None
-        for _ in range(3):
-            turn = client.say(f"please {word}", thread)
+        for turn in three_turns(client, scripted, word)[::2]:
             assert (turn.text, turn.of("error")) == (WHOLE, [])
-            assert [call["args"] for call in turn.of("tool_call")] == [{"title": "eggs"}, {"title": "bread"}]
-            thread = turn.thread
-        assert [task["title"] for task in client.tasks()] == ["eggs", "bread"] * 3
+            calls, results = turn.of("tool_call"), turn.of("tool_result")
+            assert [call["args"] for call in calls] == [{"title": "eggs"}, {"title": "bread"}]
+            assert [result["result"]["title"] for result in results] == ["eggs", "bread"]
+            assert [call["id"] for call in calls] == [result["id"] for result in results]
+        assert [task["title"] for task in client.tasks()] == ["eggs", "bread"] * 2
+    *_, asked = [message for message in scripted.requests[-1]["messages"] if message.get("tool_calls")]
+    assert len({call["id"] for call in asked["tool_calls"]}) == 2
 
 
 NOT_THROUGH_LITELLM = {"number-for-id"}
@@ -232,14 +249,13 @@ def test_thoughts_between_tags_are_told_apart_in_whichever_pieces_they_come() ->
 
 
 @pytest.mark.parametrize(("api", "word"), [("chat", "alive"), ("chat", "azure"), ("litellm", "azure")])
-def test_these_are_signs_of_life_and_whole_answers(served: Callable[[str], Server], api: str, word: str) -> None:
+def test_these_are_signs_of_life_and_whole_answers(
+    served: Callable[[str], Server], scripted: Provider, api: str, word: str
+) -> None:
     """Comments and empty deltas are no silence; a first chunk without a choice and a missing [DONE] are no fault."""
     with anybody(served(api)) as client:
-        thread = None
-        for _ in range(1 if word == "alive" else 3):
-            turn = client.say(f"please {word}", thread)
+        for turn in three_turns(client, scripted, word)[::2]:
             assert (turn.text, turn.of("error")) == ("whole", [])
-            thread = turn.thread
 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
@@ -250,15 +266,18 @@ def test_a_model_may_take_longer_to_start(served: Callable[[str], Server], api: 
         assert turn.of("error") == []
         notices = [event["content"] for event in turn.of("thinking")]
         assert notices == ["Processing your request...", "The model is starting. This can take some minutes..."]
-        assert "reasoning" not in client.messages(turn.thread)[-1] or not client.messages(turn.thread)[-1]["reasoning"]
+        assert client.messages(turn.thread)[-1]["reasoning"] == []
+        for _ in range(2):  # now it has started
+            assert [event["content"] for event in client.say("please go on", turn.thread).of("thinking")] == notices[:1]
+        assert [message["status"] for message in client.messages(turn.thread)] == ["done"] * 6
 
 
 def test_a_model_that_does_not_start_is_given_up(make_server: Callable[..., Server], scripted: Provider) -> None:
     """MODEL_START_TIMEOUT is the most that it may take."""
     chosen = settings_for("chat", scripted.url)
     with make_server(MODEL_START_TIMEOUT=1, **chosen).client() as client:
-        turn = client.say("please slow-start")
-        assert turn.of("error")[0]["message"] == "The model did not answer within 1 seconds. Please try again."
+        for turn in three_turns(client, scripted, "slow-start", "failed")[::2]:
+            assert turn.of("error")[0]["message"] == "The model did not answer within 1 seconds. Please try again."
 
 
 @pytest.mark.parametrize("word", TOO_LONG)
@@ -395,6 +414,20 @@ SAYS = {
     "overloaded": "try again in a minute",
     "filtered": "filter",
     "forbidden": "API key",
+    "bad-key": "API key",
+    "no-access": "does not know this model",
+    "flagged": "filter",
+    "object-too-long": "more than the model can read",
+    "object-bad-key": "API key",
+    "object-elsewhere": "check its base URL",
+    "greeting": "check its base URL",
+    "page-that-is-no-html": "check its base URL",
+    "401-in-the-stream": "API key",
+    "402-in-the-stream": "quota",
+    "429-in-the-stream": "try again in a minute",
+    "bad-key-in-the-stream": "API key",
+    "no-model-in-the-stream": "does not know this model",
+    "too-long-behind-it": "more than the model can read",
     "reset": "connection to the model failed. Please try again",
     "error-in-the-stream": "reported an error. Please try again",
     "incomplete": "ask for less",
@@ -403,35 +436,36 @@ SAYS = {
     "content_filter": "filter",
     "cut": "broke off. Please try again",
 }
-OVER_CHAT = [*TROUBLES, "reset", "error-in-the-stream"]
+EVERYWHERE = [*TROUBLES, *IN_PLACE, "reset"]
 
 
 @pytest.mark.parametrize(
     ("api", "word"),
     [
-        *(("chat", word) for word in OVER_CHAT),
-        *(("responses", word) for word in (*TROUBLES, "reset", "incomplete", "filtered-in-the-stream")),
-        *(("litellm", word) for word in ("not-pulled", "no-quota", "bad-request", "length", "content_filter", "cut")),
+        *(("chat", word) for word in [*EVERYWHERE, *IN_THE_STREAM]),
+        *(("responses", word) for word in [*EVERYWHERE, "incomplete", "filtered-in-the-stream"]),
+        *(("litellm", word) for word in [*TROUBLES, "length", "content_filter", "cut"]),
     ],
 )
-def test_troubles_are_told_apart(served: Callable[[str], Server], api: str, word: str) -> None:
+def test_troubles_are_told_apart(served: Callable[[str], Server], scripted: Provider, api: str, word: str) -> None:
     """The sentence says what to do; "please try again" only where that can help."""
-    with anybody(served(api)) as client:
-        turn = client.say(f"please {word}")
-        [error] = turn.of("error")
-        assert SAYS[word] in error["message"]
-        assert ("try again" in error["message"]) == ("try again" in SAYS[word])
-        assert client.messages(turn.thread)[-1]["status"] == "failed"
+    server = served(api)
+    with anybody(server) as client:
+        for turn in three_turns(client, scripted, word, "failed")[::2]:
+            [error] = turn.of("error")
+            assert SAYS[word] in error["message"]
+            assert ("try again" in error["message"]) == ("try again" in SAYS[word])
+            assert SECRET_TEXT not in "".join(turn.frames)
+    assert SECRET_TEXT not in server.log.read_text()
 
 
 def test_a_calls_text_goes_to_the_model_as_it_is(served: Callable[[str], Server], scripted: Provider) -> None:
     """Non-Latin text in arguments and results is no \\uXXXX, for which a model would need several tokens a letter."""
     with anybody(served("chat")) as client:
         client.post("/api/tasks", json={"title": "\u725b\u5976"}).raise_for_status()
-        turn = client.say("please arguments-none")
-        client.say("please go on", turn.thread)
+        three_turns(client, scripted, "arguments-none")
     outputs = [m["content"] for m in scripted.requests[-1]["messages"] if m["role"] == "tool"]
-    assert "\u725b\u5976" in outputs[0]
+    assert ["\u725b\u5976" in output for output in outputs] == [True, True]
 
 
 @pytest.mark.parametrize("effort", ["low", None])
@@ -455,8 +489,8 @@ def test_reasoning_that_is_asked_for_streams(make_server: Callable[..., Server],
     """OPENAI_REASONING is in the request, and the summary that it brings becomes `thinking`."""
     chosen = settings_for("responses", scripted.url) | {"OPENAI_REASONING": "high"}
     with make_server(**chosen).client() as client:
-        turn = client.say("please sealed")
-        assert thoughts(turn.events) == "I think, therefore"
+        for turn in three_turns(client, scripted, "sealed")[::2]:
+            assert thoughts(turn.events) == "I think, therefore"
     assert scripted.requests[-1]["reasoning"] == {"effort": "high", "summary": "auto"}
     assert "store" not in scripted.requests[-1]  # which is OpenAI's
 
