@@ -1,17 +1,20 @@
 """Conversations of three turns with each kind of model server (servers.py), over both APIs and through LiteLLM."""
 
+import asyncio
 import importlib.util
+import itertools
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, cast
 
 import pytest
-from agents import Agent, RunConfig, Runner, RunResult, RunResultStreaming, ToolCallOutputItem
+from agents import Agent, Model, ModelResponse, RunConfig, Runner, RunResult, RunResultStreaming, ToolCallOutputItem
 from agents.testing import ScriptedModel, assistant_message, function_call
 from chatkit.types import ThreadStreamEvent
 from conftest import Client, Server, missing
 from pydantic import TypeAdapter
+from scripted import item, text
 from servers import (
     IN_PLACE,
     IN_THE_STREAM,
@@ -30,8 +33,9 @@ from servers import (
 from todochat import agent, models
 from todochat.db import Store
 from todochat.events import Message, fold
-from todochat.models.thoughts import Splitter
+from todochat.models.thoughts import Splitter, split
 from todochat.turns import history, sdk
+from todochat.turns.watchdog import Share
 
 WHOLE = "whole \U0001f600"
 A = {"url": "https://a.example/", "title": "A"}
@@ -241,11 +245,12 @@ def test_thoughts_between_tags_are_told_apart_in_whichever_pieces_they_come() ->
         "  hi": ("", "  hi"),
         "<thinking>a</thinking>b": ("", "<thinking>a</thinking>b"),
     }
-    for text, expected in cases.items():
-        for size in range(1, len(text) + 1):
+    for whole, expected in cases.items():
+        for size in range(1, len(whole) + 1):
             splitter = Splitter()
-            told = [splitter.feed(text[n : n + size]) for n in range(0, len(text), size)] + [splitter.end()]
-            assert ("".join(t for t, _ in told), "".join(t for _, t in told)) == expected, (text, size)
+            told = [splitter.feed(whole[n : n + size]) for n in range(0, len(whole), size)] + [splitter.end()]
+            assert ("".join(t for t, _ in told), "".join(t for _, t in told)) == expected, (whole, size)
+        assert split(whole) == expected
 
 
 @pytest.mark.parametrize(("api", "word"), [("chat", "alive"), ("chat", "azure"), ("litellm", "azure")])
@@ -512,3 +517,86 @@ async def test_a_model_that_a_host_names_is_asked_as_the_agents_sdk_would_ask(
         assert result.final_output == "whole"
     plain, ours = scripted.requests[-2:]
     assert ours == plain
+
+
+# ---- an answer's share ----
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "litellm"])
+def test_an_answer_that_takes_too_much_is_cut_off_at_the_server(
+    make_server: Callable[..., Server], scripted: Provider, api: str
+) -> None:
+    """MAX_ANSWER and MAX_TOOL_CALLS end the turn with their sentence, and the model's server is hung up on."""
+    server = make_server(MAX_ANSWER=100, MAX_TOOL_CALLS=3, **settings_for(api, scripted.url))
+    for word, says in {"slow": "longer than 100 characters", "many-calls": "more than 3 tool calls"}.items():
+        scripted.hung_up.clear()
+        with anybody(server) as client:
+            for turn in three_turns(client, scripted, word, "failed")[::2]:
+                assert says in turn.of("error")[0]["message"]
+                assert len(turn.text) <= 100
+                assert turn.of("tool_result") == []
+            assert client.tasks() == []
+        assert scripted.hung_up.wait(20), "the server still streams"
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "litellm"])
+def test_an_answer_that_takes_too_long_is_cut_off_at_the_server(
+    make_server: Callable[..., Server], scripted: Provider, api: str
+) -> None:
+    """MAX_TURN_SECONDS ends the turn with its sentence, and the model's server is hung up on."""
+    with make_server(MAX_TURN_SECONDS=1, **settings_for(api, scripted.url)).client() as client:
+        thread = None
+        for _ in range(3):
+            scripted.hung_up.clear()
+            turn = client.say("please slow", thread)
+            assert "took longer than 1 seconds" in turn.of("error")[0]["message"]
+            thread = turn.thread
+            assert scripted.hung_up.wait(20), "the server still streams"
+        assert [message["status"] for message in client.messages(turn.thread)[1::2]] == ["failed"] * 3
+
+
+class Endless(Model):
+    """A host's own model, which never ends: it says a word, or wants a tool, again and again."""
+
+    def __init__(self, event: Callable[[int], Any]) -> None:
+        self.event = event
+        self.closed = asyncio.Event()
+
+    async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
+        raise NotImplementedError("this model only streams")
+
+    async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        try:
+            for n in itertools.count():
+                await asyncio.sleep(0.001)
+                yield self.event(n)
+        finally:
+            self.closed.set()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("share", "event", "says"),
+    [
+        (Share(characters=100), lambda n: text("word "), "longer than 100 characters"),
+        (Share(calls=3), lambda n: item(function_call("list_tasks", {}, call_id=str(n))), "more than 3 tool calls"),
+        (Share(seconds=0.5), lambda n: text("word "), "took longer than 0.5 seconds"),
+    ],
+    ids=["characters", "calls", "seconds"],
+)
+async def test_a_hosts_own_model_that_takes_too_much_is_closed(
+    store: Store, share: Share, event: Callable[[int], Any], says: str
+) -> None:
+    """The same limits, sentences and end for a model that is the host's own."""
+    model = Endless(event)
+    options = agent.TurnOptions(sdk.run_config(models.Choice(None, "host"), 60_000), share=share)
+    messages: list[Message] = []
+    for n in range(3):
+        messages.append(message(2 * n + 1, "user", "go on for ever"))
+        todo = agent.todo_agent(model)
+        events = [e async for e in agent.stream_turn(todo, messages, agent.TurnContext("alice", store), options)]
+        assert events[-1]["type"] == "error"
+        assert says in events[-1]["message"]
+        messages.append(message(2 * n + 2, "assistant", "") | fold(events))
+        await asyncio.wait_for(model.closed.wait(), 20)  # the run of the Agents SDK ends in a task of its own
+        model.closed.clear()
