@@ -123,9 +123,10 @@ async def _cleaned_chunks(stream: Any) -> AsyncIterator[BaseModel]:
     async with closing(stream):
         async for chunk in stream:
             yield _read(ChatCompletionChunk, answer.cleaned(chunk.model_dump()))
-        # LiteLLM invents a "stop" where there was none, and keeps here what there was.
-        if getattr(stream, "received_finish_reason", "") is None:
-            raise ModelBehaviorError("The stream ended without a finish_reason.")
+        if (
+            answer.whole
+        ):  # LiteLLM says "stop" for nothing, for what it does not know, and for "ERROR": but it keeps this
+            answer.reason = getattr(stream, "received_finish_reason", answer.reason)
         answer.end(True)
 
 
@@ -141,7 +142,18 @@ async def closing(stream: Any) -> AsyncIterator[None]:
 
 _TEXTS = ("refusal", "reasoning_content", "reasoning")  # of a delta
 _CLEANED = (*_TEXTS, "content", "tool_calls", "function_call")
-_WHOLE = ("stop", "tool_calls", "function_call")  # what the end of a whole answer is called
+# What the end of a whole answer is called: by OpenAI, Together, Anthropic and Cohere, in lower case.
+_WHOLE = (
+    "stop",
+    "tool_calls",
+    "function_call",
+    "eos",
+    "eos_token",
+    "end_turn",
+    "stop_sequence",
+    "tool_use",
+    "complete",
+)
 
 
 @dataclass
@@ -170,7 +182,7 @@ class _Answer:
         self._by_id: dict[str, _Call] = {}  # the latest that the server has given it
         self._by_place: dict[int | None, _Call] = {}
         self._said = False
-        self._reason: Any = None  # why it has ended, if it has
+        self.reason: Any = None  # why it has ended, if it has
 
     def cleaned(self, data: Any) -> dict[str, Any]:
         """Return an event in the shape that it should have had."""
@@ -179,19 +191,23 @@ class _Answer:
         for choice in _as(list, event.get("choices")):
             if isinstance(choice, dict) and choice.get("index") in (0, None):
                 if (reason := choice.get("finish_reason")) is not None:
-                    self._reason = reason or self._reason or ""
+                    self.reason = reason or self.reason or ""
                 delta = self._delta(_as(dict, choice.get("delta", choice.get("message"))))
                 self._add_sources(event, delta)
-                known = reason if reason in _WHOLE else None
-                return event | {"choices": [{"index": 0, "delta": delta, "finish_reason": known}]}
+                return event | {"choices": [{"index": 0, "delta": delta, "finish_reason": "stop" if reason else None}]}
         return event | {"choices": []}
+
+    @property
+    def whole(self) -> bool:
+        """Whether the word for the end, if there has been one, is that of a whole answer."""
+        return str(self.reason).lower() in _WHOLE
 
     def end(self, ended: bool) -> None:
         """Raise `ModelBehaviorError` if what has come is no whole answer; `ended` says whether there was a "[DONE]"."""
-        if self._reason is None or (self._reason == "" and not ended):
+        if self.reason is None or (self.reason == "" and not ended):
             raise ModelBehaviorError("The stream ended without a finish_reason.")
-        if self._reason not in (*_WHOLE, ""):
-            raise EndedEarly(self._reason)
+        if not self.whole and self.reason != "":
+            raise EndedEarly(self.reason)
 
     def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
         clean = {name: value for name, value in delta.items() if name not in _CLEANED}

@@ -278,7 +278,12 @@ OUTPUTS: dict[str, tuple[list[dict[str, Any]], Any]] = {
 ENDS = {
     "ended-by-the-filter": "function_call_filter: MALFORMED_FUNCTION_CALL",
     "ended-by-an-error": "error",
-    "ended-by-what": "eos",
+    "ended-by-what": "whatever",
+    "ended-by-ERROR": "ERROR",
+    "ended-by-malformed": "MALFORMED_FUNCTION_CALL",
+    "ended-by-eos": "eos",
+    "ended-by-end-turn": "end_turn",
+    "ended-by-STOP": "STOP",
     "ended-by-a-number": 1,
     "ended-by-an-object": {"no": 1},
     "ended-by-stop": "stop",
@@ -379,7 +384,7 @@ class Handler(BaseHTTPRequestHandler):
             word == "sealed" and (fault := missed_in(messages))
         ):
             self.answer(400, json.dumps({"error": {"message": fault}}), "application/json")
-        elif word in IN_PLACE:
+        elif word in IN_PLACE and (word != "object-too-long" or len(json.dumps(messages)) > ROOM):
             self.answer(200, IN_PLACE[word][1], IN_PLACE[word][0])
         elif word == "whole-object" and not self.path.endswith("/responses"):
             self.answer(200, json.dumps(WHOLE_OBJECT, indent=2), "application/json")
@@ -509,7 +514,7 @@ class Handler(BaseHTTPRequestHandler):
                 item = call | {"call_id": f"call_{n}", "id": f"fc_{n}"}
                 self.send({"type": "response.output_item.done", "output_index": n, "item": item})
                 time.sleep(0.02)
-        if word in odd_calls or word in TOO_LONG or word in ("reasoning", "odd-deltas", "sealed", "slow-start", "on"):
+        if word in odd_calls | TOO_LONG | IN_PLACE or word in ("reasoning", "odd-deltas", "sealed", "slow-start", "on"):
             reasoning, text = "response.reasoning_text.delta", "response.output_text.delta"
             odd = [{"type": kind, "delta": delta} for kind in (reasoning, text) for delta in (None, 1, {"no": 1}, [])]
             thoughts = [{"type": reasoning, "delta": delta} for delta in ("I think, ", "therefore")]
@@ -581,7 +586,7 @@ class Handler(BaseHTTPRequestHandler):
             for data in (first, chunk({"role": "assistant", "content": "whole"}), chunk({}, "stop")):
                 self.wfile.write(f"data: {json.dumps(data)}\r\n\r\n".encode())
             return
-        elif word in IN_THE_STREAM:
+        elif word in IN_THE_STREAM and (word != "too-long-behind-it" or len(json.dumps(self.messages)) > ROOM):
             if word == "error-in-the-stream":
                 self.send(chunk({"role": "assistant", "content": "half"}))
             self.send({"error": IN_THE_STREAM[word]})

@@ -161,6 +161,8 @@ def anybody(server: Server) -> Client:
     return server.client(f"user-{uuid.uuid4()}")
 
 
+ENDS_OF_WHOLES = ["ended-by-stop", "ended-by-calls", "ended-by-a-call", "ended-by-nothing"]
+ENDS_OF_WHOLES += ["ended-by-eos", "ended-by-end-turn", "ended-by-STOP"]
 FAILURES = {
     "401": ("API key", ""),
     "404": ("check its base URL", ""),
@@ -179,6 +181,8 @@ FAILURES = {
     "ended-by-the-filter": ("broke off", "half"),
     "ended-by-an-error": ("reported an error", "half"),
     "ended-by-what": ("broke off", "half"),
+    "ended-by-malformed": ("broke off", "half"),
+    "ended-by-ERROR": ("reported an error", "half"),
     "ended-by-a-number": ("broke off", "half"),
     "ended-by-an-object": ("broke off", "half"),
     "ended-by-nothing-at-all": ("broke off", "half"),
@@ -214,7 +218,7 @@ def test_a_failing_model_ends_the_turn_in_words(
     assert "Traceback" not in server.log.read_text()
 
 
-@pytest.mark.parametrize("word", ["ended-by-stop", "ended-by-calls", "ended-by-a-call", "ended-by-nothing"])
+@pytest.mark.parametrize("word", ENDS_OF_WHOLES)
 def test_these_are_ends_of_whole_answers(served: Callable[[str], Server], failing: Any, word: str) -> None:
     """What is no other word for an end that came too soon is the end of an answer that is done."""
     with anybody(served("chat")) as client:

@@ -309,10 +309,15 @@ def test_a_conversation_does_not_die_of_its_length(
 
 
 @pytest.mark.parametrize(
-    ("api", "word"), [("responses", "openai"), ("responses", "too-long-in-the-stream"), ("litellm", "openai")]
+    ("api", "word"),
+    [
+        *(("chat", word) for word in ("object-too-long", "too-long-behind-it")),
+        *(("responses", word) for word in ("openai", "object-too-long", "too-long-in-the-stream")),
+        ("litellm", "openai"),
+    ],
 )
 def test_nor_over_another_api(served: Callable[[str], Server], api: str, word: str) -> None:
-    """The same over Responses, where it may be said in the stream, and through LiteLLM."""
+    """The same over each API, where it may be said in the stream or in its place, and through LiteLLM."""
     with anybody(served(api)) as client:
         thread = client.say("x" * (ROOM // 2) + " reasoning").thread
         client.say("y" * (ROOM // 2) + " reasoning", thread)
@@ -422,7 +427,6 @@ SAYS = {
     "bad-key": "API key",
     "no-access": "does not know this model",
     "flagged": "filter",
-    "object-too-long": "more than the model can read",
     "object-bad-key": "API key",
     "object-elsewhere": "check its base URL",
     "greeting": "check its base URL",
@@ -432,7 +436,6 @@ SAYS = {
     "429-in-the-stream": "try again in a minute",
     "bad-key-in-the-stream": "API key",
     "no-model-in-the-stream": "does not know this model",
-    "too-long-behind-it": "more than the model can read",
     "reset": "connection to the model failed. Please try again",
     "error-in-the-stream": "reported an error. Please try again",
     "incomplete": "ask for less",
@@ -440,16 +443,21 @@ SAYS = {
     "length": "ask for less",
     "content_filter": "filter",
     "cut": "broke off. Please try again",
+    "ended-by-what": "broke off. Please try again",
+    "ended-by-malformed": "broke off. Please try again",
+    "ended-by-ERROR": "reported an error. Please try again",
 }
-EVERYWHERE = [*TROUBLES, *IN_PLACE, "reset"]
+EVERYWHERE = [*TROUBLES, *(word for word in IN_PLACE if word in SAYS), "reset"]
+
+LITELLMS = ["length", "content_filter", "cut", "ended-by-what", "ended-by-malformed", "ended-by-ERROR"]
 
 
 @pytest.mark.parametrize(
     ("api", "word"),
     [
-        *(("chat", word) for word in [*EVERYWHERE, *IN_THE_STREAM]),
+        *(("chat", word) for word in [*EVERYWHERE, *(word for word in IN_THE_STREAM if word in SAYS)]),
         *(("responses", word) for word in [*EVERYWHERE, "incomplete", "filtered-in-the-stream"]),
-        *(("litellm", word) for word in [*TROUBLES, "length", "content_filter", "cut"]),
+        *(("litellm", word) for word in [*TROUBLES, *LITELLMS]),
     ],
 )
 def test_troubles_are_told_apart(served: Callable[[str], Server], scripted: Provider, api: str, word: str) -> None:

@@ -54,10 +54,13 @@ _KEY = re.compile(
     r"api.?key.{0,30}(?:invalid|incorrect|expired|missing|required|not )|unauthori[sz]ed|authentication"
     r"|(?:invalid|incorrect|no|missing|expired|wrong)[ _-](?:api.?key|auth|credential)"
 )
-_FILTER = re.compile(r"content.?(?:filter|policy|management)|responsible.?ai|safety|prohibited|moderation|recitation")
+_FILTER = re.compile(
+    r"content.?(?:filter|policy|management)|\bfiltered\b|responsible.?ai|safety|prohibited|moderation|recitation"
+)
 _QUOTA = re.compile(r"insufficient.{0,4}(?:quota|balance|credit|funds)|current quota|billing|out of credit")
 _NO_MODEL = re.compile(
-    r"model.{0,120}(?:not.{0,3}found|not exist|unknown|not available)|(?:invalid|unknown|no such|valid) model"
+    r"model.{0,120}(?:not.{0,3}found|not exist|unknown|not available)"
+    r"|(?:invalid|unknown|no such|valid|access to(?: the)?) model"
 )
 _NO_PLACE = re.compile(r"unexpected endpoint|(?:invalid|unknown) (?:url|path|endpoint|route)")
 _OFTEN = re.compile(r"rate.?limit|too many requests|overloaded")
@@ -142,8 +145,8 @@ def _what_the_server_says(status: int, words: str, code: object) -> str:
         return _WRONG_URL
     if 400 <= status < 500 and status not in (408, 409):
         return "The model's server refused this request. The server's owner must check its model and settings."
-    if code in _LENGTH:
+    if str(code).lower() in _LENGTH:
         return "The model's answer was cut off at the greatest length that its server allows. Please ask for less."
-    if status or "error" in str(code):
+    if status or "error" in str(code).lower():
         return "The model's provider reported an error. Please try again."
     return _BROKEN_OFF
