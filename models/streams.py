@@ -1,6 +1,7 @@
 """What model servers send, as the `openai` client and the Agents SDK can read it: many take the protocols loosely."""
 
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -123,9 +124,8 @@ async def _cleaned_chunks(stream: Any) -> AsyncIterator[BaseModel]:
     async with closing(stream):
         async for chunk in stream:
             yield _read(ChatCompletionChunk, answer.cleaned(chunk.model_dump()))
-        if (
-            answer.whole
-        ):  # LiteLLM says "stop" for nothing, for what it does not know, and for "ERROR": but it keeps this
+        # LiteLLM says "stop" for nothing, for what it does not know, and for "ERROR"; here it keeps what there was.
+        if answer.is_whole():
             answer.reason = getattr(stream, "received_finish_reason", answer.reason)
         answer.end(True)
 
@@ -142,17 +142,9 @@ async def closing(stream: Any) -> AsyncIterator[None]:
 
 _TEXTS = ("refusal", "reasoning_content", "reasoning")  # of a delta
 _CLEANED = (*_TEXTS, "content", "tool_calls", "function_call")
-# What the end of a whole answer is called: by OpenAI, Together, Anthropic and Cohere, in lower case.
-_WHOLE = (
-    "stop",
-    "tool_calls",
-    "function_call",
-    "eos",
-    "eos_token",
-    "end_turn",
-    "stop_sequence",
-    "tool_use",
-    "complete",
+# What the end of a whole answer is called: by OpenAI, Together, Anthropic and Cohere.
+_WHOLE = re.compile(
+    "stop|tool_calls|function_call|eos|eos_token|end_turn|stop_sequence|tool_use|complete", re.IGNORECASE
 )
 
 
@@ -197,16 +189,15 @@ class _Answer:
                 return event | {"choices": [{"index": 0, "delta": delta, "finish_reason": "stop" if reason else None}]}
         return event | {"choices": []}
 
-    @property
-    def whole(self) -> bool:
-        """Whether the word for the end, if there has been one, is that of a whole answer."""
-        return str(self.reason).lower() in _WHOLE
+    def is_whole(self) -> bool:
+        """Return whether there has been a word for the end, and it is that of a whole answer."""
+        return _WHOLE.fullmatch(str(self.reason)) is not None
 
     def end(self, ended: bool) -> None:
         """Raise `ModelBehaviorError` if what has come is no whole answer; `ended` says whether there was a "[DONE]"."""
         if self.reason is None or (self.reason == "" and not ended):
             raise ModelBehaviorError("The stream ended without a finish_reason.")
-        if not self.whole and self.reason != "":
+        if not self.is_whole() and self.reason != "":
             raise EndedEarly(self.reason)
 
     def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
