@@ -143,9 +143,7 @@ async def closing(stream: Any) -> AsyncIterator[None]:
 _TEXTS = ("refusal", "reasoning_content", "reasoning")  # of a delta
 _CLEANED = (*_TEXTS, "content", "tool_calls", "function_call")
 # What the end of a whole answer is called: by OpenAI, Together, Anthropic and Cohere.
-_WHOLE = re.compile(
-    "stop|tool_calls|function_call|eos|eos_token|end_turn|stop_sequence|tool_use|complete", re.IGNORECASE
-)
+_WHOLE = re.compile("(?i)stop|tool_calls|function_call|eos|eos_token|end_turn|stop_sequence|tool_use|complete")
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Which model answers, and models behind real HTTP: a well-behaved one and one that fails."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -89,6 +90,25 @@ def test_a_bad_choice_says_what_to_set(env: dict[str, str], says: str, monkeypat
     with pytest.raises(models.BadModel, match=says) as bad:
         models.choose_model(env)
     assert "secret" not in str(bad.value)  # a URL may hold a password
+
+
+@pytest.mark.parametrize(
+    "shown",
+    sorted(
+        {
+            shown.removesuffix(" make run")
+            for page in ("README.md", "docs/models.md")
+            for shown in re.findall(r"`(OPENAI_BASE_URL=[^`]+)`", (ROOT / page).read_text())
+        }
+    ),
+)
+def test_what_is_shown_to_be_set_chooses_that_model(shown: str) -> None:
+    """Each line of settings in the tables of model servers leads to that server, over Chat Completions."""
+    env = dict(setting.split("=", 1) for setting in shown.split())
+    choice = models.choose_model(env)
+    assert choice.name == env["OPENAI_MODEL"]
+    assert type(choice.model) is OpenAIChatCompletionsModel
+    assert str(choice.model._client.base_url).rstrip("/") == env["OPENAI_BASE_URL"].rstrip("/")
 
 
 # ---- a model behind HTTP ----
