@@ -72,9 +72,8 @@ def _settings(name: str, api: str, effort: str | None, *, at_openai: bool) -> Mo
         raise BadModel(f"OPENAI_REASONING must be one of {', '.join(EFFORTS)}.")
     values: dict[str, Any] = {"store": False} if at_openai else {}
     if effort:
-        values["reasoning"] = Reasoning.model_validate(
-            {"effort": effort} | ({"summary": "auto"} if api == "responses" else {})
-        )
+        summary = {"summary": "auto"} if api == "responses" else {}
+        values["reasoning"] = Reasoning.model_validate({"effort": effort} | summary)
     if at_openai and api == "responses" and (effort or REASONING.match(name)):  # others refuse to include it
         values["response_include"] = ["reasoning.encrypted_content"]
     return ModelSettings(**values)

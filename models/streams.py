@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass, field
-from inspect import isawaitable
 from typing import Any, TypeVar, cast, get_args
 
 from agents import Model, ModelBehaviorError, OpenAIResponsesModel
@@ -137,9 +136,8 @@ async def closing(stream: Any) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        close = getattr(stream, "aclose", None) or getattr(stream, "close", None)
-        if close is not None and isawaitable(closed := close()):
-            await closed
+        if (close := getattr(stream, "aclose", None) or getattr(stream, "close", None)) is not None:
+            await close()
 
 
 _TEXTS = ("refusal", "reasoning_content", "reasoning")  # of a delta
