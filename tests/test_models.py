@@ -108,7 +108,7 @@ def test_what_is_shown_to_be_set_chooses_that_model(shown: str) -> None:
     choice = models.choose_model(env)
     assert choice.name == env["OPENAI_MODEL"]
     assert type(choice.model) is OpenAIChatCompletionsModel
-    assert str(choice.model._client.base_url).rstrip("/") == env["OPENAI_BASE_URL"].rstrip("/")
+    assert str(choice.model._client.base_url).rstrip("/") == env["OPENAI_BASE_URL"].rstrip("/").lower()
 
 
 # ---- a model behind HTTP ----
