@@ -219,11 +219,12 @@ def _stored(tool: FunctionTool) -> FunctionTool:
 class TurnOptions:
     """How a turn is run.
 
-    The model is asked `max_turns` times at most. `run_config` is the SDK's.
+    The model is asked `max_turns` times at most, and gets the last `history` messages. `run_config` is the SDK's.
     """
 
     run_config: RunConfig
     max_turns: int = 10
+    history: int | None = None  # for all of them
     patience: Patience = field(default_factory=Patience)
     share: Share = field(default_factory=Share)
 
@@ -246,7 +247,7 @@ class Observer:
 
 async def stream_turn(
     agent: Agent[Any],
-    messages: Iterable[Message],
+    messages: Sequence[Message],
     context: object,
     options: TurnOptions,
     observer: Observer | None = None,
@@ -262,7 +263,7 @@ async def stream_turn(
     pulse = begin_pulse(options.share)
     result = Runner.run_streamed(
         agent,
-        model_input(messages),
+        model_input(messages, options.history),
         context=context,
         run_config=options.run_config,
         max_turns=options.max_turns,

@@ -34,7 +34,7 @@ from todochat.models import Choice, choose_model, offline
 from todochat.runs import UNSAVED, Run, Runs
 from todochat.settings import BadSetting, Settings, store_path
 from todochat.shares import Shares
-from todochat.turns.sdk import checked_agent, run_config
+from todochat.turns.sdk import run_config
 from todochat.web import etags, inputs, pages
 from todochat.web.middleware import EXPECTED, middleware, refuse
 
@@ -74,7 +74,6 @@ class Service:
         record = run.run_tool_atomically if self.tasks is self.store else run.run_tool_then_store
         turn_context = TurnContext(run.user_id, self.tasks, record, timezone=timezone or self.settings.timezone)
         context = await _awaited(self.context(turn_context))
-        agent = checked_agent(agent, self.settings.history_chars)
         return stream_turn(agent, turn.history, context, self.options, run, conversation_id=run.conversation_id)
 
 
@@ -486,12 +485,13 @@ def create_app(
 
 
 def _limits(settings: Settings) -> Limits:
-    return Limits(settings.history_limit, settings.max_live, settings.max_live_per_user, settings.room)
+    # One message more than the model gets: so it can be told that there is more.
+    return Limits(settings.history_limit + 1, settings.max_live, settings.max_live_per_user, settings.room)
 
 
 def _options(choice: Choice, settings: Settings) -> TurnOptions:
     config = run_config(choice, settings.history_chars)
-    return TurnOptions(config, settings.max_turns, settings.patience, settings.share)
+    return TurnOptions(config, settings.max_turns, settings.history_limit, settings.patience, settings.share)
 
 
 def _lifespan(

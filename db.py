@@ -92,7 +92,7 @@ class TurnRequest:
 
 @dataclass(frozen=True)
 class Limits:
-    """How many messages of a conversation the model gets, how many answers may be live, and what a user may have."""
+    """How many messages of a conversation a turn gets, how many answers may be live, and what a user may have."""
 
     history: int = 50
     live: int = 200

@@ -11,7 +11,6 @@ from typing import Any
 
 from agents import Model, ModelSettings, MultiProvider, OpenAIChatCompletionsModel, OpenAIResponsesModel
 from agents.models import get_default_model
-from agents.models.reasoning_content_replay import ReasoningContentReplayContext
 from openai import AsyncOpenAI
 from openai.types.shared import Reasoning
 
@@ -73,8 +72,8 @@ def _settings(name: str, api: str, effort: str | None, *, at_openai: bool) -> Mo
         raise BadModel(f"OPENAI_REASONING must be one of {', '.join(EFFORTS)}.")
     values: dict[str, Any] = {"store": False} if at_openai else {}
     if effort:
-        asked = {"effort": effort, "summary": "auto"} if api == "responses" else {"effort": effort}
-        values["reasoning"] = Reasoning.model_validate(asked)
+        summary = {"summary": "auto"} if api == "responses" else {}
+        values["reasoning"] = Reasoning.model_validate({"effort": effort} | summary)
     if at_openai and api == "responses" and (effort or REASONING.match(name)):  # others refuse to include it
         values["response_include"] = ["reasoning.encrypted_content"]
     return ModelSettings(**values)
@@ -90,9 +89,5 @@ def _by_prefix(name: str) -> Model:
 
 
 def _chat(name: str, client: AsyncOpenAI) -> Model:
-    return OpenAIChatCompletionsModel(model=name, openai_client=client, should_replay_reasoning_content=_is_its_own)
-
-
-def _is_its_own(thought: ReasoningContentReplayContext) -> bool:
-    """Return whether a model has sent this thought: some want it back, whatever they are called."""
-    return thought.reasoning.origin_model == thought.model
+    # The last is whether a model gets a thought back: one of its own, as some want it, whatever they are called.
+    return OpenAIChatCompletionsModel(name, client, lambda thought: thought.reasoning.origin_model == thought.model)

@@ -4,8 +4,8 @@ It follows no redirects, reads nothing compressed, waits for no server for long,
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Iterable
-from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,8 +14,6 @@ from openai import APIResponseValidationError, AsyncOpenAI, DefaultAsyncHttpxCli
 
 from todochat.models.streams import EXCHANGE, ChatStream, ResponsesStream
 from todochat.turns.watchdog import PULSE, Pulse
-
-MAX_WAIT = 5.0  # seconds that a provider may ask for before the client tries again
 
 
 class BadModel(Exception):
@@ -43,7 +41,7 @@ def client_for(key: str, url: str, silence: float) -> AsyncOpenAI:
             # A redirect would take the conversation to whatever host it names.
             follow_redirects=False,
             headers={"Accept-Encoding": "identity"},
-            event_hooks={"response": [_listen, _only_streams, _no_long_wait]},
+            event_hooks={"response": [_listen, _nothing_compressed, _no_long_wait]},
         ),
     )
     _send_as_it_is(client.chat.completions, ("messages", "tools"))
@@ -52,52 +50,53 @@ def client_for(key: str, url: str, silence: float) -> AsyncOpenAI:
 
 
 class _Heard(AsyncByteStream):
-    """The bytes of a response, each of which is a sign of life, whatever it says: a comment, an empty event."""
+    """The bytes of a response, each of which is a sign of life, whatever it says: a comment, an empty event.
 
-    def __init__(self, stream: Any, pulse: Pulse) -> None:
-        self._stream, self._pulse = stream, pulse
+    An object in the place of a stream, which is an error or a whole answer, becomes its one event.
+    """
+
+    def __init__(self, response: Any, pulse: Pulse) -> None:
+        self._response, self._stream, self._pulse = response, response.stream, pulse
 
     async def aclose(self) -> None:
         """See `httpx2.AsyncByteStream`."""
         await self._stream.aclose()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        first = b""
         async for chunk in self._stream:
             self._pulse.beat()
-            yield chunk
+            if not first and (chunk := chunk.removeprefix(BOM_UTF8).lstrip()):
+                first = chunk[:1]
+                if first not in b"deir:{":  # no line of a stream begins so: it is a page, or a greeting
+                    raise APIResponseValidationError(response=self._response, body=None)
+                chunk = b"data: " + chunk if first == b"{" else chunk
+            yield chunk.replace(b"\n", b" ") if first == b"{" else chunk
+        if first == b"{":
+            yield b"\n\n"
 
 
 async def _listen(response: Any) -> None:
     """Have the turn take note of what comes from the model's server."""
-    if (pulse := PULSE.get()) is not None:
-        pulse.beat()
-        response.stream = _Heard(response.stream, pulse)
+    pulse = PULSE.get() or Pulse(0.0)
+    pulse.beat()
+    if response.is_success:
+        response.stream = _Heard(response, pulse)
 
 
-async def _only_streams(response: Any) -> None:
-    """Refuse what is a page, and what is compressed.
-
-    Nobody has asked for compression, and a few KB of it can become enough to halt everybody.
-    """
-    if response.is_success and "html" in response.headers.get("content-type", ""):
-        raise APIResponseValidationError(response=response, body=None, message="The response is a page.")
-    encodings = response.headers.get("content-encoding", "").replace(",", " ").lower().split()
-    if set(encodings) - {"identity"}:
+async def _nothing_compressed(response: Any) -> None:
+    """Refuse what is compressed: nobody has asked for it, and a few KB can become enough to halt everybody."""
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
         if response.is_success:
-            raise APIResponseValidationError(response=response, body=None, message="The response is compressed.")
+            raise APIResponseValidationError(response=response, body=None)
         del response.headers["content-encoding"]  # the status says what is wrong, so the body need not be readable
 
 
 async def _no_long_wait(response: Any) -> None:
-    """Have the client give up at once where a server asks it to wait for long: the user is told, and waits better."""
-    asked = response.headers.get("retry-after-ms"), response.headers.get("retry-after")
-    if asked != (None, None):
-        try:
-            wait = float(asked[1]) if asked[0] is None else float(asked[0]) / 1000
-        except ValueError:  # a date
-            wait = inf
-        if wait > MAX_WAIT:
-            response.headers["x-should-retry"] = "false"  # which the client obeys, whoever says it
+    """Have the client give up at once where a server asks for 5 s or more: the user is told, and waits better."""
+    ms, seconds = response.headers.get("retry-after-ms"), response.headers.get("retry-after", "0")
+    if not re.fullmatch(r"[0-4](\.\d+)?", seconds) if ms is None else not re.fullmatch(r"[0-4]?\d{1,3}(\.\d+)?", ms):
+        response.headers["x-should-retry"] = "false"  # which the client obeys, whoever says it
 
 
 def _send_as_it_is(resource: Any, names: tuple[str, ...]) -> None:

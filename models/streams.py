@@ -1,8 +1,10 @@
 """What model servers send, as the `openai` client and the Agents SDK can read it: many take the protocols loosely."""
 
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from copy import copy
 from dataclasses import dataclass, field
@@ -27,7 +29,7 @@ class Exchange:
 
 EXCHANGE: ContextVar[Exchange | None] = ContextVar("todochat_exchange", default=None)  # of the task that asks
 
-M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 # By the type of an event of the Responses API, how it is read: only OpenAI's discriminator says which one it is, and
@@ -42,27 +44,38 @@ class ResponsesStream(AsyncStream[object]):
 
     async def __aiter__(self) -> AsyncIterator[BaseModel]:
         async for data in super().__aiter__():
-            if isinstance(data, dict) and (kind := _KINDS.get(_string(data.get("type")))):
-                yield _read(kind, _cleaned(data))
-            else:
-                yield _read(BaseModel, data)
+            event: dict[str, Any] = {"type": ""} | _as(dict, data)
+            if event.get("object") == "response":  # the whole answer, in the place of a stream
+                event = {"type": f"response.{event.get('status')}", "response": event}
+            yield _read(_KINDS.get(_as(str, event["type"]), BaseModel), _cleaned(event))
 
 
 def _cleaned(event: dict[str, Any]) -> dict[str, Any]:
     """Return an event of the Responses API whose texts are some, and whose function calls have an id each."""
     if "delta" in event:
-        return event if isinstance(event["delta"], str) else event | {"delta": _in_parts(event["delta"])[0]}
+        return event | {"delta": _in_parts(event["delta"])[0]}
     if "item" in event:
         return event | {"item": _item(event["item"])}
-    if isinstance(response := event.get("response"), dict) and isinstance(output := response.get("output"), list):
-        return event | {"response": response | {"output": [_item(item) for item in output]}}
+    if isinstance(response := event.get("response"), dict):
+        output = [_item(item) for item in _as(list, response.get("output"))]
+        return event | {"response": response | {"output": output, "usage": _counts(response.get("usage"))}}
     return event
 
 
 def _item(item: Any) -> Any:
-    if not isinstance(item, dict) or item.get("type") != "function_call":
-        return item
-    return item | {"call_id": item.get("call_id") or item.get("id"), "arguments": _json(item.get("arguments")) or "{}"}
+    item = {"type": "nothing"} | _as(dict, item)
+    if item.get("type") == "message":
+        content = item["content"] if isinstance(item.get("content"), list) else [item.get("content")]
+        plain = {"type": "output_text", "annotations": []}
+        return item | {"content": [p if isinstance(p, dict) else plain | {"text": _as(str, p)} for p in content]}
+    if item.get("type") == "function_call":
+        return item | {"call_id": item.get("call_id") or item.get("id"), "arguments": _json(item.get("arguments"))}
+    return item
+
+
+def _counts(usage: Any) -> Any:
+    """Return the counts of tokens that are some."""
+    return {name: n for name, n in usage.items() if isinstance(n, int | dict)} if isinstance(usage, dict) else None
 
 
 class ChatStream(AsyncStream[object]):
@@ -79,7 +92,7 @@ class ChatStream(AsyncStream[object]):
             self._ended = event.data.startswith("[DONE]")
             yield event
 
-    async def __aiter__(self) -> AsyncIterator[ChatCompletionChunk]:
+    async def __aiter__(self) -> AsyncIterator[BaseModel]:
         answer = _Answer()
         async for data in super().__aiter__():
             yield _read(ChatCompletionChunk, answer.cleaned(data))
@@ -106,23 +119,31 @@ def whole(model: Model) -> Model:
     return cast(Model, cleaning)
 
 
-async def _cleaned_chunks(stream: Any) -> AsyncIterator[ChatCompletionChunk]:
+async def _cleaned_chunks(stream: Any) -> AsyncIterator[BaseModel]:
     answer = _Answer()
-    try:
+    async with closing(stream):
         async for chunk in stream:
             yield _read(ChatCompletionChunk, answer.cleaned(chunk.model_dump()))
-        # LiteLLM invents a "stop" where there was none, and keeps here what there was.
-        if getattr(stream, "received_finish_reason", "") is None:
-            raise ModelBehaviorError("The stream ended without a finish_reason.")
+        # LiteLLM says "stop" for nothing, for what it does not know, and for "ERROR"; here it keeps what there was.
+        if answer.is_whole():
+            answer.reason = getattr(stream, "received_finish_reason", answer.reason)
         answer.end(True)
+
+
+@asynccontextmanager
+async def closing(stream: Any) -> AsyncIterator[None]:
+    """Close a stream at the end of the block, if it can be closed: the SDK asks only for an iterator."""
+    try:
+        yield
     finally:
-        close = getattr(stream, "aclose", None) or getattr(stream, "close", None)
-        if close is not None:
+        if (close := getattr(stream, "aclose", None) or getattr(stream, "close", None)) is not None:
             await close()
 
 
-_TEXTS = ("content", "refusal", "reasoning_content", "reasoning")  # of a delta
-_WHOLE = ("stop", "tool_calls", "function_call")  # what the end of a whole answer is called
+_TEXTS = ("refusal", "reasoning_content", "reasoning")  # of a delta
+_CLEANED = (*_TEXTS, "content", "tool_calls", "function_call")
+# What the end of a whole answer is called: by OpenAI, Together, Anthropic and Cohere.
+_WHOLE = re.compile("(?i)stop|tool_calls|function_call|eos|eos_token|end_turn|stop_sequence|tool_use|complete")
 
 
 @dataclass
@@ -130,8 +151,8 @@ class _Call:
     """A call of a tool, as far as it has come."""
 
     index: int  # in the cleaned stream
-    id: str  # there, too
-    place: int | None  # the index that the server gives it, perhaps not to it alone
+    id: str  # there, too; perhaps not its alone: that is for checked.py
+    place: int | None  # the index that the server gives it, not to it alone either
     ids: set[str] = field(default_factory=set)  # that the server gives it
     name: str = ""
     arguments: str = ""
@@ -145,60 +166,61 @@ class _Answer:
     """
 
     def __init__(self) -> None:
-        self._used: set[str] = set()  # the ids that calls have
         self._cited: set[str] = set()
         self._sources: list[dict[str, Any]] = []  # that wait for text
         self._calls: list[_Call] = []
         self._by_id: dict[str, _Call] = {}  # the latest that the server has given it
-        self._by_place: dict[int, _Call] = {}
+        self._by_place: dict[int | None, _Call] = {}
         self._said = False
-        self._reason: Any = None  # why it has ended, if it has
+        self.reason: Any = None  # why it has ended, if it has
 
     def cleaned(self, data: Any) -> dict[str, Any]:
         """Return an event in the shape that it should have had."""
-        if not isinstance(data, dict):
-            raise ModelBehaviorError("An event of the stream is no JSON object.")
-        choices = data.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
+        event = _as(dict, data)
+        event["usage"] = _counts(event.get("usage"))
+        for choice in _as(list, event.get("choices")):
             if isinstance(choice, dict) and choice.get("index") in (0, None):
                 if (reason := choice.get("finish_reason")) is not None:
-                    self._reason = reason or self._reason or ""
-                delta = self._delta(choice.get("delta"))
-                self._add_sources(data, delta)
-                known = reason if reason in _WHOLE else None
-                return data | {"choices": [{"index": 0, "delta": delta, "finish_reason": known}]}
-        return data | {"choices": []}
+                    self.reason = reason or self.reason or ""
+                delta = self._delta(_as(dict, choice.get("delta", choice.get("message"))))
+                self._add_sources(event, delta)
+                return event | {"choices": [{"index": 0, "delta": delta, "finish_reason": "stop" if reason else None}]}
+        return event | {"choices": []}
+
+    def is_whole(self) -> bool:
+        """Return whether there has been a word for the end, and it is that of a whole answer."""
+        return _WHOLE.fullmatch(str(self.reason)) is not None
 
     def end(self, ended: bool) -> None:
         """Raise `ModelBehaviorError` if what has come is no whole answer; `ended` says whether there was a "[DONE]"."""
-        if self._reason is None or (self._reason == "" and not ended):
+        if self.reason is None or (self.reason == "" and not ended):
             raise ModelBehaviorError("The stream ended without a finish_reason.")
-        if self._reason not in (*_WHOLE, ""):
-            raise EndedEarly(self._reason)
+        if not self.is_whole() and self.reason != "":
+            raise EndedEarly(self.reason)
 
-    def _delta(self, delta: Any) -> dict[str, Any]:
-        if not isinstance(delta, dict):
-            return {}
-        clean = {name: value for name, value in delta.items() if name not in _TEXTS or isinstance(value, str)}
-        if isinstance(parts := delta.get("content"), list):
-            clean["content"], thoughts = _in_parts(parts)
-            clean["reasoning_content"] = clean.get("reasoning_content") or thoughts
-            if thoughts and (exchange := EXCHANGE.get()) is not None:
-                exchange.keeps_thoughts = False  # it knows no field for them
-        if clean.get("reasoning") == clean.get("reasoning_content"):  # some say it twice, for clients of both kinds
-            clean.pop("reasoning", None)
-        if (calls := delta.get("tool_calls")) is not None:
-            calls = calls if isinstance(calls, list) else []
+    def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
+        clean = {name: value for name, value in delta.items() if name not in _CLEANED}
+        clean |= {name: _as(str, delta.get(name)) for name in _TEXTS}
+        text, thoughts = _in_parts(delta.get("content"))
+        thoughts += _as(str, delta.get("reasoning_text"))
+        clean |= {"content": text or None, "reasoning_content": clean["reasoning_content"] or thoughts}
+        if thoughts and (exchange := EXCHANGE.get()) is not None:
+            exchange.keeps_thoughts = False  # it knows no field for them
+        if clean["reasoning"] == clean["reasoning_content"]:  # some say it twice, for clients of both kinds
+            del clean["reasoning"]
+        once = delta.get("function_call")  # what calls were before there could be several
+        if calls := _as(list, delta.get("tool_calls")) or ([{"function": once}] if once else []):
             clean["tool_calls"] = [self._fragment(call) for call in calls if isinstance(call, dict)]
         return clean
 
     def _add_sources(self, data: dict[str, Any], delta: dict[str, Any]) -> None:
         """Put the sources that an event names where openai-agents 0.24 reads them, in the one shape that it reads."""
-        found = _listed(delta.pop("annotations", None))  # OpenAI's and OpenRouter's; and Perplexity's, again and again:
-        for given in [*found, *(_listed(data.get("search_results")) or _listed(data.get("citations")))]:
-            source: Any = {"url": given} if isinstance(given, str) else given if isinstance(given, dict) else {}
-            source = source["url_citation"] if isinstance(source.get("url_citation"), dict) else source
-            url, title = _string(source.get("url")), _string(source.get("title"))
+        # OpenAI's and OpenRouter's; and Perplexity's, again and again.
+        found = _as(list, delta.pop("annotations", None))
+        for given in [*found, *(_as(list, data.get("search_results")) or _as(list, data.get("citations")))]:
+            source = {"url": given} if isinstance(given, str) else _as(dict, given)
+            source = _as(dict, source.get("url_citation")) or source
+            url, title = _as(str, source.get("url")), _as(str, source.get("title"))
             if url and url not in self._cited:
                 self._cited.add(url)
                 place = {"start_index": 0, "end_index": 0}  # which nobody needs: it may be one in a text with thoughts
@@ -208,17 +230,16 @@ class _Answer:
             delta["annotations"], self._sources = self._sources, []
 
     def _fragment(self, fragment: dict[str, Any]) -> dict[str, Any]:
-        function = fragment.get("function")
-        function = function if isinstance(function, dict) else {}
-        name, arguments = _string(function.get("name")), _json(function.get("arguments"))
-        call = self._of(fragment.get("index"), _string(fragment.get("id")), name, arguments)
-        if not call.arguments and arguments.strip() == "{}":
-            arguments = ""  # as for an empty object: the text may still come
+        function = _as(dict, fragment.get("function"))
+        name, arguments = _as(str, function.get("name")), _json(function.get("arguments"))
+        call = self._of(fragment.get("index"), _as(str, fragment.get("id")), name, arguments)
+        # An empty object, after which the text may still come; or the whole call, said again.
+        if (arguments.strip() == "{}" and not call.arguments) or (arguments == call.arguments and _is_json(arguments)):
+            arguments = ""
         call.name = call.name or name
         call.arguments += arguments
-        kind = "custom" if fragment.get("type") == "custom" else "function"
         function = {"name": call.name or None, "arguments": arguments}
-        return fragment | {"index": call.index, "id": call.id, "type": kind, "function": function}
+        return fragment | {"index": call.index, "id": call.id, "type": "function", "function": function}
 
     def _of(self, place: Any, call_id: str, name: str, arguments: str) -> _Call:
         """Return the call that a fragment belongs to, which may begin with it."""
@@ -228,12 +249,9 @@ class _Answer:
             last = self._calls[-1] if self._calls else None
             call = last if place is None else self._by_place.get(place) or (None if name or call_id else last)
         if call is None or _begins_another(call, call_id, name, arguments):
-            fresh = call_id if call_id not in self._used else ""
-            call = _Call(len(self._calls), fresh or secrets.token_hex(5)[:9], place)
-            self._used.add(call.id)
+            call = _Call(len(self._calls), call_id or secrets.token_hex(5)[:9], place)
             self._calls.append(call)
-            if place is not None:
-                self._by_place[place] = call
+            self._by_place[place] = call
         if call_id:
             call.ids.add(call_id)
             self._by_id[call_id] = call
@@ -244,20 +262,19 @@ def _begins_another(call: _Call, call_id: str, name: str, arguments: str) -> boo
     """Return whether a fragment in the place of a call is the first one of the next: servers that count no further."""
     if not (name and call.name):  # some invent an id for each fragment, but none repeats the name with it
         return False
-    if call_id and call_id not in call.ids:
+    if (call_id not in call.ids) if call_id else (name != call.name):
         return True
-    if not call_id and name != call.name:
-        return True
-    # With the same id, or none: one that is whole takes no more arguments.
-    return arguments.lstrip().startswith("{") and call.arguments.rstrip().endswith("}") and _is_json(call.arguments)
+    # With the same id, or none: one that is whole takes no more arguments, and with the same id says them again.
+    if not arguments.lstrip().startswith("{") or (call_id and arguments == call.arguments):
+        return False
+    return call.arguments.rstrip().endswith("}") and _is_json(call.arguments)
 
 
 def _is_json(text: str) -> bool:
-    try:
+    with suppress(ValueError, RecursionError):
         json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+        return True
+    return False
 
 
 def _json(arguments: Any) -> str:
@@ -267,27 +284,23 @@ def _json(arguments: Any) -> str:
     return json.dumps(arguments, ensure_ascii=False) if arguments else ""
 
 
-def _in_parts(parts: Any) -> tuple[str, str]:
-    """Return the text of a content in parts, and that of the thoughts in it."""
-    texts, thoughts = "", ""
-    for part in parts if isinstance(parts, list) else ():
+def _in_parts(content: Any) -> tuple[str, str]:
+    """Return the text of a content, which may be in parts, and that of the thoughts in it."""
+    text, thoughts = "", ""
+    for part in content if isinstance(content, list) else [content]:
         if isinstance(part, dict) and part.get("type") == "thinking":
-            thought = part.get("thinking")
-            thoughts += _in_parts(thought)[0] if isinstance(thought, list) else _string(thought)
+            thoughts += _in_parts(part.get("thinking"))[0]
         else:
-            texts += _string(part.get("text") if isinstance(part, dict) else part)
-    return texts, thoughts
+            text += _as(str, part.get("text") if isinstance(part, dict) else part)
+    return text, thoughts
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _as(kind: type[T], value: object) -> T:
+    """Return a value that is of the kind that it should be, or an empty one of that kind."""
+    return value if isinstance(value, kind) else kind()
 
 
-def _string(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _read(kind: type[M], data: Any) -> M:
+def _read(kind: type[BaseModel], data: dict[str, Any]) -> BaseModel:
     """Return what a server has sent as an object of that kind, whether or not it is all that it should be.
 
     `construct` is the client's own way, which takes anything, in 48 µs; `model_validate`, which does not, takes 4.
@@ -295,8 +308,6 @@ def _read(kind: type[M], data: Any) -> M:
     try:
         return kind.model_validate(data)
     except ValidationError:
-        if not isinstance(data, dict):
-            raise ModelBehaviorError("An event of the stream is no JSON object.") from None
         return kind.construct(**data)
 
 

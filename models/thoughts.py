@@ -36,3 +36,10 @@ class Splitter:
         """Return what has been held back, now that nothing follows."""
         held, self._held = self._held or "", None
         return (held, "") if self._thinking else ("", held.lstrip() if self._thought else held)
+
+
+def split(text: str) -> tuple[str, str]:
+    """Return the thoughts at the beginning of a whole text, and the rest of it."""
+    splitter = Splitter()
+    thoughts, rest = zip(splitter.feed(text), splitter.end(), strict=True)
+    return "".join(thoughts), "".join(rest)

@@ -10,6 +10,8 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from clients import Client, Turn
+
 SECRET_TEXT = "the provider's own words, with sk-live-key, which nobody may see"
 
 
@@ -82,6 +84,7 @@ TWO_CALLS = {
         part({"title": "eggs"}, "a", "add_task", index=0),
         part({"title": "bread"}, "b", "add_task", index=1),
     ],
+    "said-again": [part(EGGS, "a", "add_task", index=0)] * 2 + [part(BREAD, "b", "add_task", index=1)] * 2,
     "an-empty-object-first": [
         *(part({}, "a", "add_task", index=0), part(EGGS, index=0)),
         *(part({}, "b", "add_task", index=1), part(BREAD, index=1)),
@@ -92,6 +95,10 @@ BARE_CALLS = {
     "arguments-null": [part(None, "a", "list_tasks", index=0)],
     "arguments-empty": [part("", "a", "list_tasks", index=0)],
     "arguments-an-empty-object": [part({}, "a", "list_tasks", index=0)],
+    "arguments-the-word-null": [part("null", "a", "list_tasks", index=0)],
+    "function-call": [
+        {"function_call": {"name": "list_tasks", "arguments": "{}"}}
+    ],  # as it was before there were tools
     "arguments-none": [{"tool_calls": [{"index": 0, "id": "a", "function": {"name": "list_tasks"}}]}],
 }
 _THOUGHTS = [{"type": "text", "text": "I think, "}, {"type": "text", "text": "therefore"}]
@@ -99,6 +106,7 @@ _THOUGHTS = [{"type": "text", "text": "I think, "}, {"type": "text", "text": "th
 ANSWERS: dict[str, list[dict[str, Any]]] = {
     "reasoning-content": [{"reasoning_content": "I think, "}, {"reasoning_content": "therefore"}, {"content": "whole"}],
     "reasoning": [{"content": "", "reasoning": "I think, "}, {"reasoning": "therefore"}, {"content": "whole"}],
+    "reasoning-text": [{"reasoning_text": "I think, "}, {"reasoning_text": "therefore"}, {"content": "whole"}],
     "reasoning-twice": [
         *({"reasoning": text, "reasoning_content": text} for text in ("I think, ", "therefore")),
         {"content": "whole", "reasoning": None, "reasoning_content": None},
@@ -111,6 +119,7 @@ ANSWERS: dict[str, list[dict[str, Any]]] = {
     ],
     "think-and-say": [{"content": "\n<think>I think, "}, {"content": "therefore</think>\n\n"}, {"content": "whole"}],
     "text-in-parts": [{"content": [{"type": "text", "text": "wh"}, 1, None, {"type": "text", "text": "ole"}]}],
+    "an-object-for-a-text": [{"content": {"type": "text", "text": "whole"}}],
     "odd-reasoning": [
         *({"reasoning": odd, "reasoning_content": odd} for odd in ({"text": "no"}, ["no"], 1, True, None)),
         {"content": "whole"},
@@ -130,6 +139,7 @@ WANTING = {
     ],
     # Mistral: nothing. What its thoughts come in is none of its fields.
     "mistral": [{"content": [{"type": "thinking", "thinking": _THOUGHTS}]}, *TWO_CALLS["index-0-twice"]],
+    "think-unclosed": [{"content": "<think>I think, "}, {"content": "therefore"}, *TWO_CALLS["no-id"]],
     "think": [
         {"content": "<thi"},
         {"content": "nk>I think, "},
@@ -225,12 +235,55 @@ TROUBLES: dict[str, tuple[int, Any]] = {
     "overloaded": (529, {"message": "Overloaded"}),
     "filtered": (400, {"message": "The response was filtered", "code": "content_filter"}),
     "forbidden": (403, {"message": "Country not supported"}),
+    "bad-key": (400, {"message": "API key not valid. Please pass a valid API key."}),
+    "no-access": (403, {"message": "Project has no access to model `m`", "code": "model_not_found"}),
+    "flagged": (403, {"message": "Your model requires moderation, and your input was flagged"}),
+}
+WHOLE_OBJECT = {"object": "chat.completion", "choices": [{"message": {"content": "whole"}, "finish_reason": "stop"}]}
+# What servers send with status 200 in the place of a stream: the type of it, and the body.
+IN_PLACE: dict[str, tuple[str, str]] = {
+    "object-too-long": ("application/json", json.dumps({"error": {"message": "maximum context length is 8 tokens"}})),
+    "object-bad-key": ("application/json", json.dumps({"error": {"message": "Incorrect API key provided"}}, indent=2)),
+    "object-elsewhere": ("application/json", '{"error":"Unexpected endpoint or method. (POST /chat/completions)"}'),
+    "greeting": ("text/plain", "Ollama is running"),
+    "page-that-is-no-html": ("text/plain", f"\n<html>{SECRET_TEXT}</html>"),
+}
+# Errors in the middle of a stream.
+IN_THE_STREAM: dict[str, Any] = {
+    "error-in-the-stream": {"message": SECRET_TEXT, "code": 502},
+    "401-in-the-stream": {"message": "User not found.", "code": 401},
+    "402-in-the-stream": {"message": "Pay first", "code": "402"},
+    "429-in-the-stream": {"message": "Slow down", "code": 429},
+    "bad-key-in-the-stream": {"message": "Incorrect API key provided", "code": "invalid_api_key"},
+    "no-model-in-the-stream": "model 'm' not found",
+    "too-long-behind-it": {"message": "Provider returned error", "metadata": {"raw": "maximum context length is 8"}},
+}
+# The end of a whole answer, with a count of tokens that is none.
+COUNTS: dict[str, Any] = {
+    "count-a-text": "none",
+    "count-broken": {"prompt_tokens": 1.5, "completion_tokens": "2", "total_tokens": None},
+    "count-empty": {},
+}
+_SAID = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "whole"}]}
+# The answer "whole" over the Responses API: what of it comes before its end, and the output at its end.
+OUTPUTS: dict[str, tuple[list[dict[str, Any]], Any]] = {
+    "at-the-end-only": ([], [_SAID]),
+    "content-null": ([{"type": "response.output_text.delta", "delta": "whole"}], [_SAID | {"content": None}]),
+    "content-a-text": ([], [_SAID | {"content": "whole"}]),
+    "output-null": ([{"type": "response.output_item.done", "item": _SAID}], None),
+    "items-of-no-kind": ([{"type": "response.output_item.done", "item": None}, {"mood": "good"}], [None, {}, _SAID]),
+    "thought-at-the-end-only": ([], [_SAID | {"content": "<think>I think, therefore</think>whole"}]),
 }
 # What the end of an answer is called.
 ENDS = {
     "ended-by-the-filter": "function_call_filter: MALFORMED_FUNCTION_CALL",
     "ended-by-an-error": "error",
-    "ended-by-what": "eos",
+    "ended-by-what": "whatever",
+    "ended-by-ERROR": "ERROR",
+    "ended-by-malformed": "MALFORMED_FUNCTION_CALL",
+    "ended-by-eos": "eos",
+    "ended-by-end-turn": "end_turn",
+    "ended-by-STOP": "STOP",
     "ended-by-a-number": 1,
     "ended-by-an-object": {"no": 1},
     "ended-by-stop": "stop",
@@ -260,6 +313,32 @@ class Provider(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/v1"
 
 
+def three_turns(client: Client, server: Provider, word: str, status: str = "done") -> list[Turn]:
+    """Have a conversation: what is to be tried, an ordinary turn, and the same again; check what is stored and sent."""
+    said = [f"please {word}", "please go on", f"again {word}"]
+    turns: list[Turn] = []
+    for message in said:
+        turns.append(client.say(message, turns[0].thread if turns else None))
+    assert all(turn.complete for turn in turns)
+    stored = client.messages(turns[0].thread)
+    assert [message["content"] for message in stored[::2]] == said
+    assert [message["content"] for message in stored[1::2]] == [turn.text for turn in turns]
+    assert [message["status"] for message in stored[1::2]] == [status, "done", status]
+    assert turns[1].text.startswith("whole")
+    assert turns[1].of("error") == []
+    body = server.requests[-1]
+    sent = body.get("messages") or body["input"]
+    assert [message["content"] for message in sent if message.get("role") == "user"] == said
+    assert ("[This answer failed here.]" in json.dumps(sent)) == (status == "failed")
+    assert all(text in [str(message.get("content")) for message in sent] for text in turns[1].text.split("\n\n"))
+    calls = [call["function"] for message in sent for call in message.get("tool_calls") or ()]
+    calls += [item for item in sent if item.get("type") == "function_call"]
+    asked = [(call["name"], json.loads(call["arguments"])) for call in calls]
+    assert len(asked) >= len(stored[1]["tool_calls"])
+    assert asked == [(call["name"], call["args"]) for message in stored for call in message["tool_calls"]][: len(asked)]
+    return turns
+
+
 class Handler(BaseHTTPRequestHandler):
     """One request."""
 
@@ -278,7 +357,8 @@ class Handler(BaseHTTPRequestHandler):
         self.messages = messages
         asked = [m for m in messages if m.get("role") == "user"][-1]["content"]
         self.asked = asked if isinstance(asked, str) else asked[0]["text"]
-        self.calls = sum(message.get("role") == "tool" for message in messages)
+        users = [n for n, message in enumerate(messages) if message.get("role") == "user"]
+        self.calls = sum(message.get("role") == "tool" for message in messages[users[-1] :])  # in this turn
         self.first = messages[-1].get("role") == "user"  # of the requests of this turn
         word = self.asked.split()[-1]
         if word == "slow-start" and self.first:
@@ -304,6 +384,13 @@ class Handler(BaseHTTPRequestHandler):
             word == "sealed" and (fault := missed_in(messages))
         ):
             self.answer(400, json.dumps({"error": {"message": fault}}), "application/json")
+        elif word in IN_PLACE and (word != "object-too-long" or len(json.dumps(messages)) > ROOM):
+            self.answer(200, IN_PLACE[word][1], IN_PLACE[word][0])
+        elif word == "whole-object" and not self.path.endswith("/responses"):
+            self.answer(200, json.dumps(WHOLE_OBJECT, indent=2), "application/json")
+        elif word == "whole-object":
+            whole = {"object": "response", "status": "completed", "output": [_SAID]}
+            self.answer(200, json.dumps(whole, indent=2), "application/json")
         elif word == "reset":  # in the middle of its body
             self.close_connection = True
             self.send_response(200)
@@ -412,7 +499,22 @@ class Handler(BaseHTTPRequestHandler):
             self.send({"type": "response.output_item.done", "output_index": 0, "sequence_number": 0, "item": call})
             self.send({"type": "response.completed", "response": {"id": "r", "output": [call]}})
             return
-        if word in odd_calls or word in TOO_LONG or word in ("reasoning", "odd-deltas", "sealed", "slow-start"):
+        if word in OUTPUTS:
+            before, output = OUTPUTS[word]
+            for event in before:
+                self.send(event)
+            self.send({"type": "response.completed", "response": {"id": "r", "output": output, "usage": "none"}})
+            return
+        if word == "slow":
+            for n in range(500):
+                self.send({"type": "response.output_text.delta", "delta": f"w{n} "})
+                time.sleep(0.02)
+        if word == "many-calls":
+            for n in range(500):
+                item = call | {"call_id": f"call_{n}", "id": f"fc_{n}"}
+                self.send({"type": "response.output_item.done", "output_index": n, "item": item})
+                time.sleep(0.02)
+        if word in odd_calls | TOO_LONG | IN_PLACE or word in ("reasoning", "odd-deltas", "sealed", "slow-start", "on"):
             reasoning, text = "response.reasoning_text.delta", "response.output_text.delta"
             odd = [{"type": kind, "delta": delta} for kind in (reasoning, text) for delta in (None, 1, {"no": 1}, [])]
             thoughts = [{"type": reasoning, "delta": delta} for delta in ("I think, ", "therefore")]
@@ -470,7 +572,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.send(chunk(delta) | PERPLEXITY)
             self.send(chunk({}, "stop") | PERPLEXITY)
         elif word == "alive":  # for longer than a model may be silent
-            for sign in (": PROCESSING\n\n", None) * 4:
+            for sign in (": PROCESSING\n\n", None) * 3:
                 if sign is None:
                     self.send(chunk({"content": ""}))
                 else:
@@ -484,10 +586,22 @@ class Handler(BaseHTTPRequestHandler):
             for data in (first, chunk({"role": "assistant", "content": "whole"}), chunk({}, "stop")):
                 self.wfile.write(f"data: {json.dumps(data)}\r\n\r\n".encode())
             return
-        elif word == "error-in-the-stream":
-            self.send(chunk({"role": "assistant", "content": "half"}))
-            self.send({"error": {"message": SECRET_TEXT, "code": 502}})
+        elif word in IN_THE_STREAM and (word != "too-long-behind-it" or len(json.dumps(self.messages)) > ROOM):
+            if word == "error-in-the-stream":
+                self.send(chunk({"role": "assistant", "content": "half"}))
+            self.send({"error": IN_THE_STREAM[word]})
             return
+        elif word in COUNTS:
+            self.send(chunk({"content": "whole"}))
+            self.send(chunk({}, "stop") | {"usage": COUNTS[word]})
+        elif word == "mark":  # of the order of bytes, as some editors and proxies begin a text with
+            self.wfile.write(b"\xef\xbb\xbf")
+            self.send(chunk({"content": "whole"}))
+            self.send(chunk({}, "stop"))
+        elif word == "many-calls":
+            for n in range(500):
+                self.send(chunk(part("{}", f"call_{n}", "list_tasks", index=n)))
+                time.sleep(0.02)
         elif word in ENDS:
             self.send(chunk({"role": "assistant", "content": "half"}))
             self.send(chunk({}, ENDS[word]))

@@ -15,7 +15,7 @@ from scripted import item, pieces, text, thought
 from todochat import agent, models
 from todochat.db import Store
 from todochat.events import Event, Message, Status
-from todochat.turns import history, sdk
+from todochat.turns import given_back, history, sdk
 from todochat.turns.tool_output import as_json
 
 pytestmark = pytest.mark.anyio
@@ -221,7 +221,11 @@ def test_the_history_has_the_calls_where_they_happened() -> None:
 def test_the_history_begins_with_the_user() -> None:
     """When the oldest messages are left out, what is left begins with a question: some providers refuse others."""
     call = {"id": "x", "name": "add_task", "args": {}, "result": 1, "at": 0}
-    assert history.model_input([answer("Done.", call), USER]) == [{"role": "user", "content": "hi"}]
+    for messages, most in ([answer("Done.", call), USER], None), ([USER, answer("Done.", call), USER], 2):
+        items, _, is_whole = given_back.addressed(history.model_input(messages, most), "any model")
+        assert (items, is_whole) == ([{"role": "user", "content": "hi"}], False)
+    items, _, is_whole = given_back.addressed(history.model_input([USER, answer("Done."), USER], 3), "any model")
+    assert (len(items), is_whole) == (3, True)
 
 
 def test_a_call_that_was_cut_off_still_has_an_output() -> None:
@@ -304,13 +308,10 @@ async def test_a_hosts_own_model_is_checked_and_so_are_those_handed_over_to(stor
         handoffs=[second],
     )
     options = agent.TurnOptions(sdk.run_config(models.Choice(None, "host"), 1000))
-    checked = sdk.checked_agent(first, 1000)
     context = agent.TurnContext("alice", store)
-    events = [event async for event in agent.stream_turn(checked, [USER], context, options)]
+    events = [event async for event in agent.stream_turn(first, [USER], context, options)]
     assert said(events) == "Done."
     assert [task["title"] for task in await store.list_tasks("alice")] == ["eggs", "bread", "milk"]
     ids = [event["id"] for event in events if event["type"] == "tool_call"]
     assert len(set(ids)) == len(ids) == 3
     assert all(ids)
-    assert isinstance(first.handoffs[0], Agent)
-    assert first.handoffs[0].model is second.model  # nothing of the host's is changed

@@ -11,6 +11,8 @@ import pytest
 from conftest import Client, Server, token
 from servers import provider
 
+from todochat.turns import history
+
 
 def test_frames_headers_and_order_are_those_of_the_contract(alice: Client) -> None:
     """A turn has exactly the headers, frames and order of the contract."""
@@ -171,15 +173,18 @@ def test_a_conversation_may_be_answered_while_another_is(carol: Client) -> None:
 
 
 def test_the_model_gets_the_last_messages_with_their_tool_calls(make_server: Callable[..., Server]) -> None:
-    """The model is given the last HISTORY_LIMIT messages, tool calls and results included, and no more."""
+    """The model is given the last HISTORY_LIMIT messages, and no more; it is told if that is not all of them."""
     with provider() as model:
         server = make_server(OPENAI_BASE_URL=model.url, OPENAI_MODEL="m", HISTORY_LIMIT=3)
         with server.client() as client:
             thread = client.say("one ok").thread
             for word in ("two", "three"):
                 client.say(f"{word} ok", thread)
-        sent = [m["content"] for m in model.requests[-1]["messages"] if m["role"] != "system"]
-    assert sent == ["two ok", "whole \U0001f600", "three ok"]
+        asked = [[message["content"] for message in request["messages"]] for request in model.requests]
+    assert asked[-1][1:] == ["two ok", "whole \U0001f600", "three ok"]
+    assert asked[1][1:] == ["one ok", "whole \U0001f600", "two ok"]
+    assert [messages[0].endswith(history.LEFT_OUT) for messages in asked] == [False, False, True]
+    assert all(message.keys() == {"role", "content"} for message in model.requests[-1]["messages"])
 
 
 def test_the_user_id_is_not_in_the_prompt(make_server: Callable[..., Server]) -> None:

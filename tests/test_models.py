@@ -1,6 +1,7 @@
 """Which model answers, and models behind real HTTP: a well-behaved one and one that fails."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from agents import OpenAIChatCompletionsModel, OpenAIResponsesModel
 from agents.models import get_default_model
 from conftest import ROOT, Client, Server, npm_package, running
-from servers import ANSWERS, BARE_CALLS, NOTHING, SECRET_TEXT, TWO_CALLS, provider
+from servers import ANSWERS, BARE_CALLS, COUNTS, NOTHING, OUTPUTS, SECRET_TEXT, provider, three_turns
 
 from todochat import models
 from todochat.models.offline import OfflineModel
@@ -91,6 +92,25 @@ def test_a_bad_choice_says_what_to_set(env: dict[str, str], says: str, monkeypat
     assert "secret" not in str(bad.value)  # a URL may hold a password
 
 
+@pytest.mark.parametrize(
+    "shown",
+    sorted(
+        {
+            shown.removesuffix(" make run")
+            for page in ("README.md", "docs/models.md")
+            for shown in re.findall(r"`(OPENAI_BASE_URL=[^`]+)`", (ROOT / page).read_text())
+        }
+    ),
+)
+def test_what_is_shown_to_be_set_chooses_that_model(shown: str) -> None:
+    """Each line of settings in the tables of model servers leads to that server, over Chat Completions."""
+    env = dict(setting.split("=", 1) for setting in shown.split())
+    choice = models.choose_model(env)
+    assert choice.name == env["OPENAI_MODEL"]
+    assert type(choice.model) is OpenAIChatCompletionsModel
+    assert str(choice.model._client.base_url).rstrip("/") == env["OPENAI_BASE_URL"].rstrip("/").lower()
+
+
 # ---- a model behind HTTP ----
 
 
@@ -161,6 +181,8 @@ def anybody(server: Server) -> Client:
     return server.client(f"user-{uuid.uuid4()}")
 
 
+ENDS_OF_WHOLES = ["ended-by-stop", "ended-by-calls", "ended-by-a-call", "ended-by-nothing"]
+ENDS_OF_WHOLES += ["ended-by-eos", "ended-by-end-turn", "ended-by-STOP"]
 FAILURES = {
     "401": ("API key", ""),
     "404": ("check its base URL", ""),
@@ -179,6 +201,8 @@ FAILURES = {
     "ended-by-the-filter": ("broke off", "half"),
     "ended-by-an-error": ("reported an error", "half"),
     "ended-by-what": ("broke off", "half"),
+    "ended-by-malformed": ("broke off", "half"),
+    "ended-by-ERROR": ("reported an error", "half"),
     "ended-by-a-number": ("broke off", "half"),
     "ended-by-an-object": ("broke off", "half"),
     "ended-by-nothing-at-all": ("broke off", "half"),
@@ -193,34 +217,47 @@ CASES = [("chat", word) for word in FAILURES] + [
 
 
 @pytest.mark.parametrize(("api", "word"), CASES)
-def test_a_failing_model_ends_the_turn_in_words(served: Callable[[str], Server], api: str, word: str) -> None:
+def test_a_failing_model_ends_the_turn_in_words(
+    served: Callable[[str], Server], failing: Any, api: str, word: str
+) -> None:
     """However a model fails: one `error` frame with a sentence of ours, `[DONE]`, and what there was is stored."""
     says, partial = FAILURES[word]
     server = served(api)
     with anybody(server) as client:
-        turn = client.say(f"please {word}")
-        assert turn.complete
-        [error] = turn.of("error")
-        assert set(error) == {"type", "message"}
-        assert says in error["message"]
-        assert turn.frames[-2] == json.dumps(error, separators=(",", ":"))
-        assert SECRET_TEXT not in "".join(turn.frames) + server.log.read_text()
-        assert "Traceback" not in server.log.read_text()
-        answer = client.messages(turn.thread)[-1]
-        assert (answer["status"], answer["content"], turn.text) == ("failed", partial, partial)
-        assert answer["error"] == error["message"]  # to be shown when the page is opened again
-        if api == "chat":
-            assert client.say("please go on", turn.thread).text == "whole \U0001f600"
-            assert client.messages(turn.thread)[-1]["status"] == "done"
+        failed, _, again = three_turns(client, failing, word, "failed")
+        stored = client.messages(failed.thread)
+        for turn, answer in ((failed, stored[1]), (again, stored[5])):
+            [error] = turn.of("error")
+            assert set(error) == {"type", "message"}
+            assert says in error["message"]
+            assert turn.frames[-2] == json.dumps(error, separators=(",", ":"))
+            assert turn.text == partial
+            assert answer["error"] == error["message"]  # to be shown when the page is opened again
+            assert SECRET_TEXT not in "".join(turn.frames)
+    assert SECRET_TEXT not in server.log.read_text()
+    assert "Traceback" not in server.log.read_text()
 
 
-@pytest.mark.parametrize("word", ["ended-by-stop", "ended-by-calls", "ended-by-a-call", "ended-by-nothing"])
-def test_these_are_ends_of_whole_answers(served: Callable[[str], Server], word: str) -> None:
+@pytest.mark.parametrize("word", ENDS_OF_WHOLES)
+def test_these_are_ends_of_whole_answers(served: Callable[[str], Server], failing: Any, word: str) -> None:
     """What is no other word for an end that came too soon is the end of an answer that is done."""
     with anybody(served("chat")) as client:
-        turn = client.say(f"please {word}")
-        assert (turn.text, turn.of("error")) == ("half", [])
-        assert client.messages(turn.thread)[-1]["status"] == "done"
+        turn, _, again = three_turns(client, failing, word)
+        assert (turn.text, again.text) == ("half", "half")
+
+
+@pytest.mark.parametrize(
+    ("api", "word"),
+    [
+        *(("chat", word) for word in (*COUNTS, "mark", "whole-object")),
+        *(("responses", word) for word in (*OUTPUTS, "whole-object")),
+    ],
+)
+def test_these_are_whole_answers(served: Callable[[str], Server], failing: Any, api: str, word: str) -> None:
+    """An answer may come in one piece, or have odd things around it, in its items and in what it counts."""
+    with anybody(served(api)) as client:
+        for turn in three_turns(client, failing, word)[::2]:
+            assert (turn.text, turn.of("error")) == ("whole", [])
 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
@@ -229,11 +266,14 @@ def test_a_redirect_is_not_followed(served: Callable[[str], Server], failing: An
     with provider() as elsewhere:
         failing.elsewhere = f"http://127.0.0.1:{elsewhere.server_port}"
         with anybody(served(api)) as client:
+            thread = None
             for status in ("301", "302", "303", "307", "308"):
-                turn = client.say(f"please {status}")
+                turn = client.say(f"please {status}", thread)
                 assert turn.complete
                 assert "redirect" in turn.of("error")[0]["message"]
-                assert client.messages(turn.thread)[-1]["status"] == "failed"
+                thread = turn.thread
+                assert client.messages(thread)[-1]["status"] == "failed"
+                assert client.say("please go on", thread).of("error") == []
         assert elsewhere.requests == []
 
 
@@ -258,35 +298,14 @@ async def test_nothing_is_decompressed(failing: Any) -> None:
         assert failing.encodings == {"identity"}
 
 
-@pytest.mark.parametrize("word", TWO_CALLS)
-def test_two_calls_are_two_however_they_are_sent(served: Callable[[str], Server], failing: Any, word: str) -> None:
-    """Whatever a server does with the indexes, ids, names and arguments of its calls, each of the two is made."""
-    with anybody(served("chat")) as client:
-        turn = client.say(f"please {word}")
-        assert (turn.text, turn.of("error")) == ("whole \U0001f600", [])
-        calls, results = turn.of("tool_call"), turn.of("tool_result")
-        assert [(call["name"], call["args"]) for call in calls] == [
-            ("add_task", {"title": "eggs"}),
-            ("add_task", {"title": "bread"}),
-        ]
-        assert [result["result"]["title"] for result in results] == ["eggs", "bread"]
-        assert [call["id"] for call in calls] == [result["id"] for result in results]
-        assert [task["title"] for task in client.tasks()] == ["eggs", "bread"]
-        assert client.say(f"again {word}", turn.thread).of("error") == []
-        assert [task["title"] for task in client.tasks()] == ["eggs", "bread", "eggs", "bread"]
-    [asked] = [message for message in failing.requests[-1]["messages"][-3:] if message.get("tool_calls")]
-    assert [json.loads(call["function"]["arguments"])["title"] for call in asked["tool_calls"]] == ["eggs", "bread"]
-    assert len({call["id"] for call in asked["tool_calls"]}) == 2
-
-
 @pytest.mark.parametrize("word", BARE_CALLS)
 def test_a_call_without_arguments_is_made(served: Callable[[str], Server], failing: Any, word: str) -> None:
     """A tool that needs no arguments runs without any, and the server gets back a call whose arguments are JSON."""
     with anybody(served("chat")) as client:
-        turn = client.say(f"please {word}")
-        assert (turn.text, turn.of("error")) == ("whole \U0001f600", [])
-        assert [call["args"] for call in turn.of("tool_call")] == [{}]
-        assert turn.of("tool_result")[0]["result"] == {"success": True, "total": 0, "tasks": []}
+        for turn in three_turns(client, failing, word)[::2]:
+            assert turn.text == "whole \U0001f600"
+            assert [call["args"] for call in turn.of("tool_call")] == [{}]
+            assert turn.of("tool_result")[0]["result"] == {"success": True, "total": 0, "tasks": []}
     [call] = failing.requests[-1]["messages"][-2]["tool_calls"]
     assert call["function"]["arguments"] == "{}"
 
@@ -297,60 +316,53 @@ def test_a_call_over_responses_is_made_however_it_is_sent(
 ) -> None:
     """What some servers leave out of a call, or send as an object, keeps no tool from running."""
     with anybody(served("responses")) as client:
-        turn = client.say(f"please {word}")
-        assert (turn.text, turn.of("error")) == ("whole", [])
-        assert [result["result"]["title"] for result in turn.of("tool_result")] == ["eggs"]
-        assert [task["title"] for task in client.tasks()] == ["eggs"]
+        for turn in three_turns(client, failing, word)[::2]:
+            assert turn.text == "whole"
+            assert [result["result"]["title"] for result in turn.of("tool_result")] == ["eggs"]
+        assert [task["title"] for task in client.tasks()] == ["eggs", "eggs"]
     call, output = failing.requests[-1]["input"][-2:]
     assert call["call_id"] == output["call_id"] != ""
-    assert json.loads(call["arguments"]) == {"title": "eggs"}
 
 
 @pytest.mark.parametrize(
     ("api", "word"), [*(("chat", word) for word in ANSWERS), ("responses", "reasoning"), ("responses", "odd-deltas")]
 )
-def test_thoughts_are_thoughts_and_text_is_text(served: Callable[[str], Server], api: str, word: str) -> None:
+def test_thoughts_are_thoughts_and_text_is_text(
+    served: Callable[[str], Server], failing: Any, api: str, word: str
+) -> None:
     """A model's reasoning becomes `thinking`, once, in whichever field it comes; other shapes do no harm."""
     with anybody(served(api)) as client:
-        turn = client.say(f"please {word}")
-        assert (turn.text, turn.of("error")) == ("whole", [])
-        thoughts = "".join(event["content"] for event in turn.of("thinking")[1:])
-        silent = word.startswith("odd") or word == "text-in-parts"
-        assert thoughts == ("" if silent else "I think, therefore")
-        assert client.messages(turn.thread)[-1]["status"] == "done"
+        for turn in three_turns(client, failing, word)[::2]:
+            assert turn.text == "whole"
+            thoughts = "".join(event["content"] for event in turn.of("thinking")[1:])
+            silent = word.startswith("odd") or word in ("text-in-parts", "an-object-for-a-text")
+            assert thoughts == ("" if silent else "I think, therefore")
 
 
 @pytest.mark.parametrize("word", ["twice", "nameless"])
 def test_tool_calls_without_an_id_of_their_own_get_one(
-    make_server: Callable[..., Server], failing: Any, word: str
+    served: Callable[[str], Server], failing: Any, word: str
 ) -> None:
     """A server that gives an id twice, or none, is as good as any: each call is made, and has its own result."""
-    server = make_server(OPENAI_BASE_URL=failing.url, OPENAI_MODEL="m")
-    with server.client() as client:
-        turn = client.say(f"please {word}")
-        assert turn.text == "whole \U0001f600"
-        calls, results = turn.of("tool_call"), turn.of("tool_result")
-        assert [call["args"]["title"] for call in calls] == ["Task 0", "Task 1"]
-        assert [result["result"]["title"] for result in results] == ["Task 0", "Task 1"]
-        assert [call["id"] for call in calls] == [result["id"] for result in results]
-        assert len({call["id"] for call in calls}) == 2
-        assert all(call["id"] for call in calls)
+    with anybody(served("chat")) as client:
+        for turn in three_turns(client, failing, word)[::2]:
+            assert turn.text == "whole \U0001f600"
+            calls, results = turn.of("tool_call"), turn.of("tool_result")
+            assert [call["args"]["title"] for call in calls] == ["Task 0", "Task 1"]
+            assert [result["result"]["title"] for result in results] == ["Task 0", "Task 1"]
+            assert [call["id"] for call in calls] == [result["id"] for result in results]
+            assert len({call["id"] for call in calls}) == 2
+            assert all(call["id"] for call in calls)
 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
 def test_a_server_that_takes_the_protocol_loosely_is_understood(
-    make_server: Callable[..., Server], failing: Any, api: str
+    served: Callable[[str], Server], failing: Any, api: str
 ) -> None:
     """Missing fields, new ones, odd values and unknown events do no harm; the request holds all that it should."""
-    server = make_server(OPENAI_BASE_URL=failing.url, OPENAI_MODEL="m", OPENAI_API=api)
-    with server.client() as client:
-        turn = client.say("first loosely")
-        assert (turn.text, turn.of("error")) == ("whole", [])
-        assert client.say("then loosely", turn.thread).text == "whole"
-    body = failing.requests[-1]
-    sent = body["messages"][1:] if api == "chat" else body["input"]
-    assert [message["content"] for message in sent] == ["first loosely", "whole", "then loosely"]
-    names = [tool["function"]["name"] if api == "chat" else tool["name"] for tool in body["tools"]]
+    with anybody(served(api)) as client:
+        assert [turn.text for turn in three_turns(client, failing, "loosely")[::2]] == ["whole", "whole"]
+    names = [tool["function"]["name"] if api == "chat" else tool["name"] for tool in failing.requests[-1]["tools"]]
     assert names == ["add_task", "list_tasks", "complete_task", "update_task", "delete_task"]
 
 
@@ -359,9 +371,13 @@ def test_a_model_that_cannot_be_reached_ends_the_turn_in_words(make_server: Call
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with make_server(OPENAI_BASE_URL=f"http://127.0.0.1:{port}/v1", OPENAI_MODEL="m").client() as client:
-        turn = client.say("hello")
-    assert turn.complete
-    assert "connection to the model failed" in turn.of("error")[0]["message"]
+        thread = None
+        for _ in range(3):
+            turn = client.say("hello", thread)
+            assert turn.complete
+            assert "connection to the model failed" in turn.of("error")[0]["message"]
+            thread = turn.thread
+        assert [message["status"] for message in client.messages(turn.thread)[1::2]] == ["failed"] * 3
 
 
 def test_nothing_heavy_is_imported_but_the_agents_sdk() -> None:

@@ -1,20 +1,41 @@
 """Conversations of three turns with each kind of model server (servers.py), over both APIs and through LiteLLM."""
 
+import asyncio
 import importlib.util
+import itertools
 import json
 import uuid
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, cast
 
 import pytest
+from agents import Agent, Model, ModelResponse, RunConfig, Runner, RunResult, RunResultStreaming, ToolCallOutputItem
+from agents.testing import ScriptedModel, assistant_message, function_call
 from chatkit.types import ThreadStreamEvent
 from conftest import Client, Server, missing
 from pydantic import TypeAdapter
-from servers import ROOM, SOURCES, TOO_LONG, TROUBLES, TWO_CALLS, WANTING, Provider, provider
+from scripted import item, text
+from servers import (
+    IN_PLACE,
+    IN_THE_STREAM,
+    ROOM,
+    SECRET_TEXT,
+    SOURCES,
+    TOO_LONG,
+    TROUBLES,
+    TWO_CALLS,
+    WANTING,
+    Provider,
+    provider,
+    three_turns,
+)
 
-from todochat import models
-from todochat.models.thoughts import Splitter
-from todochat.turns import history
+from todochat import agent, models
+from todochat.db import Store
+from todochat.events import Message, fold
+from todochat.models.thoughts import Splitter, split
+from todochat.turns import history, sdk
+from todochat.turns.watchdog import Share
 
 WHOLE = "whole \U0001f600"
 A = {"url": "https://a.example/", "title": "A"}
@@ -57,6 +78,12 @@ def anybody(server: Server) -> Client:
     return server.client(f"user-{uuid.uuid4()}")
 
 
+def message(number: int, role: str, content: str) -> Message:
+    """Return a message as it is stored."""
+    stored = {"id": number, "role": role, "content": content, "tool_calls": [], "status": "done", "error": None}
+    return cast(Message, stored | {"reasoning": [], "citations": [], "feedback": None, "created_at": ""})
+
+
 def thoughts(events: list[dict[str, Any]]) -> str:
     """Return what was thought, without the first event."""
     return "".join(event["content"] for event in events[1:] if event["type"] == "thinking")
@@ -64,18 +91,22 @@ def thoughts(events: list[dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize("api", ["chat", "litellm"])
 @pytest.mark.parametrize("word", TWO_CALLS)
-def test_three_turns_with_calls_however_they_are_sent(served: Callable[[str], Server], api: str, word: str) -> None:
-    """Whatever a server does with the indexes, ids, names and arguments of its calls, a conversation goes on."""
+def test_two_calls_are_two_however_they_are_sent(
+    served: Callable[[str], Server], scripted: Provider, api: str, word: str
+) -> None:
+    """Whatever a server does with the indexes, ids, names and arguments of its calls, each of the two is made."""
     if api == "litellm" and word in NOT_THROUGH_LITELLM:
         pytest.skip("LiteLLM itself refuses it")
     with anybody(served(api)) as client:
-        thread = None
-        for _ in range(3):
-            turn = client.say(f"please {word}", thread)
+        for turn in three_turns(client, scripted, word)[::2]:
             assert (turn.text, turn.of("error")) == (WHOLE, [])
-            assert [call["args"] for call in turn.of("tool_call")] == [{"title": "eggs"}, {"title": "bread"}]
-            thread = turn.thread
-        assert [task["title"] for task in client.tasks()] == ["eggs", "bread"] * 3
+            calls, results = turn.of("tool_call"), turn.of("tool_result")
+            assert [call["args"] for call in calls] == [{"title": "eggs"}, {"title": "bread"}]
+            assert [result["result"]["title"] for result in results] == ["eggs", "bread"]
+            assert [call["id"] for call in calls] == [result["id"] for result in results]
+        assert [task["title"] for task in client.tasks()] == ["eggs", "bread"] * 2
+    *_, asked = [message for message in scripted.requests[-1]["messages"] if message.get("tool_calls")]
+    assert len({call["id"] for call in asked["tool_calls"]}) == 2
 
 
 NOT_THROUGH_LITELLM = {"number-for-id"}
@@ -137,6 +168,57 @@ def test_nobody_else_gets_what_a_model_wants_back(make_server: Callable[..., Ser
     assert [message.get("reasoning_content") for message in asked[:2]] == ["I think, therefore", None]
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("api", ["chat", "litellm"])
+@pytest.mark.parametrize("streams", [False, True])
+async def test_the_model_of_an_agent_that_is_a_tool_is_checked_too(
+    store: Store, scripted: Provider, monkeypatch: pytest.MonkeyPatch, api: str, streams: bool
+) -> None:
+    """Repeated ids are mended, thoughts are told from text, and an end that is none is none: however deep it is."""
+    env = settings_for(api, scripted.url)
+    for name in ("OPENAI_API_BASE", "OPENAI_API_KEY"):  # which LiteLLM reads itself
+        monkeypatch.setenv(name, env.get(name, ""))
+    on_stream = (lambda event: None) if streams else None  # makes the SDK ask for a stream in the tool, too
+    odd = models.choose_model(env).model
+    clerk = Agent[Any](name="Clerk", model=odd, tools=[*agent.todo_tools()])
+    calls = [[function_call("clerk", {"input": f"please {word}"}, call_id="1")] for word in CLERKS]
+    desk = Agent[Any](
+        name="Desk",
+        model=ScriptedModel([step for call in calls for step in (call, [assistant_message("There.")])]),
+        tools=[clerk.as_tool("clerk", "Do it.", on_stream=on_stream)],
+    )
+    asked = [function_call("desk", {"input": "x"}, call_id="1")]
+    boss = Agent[Any](
+        name="Boss",
+        model=ScriptedModel([step for _ in CLERKS for step in (asked, [assistant_message("So be it.")])]),
+        tools=[desk.as_tool("desk", "Ask.", custom_output_extractor=clerks_result)],
+    )
+    options = agent.TurnOptions(sdk.run_config(models.Choice(None, "host"), 60_000))
+    messages: list[Message] = []
+    for word, says in CLERKS.items():
+        messages.append(message(len(messages), "user", f"the clerk's {word}"))
+        turn = agent.stream_turn(boss, messages, agent.TurnContext("alice", store), options)
+        events = [event async for event in turn]
+        [result] = [event for event in events if event["type"] == "tool_result"]
+        assert says == result["result"]
+        messages.append(message(len(messages), "assistant", "So be it.") | fold(events))
+    assert [task["title"] for task in await store.list_tasks("alice")] == ["Task 0", "Task 1"]
+    assert clerk.model is odd  # nothing of the host's is changed
+
+
+CLERKS = {
+    "twice": WHOLE,
+    "think-and-say": "whole",
+    "cut": "An error occurred while running the tool. Please try again.",
+}
+
+
+async def clerks_result(result: RunResult | RunResultStreaming) -> str:
+    """Return what an agent was told by its tool."""
+    [output] = [item.output for item in result.new_items if isinstance(item, ToolCallOutputItem)]
+    return str(output)
+
+
 @pytest.mark.parametrize("api", ["chat", "responses", "litellm"])
 def test_thoughts_between_tags_are_thoughts(served: Callable[[str], Server], api: str) -> None:
     """`<think>` at the beginning of an answer is reasoning over each API, and never a part of the answer."""
@@ -163,22 +245,22 @@ def test_thoughts_between_tags_are_told_apart_in_whichever_pieces_they_come() ->
         "  hi": ("", "  hi"),
         "<thinking>a</thinking>b": ("", "<thinking>a</thinking>b"),
     }
-    for text, expected in cases.items():
-        for size in range(1, len(text) + 1):
+    for whole, expected in cases.items():
+        for size in range(1, len(whole) + 1):
             splitter = Splitter()
-            told = [splitter.feed(text[n : n + size]) for n in range(0, len(text), size)] + [splitter.end()]
-            assert ("".join(t for t, _ in told), "".join(t for _, t in told)) == expected, (text, size)
+            told = [splitter.feed(whole[n : n + size]) for n in range(0, len(whole), size)] + [splitter.end()]
+            assert ("".join(t for t, _ in told), "".join(t for _, t in told)) == expected, (whole, size)
+        assert split(whole) == expected
 
 
 @pytest.mark.parametrize(("api", "word"), [("chat", "alive"), ("chat", "azure"), ("litellm", "azure")])
-def test_these_are_signs_of_life_and_whole_answers(served: Callable[[str], Server], api: str, word: str) -> None:
+def test_these_are_signs_of_life_and_whole_answers(
+    served: Callable[[str], Server], scripted: Provider, api: str, word: str
+) -> None:
     """Comments and empty deltas are no silence; a first chunk without a choice and a missing [DONE] are no fault."""
     with anybody(served(api)) as client:
-        thread = None
-        for _ in range(1 if word == "alive" else 3):
-            turn = client.say(f"please {word}", thread)
+        for turn in three_turns(client, scripted, word)[::2]:
             assert (turn.text, turn.of("error")) == ("whole", [])
-            thread = turn.thread
 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
@@ -189,15 +271,18 @@ def test_a_model_may_take_longer_to_start(served: Callable[[str], Server], api: 
         assert turn.of("error") == []
         notices = [event["content"] for event in turn.of("thinking")]
         assert notices == ["Processing your request...", "The model is starting. This can take some minutes..."]
-        assert "reasoning" not in client.messages(turn.thread)[-1] or not client.messages(turn.thread)[-1]["reasoning"]
+        assert client.messages(turn.thread)[-1]["reasoning"] == []
+        for _ in range(2):  # now it has started
+            assert [event["content"] for event in client.say("please go on", turn.thread).of("thinking")] == notices[:1]
+        assert [message["status"] for message in client.messages(turn.thread)] == ["done"] * 6
 
 
 def test_a_model_that_does_not_start_is_given_up(make_server: Callable[..., Server], scripted: Provider) -> None:
     """MODEL_START_TIMEOUT is the most that it may take."""
     chosen = settings_for("chat", scripted.url)
     with make_server(MODEL_START_TIMEOUT=1, **chosen).client() as client:
-        turn = client.say("please slow-start")
-        assert turn.of("error")[0]["message"] == "The model did not answer within 1 seconds. Please try again."
+        for turn in three_turns(client, scripted, "slow-start", "failed")[::2]:
+            assert turn.of("error")[0]["message"] == "The model did not answer within 1 seconds. Please try again."
 
 
 @pytest.mark.parametrize("word", TOO_LONG)
@@ -224,10 +309,15 @@ def test_a_conversation_does_not_die_of_its_length(
 
 
 @pytest.mark.parametrize(
-    ("api", "word"), [("responses", "openai"), ("responses", "too-long-in-the-stream"), ("litellm", "openai")]
+    ("api", "word"),
+    [
+        *(("chat", word) for word in ("object-too-long", "too-long-behind-it")),
+        *(("responses", word) for word in ("openai", "object-too-long", "too-long-in-the-stream")),
+        ("litellm", "openai"),
+    ],
 )
 def test_nor_over_another_api(served: Callable[[str], Server], api: str, word: str) -> None:
-    """The same over Responses, where it may be said in the stream, and through LiteLLM."""
+    """The same over each API, where it may be said in the stream or in its place, and through LiteLLM."""
     with anybody(served(api)) as client:
         thread = client.say("x" * (ROOM // 2) + " reasoning").thread
         client.say("y" * (ROOM // 2) + " reasoning", thread)
@@ -334,6 +424,18 @@ SAYS = {
     "overloaded": "try again in a minute",
     "filtered": "filter",
     "forbidden": "API key",
+    "bad-key": "API key",
+    "no-access": "does not know this model",
+    "flagged": "filter",
+    "object-bad-key": "API key",
+    "object-elsewhere": "check its base URL",
+    "greeting": "check its base URL",
+    "page-that-is-no-html": "check its base URL",
+    "401-in-the-stream": "API key",
+    "402-in-the-stream": "quota",
+    "429-in-the-stream": "try again in a minute",
+    "bad-key-in-the-stream": "API key",
+    "no-model-in-the-stream": "does not know this model",
     "reset": "connection to the model failed. Please try again",
     "error-in-the-stream": "reported an error. Please try again",
     "incomplete": "ask for less",
@@ -341,36 +443,42 @@ SAYS = {
     "length": "ask for less",
     "content_filter": "filter",
     "cut": "broke off. Please try again",
+    "ended-by-what": "broke off. Please try again",
+    "ended-by-malformed": "broke off. Please try again",
+    "ended-by-ERROR": "reported an error. Please try again",
 }
-OVER_CHAT = [*TROUBLES, "reset", "error-in-the-stream"]
+EVERYWHERE = [*TROUBLES, *(word for word in IN_PLACE if word in SAYS), "reset"]
+
+LITELLMS = ["length", "content_filter", "cut", "ended-by-what", "ended-by-malformed", "ended-by-ERROR"]
 
 
 @pytest.mark.parametrize(
     ("api", "word"),
     [
-        *(("chat", word) for word in OVER_CHAT),
-        *(("responses", word) for word in (*TROUBLES, "reset", "incomplete", "filtered-in-the-stream")),
-        *(("litellm", word) for word in ("not-pulled", "no-quota", "bad-request", "length", "content_filter", "cut")),
+        *(("chat", word) for word in [*EVERYWHERE, *(word for word in IN_THE_STREAM if word in SAYS)]),
+        *(("responses", word) for word in [*EVERYWHERE, "incomplete", "filtered-in-the-stream"]),
+        *(("litellm", word) for word in [*TROUBLES, *LITELLMS]),
     ],
 )
-def test_troubles_are_told_apart(served: Callable[[str], Server], api: str, word: str) -> None:
+def test_troubles_are_told_apart(served: Callable[[str], Server], scripted: Provider, api: str, word: str) -> None:
     """The sentence says what to do; "please try again" only where that can help."""
-    with anybody(served(api)) as client:
-        turn = client.say(f"please {word}")
-        [error] = turn.of("error")
-        assert SAYS[word] in error["message"]
-        assert ("try again" in error["message"]) == ("try again" in SAYS[word])
-        assert client.messages(turn.thread)[-1]["status"] == "failed"
+    server = served(api)
+    with anybody(server) as client:
+        for turn in three_turns(client, scripted, word, "failed")[::2]:
+            [error] = turn.of("error")
+            assert SAYS[word] in error["message"]
+            assert ("try again" in error["message"]) == ("try again" in SAYS[word])
+            assert SECRET_TEXT not in "".join(turn.frames)
+    assert SECRET_TEXT not in server.log.read_text()
 
 
 def test_a_calls_text_goes_to_the_model_as_it_is(served: Callable[[str], Server], scripted: Provider) -> None:
     """Non-Latin text in arguments and results is no \\uXXXX, for which a model would need several tokens a letter."""
     with anybody(served("chat")) as client:
         client.post("/api/tasks", json={"title": "\u725b\u5976"}).raise_for_status()
-        turn = client.say("please arguments-none")
-        client.say("please go on", turn.thread)
+        three_turns(client, scripted, "arguments-none")
     outputs = [m["content"] for m in scripted.requests[-1]["messages"] if m["role"] == "tool"]
-    assert "\u725b\u5976" in outputs[0]
+    assert ["\u725b\u5976" in output for output in outputs] == [True, True]
 
 
 @pytest.mark.parametrize("effort", ["low", None])
@@ -394,7 +502,109 @@ def test_reasoning_that_is_asked_for_streams(make_server: Callable[..., Server],
     """OPENAI_REASONING is in the request, and the summary that it brings becomes `thinking`."""
     chosen = settings_for("responses", scripted.url) | {"OPENAI_REASONING": "high"}
     with make_server(**chosen).client() as client:
-        turn = client.say("please sealed")
-        assert thoughts(turn.events) == "I think, therefore"
+        for turn in three_turns(client, scripted, "sealed")[::2]:
+            assert thoughts(turn.events) == "I think, therefore"
     assert scripted.requests[-1]["reasoning"] == {"effort": "high", "summary": "auto"}
     assert "store" not in scripted.requests[-1]  # which is OpenAI's
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", [None, "gpt-5.1", "gpt-4.1"])
+async def test_a_model_that_a_host_names_is_asked_as_the_agents_sdk_would_ask(
+    scripted: Provider, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    """That every model is checked changes nothing of what is asked of it, the settings that go by its name included."""
+    monkeypatch.setenv("OPENAI_BASE_URL", scripted.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    named = Agent[Any](name="A", instructions="Be brief.", model=name)
+    config = sdk.run_config(models.Choice(None, "host"), 1000)
+    for run_config in (RunConfig(tracing_disabled=True), config):
+        result = Runner.run_streamed(named, "please reasoning", run_config=run_config)
+        async for _ in result.stream_events():
+            pass
+        assert result.final_output == "whole"
+    plain, ours = scripted.requests[-2:]
+    assert ours == plain
+
+
+# ---- an answer's share ----
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "litellm"])
+def test_an_answer_that_takes_too_much_is_cut_off_at_the_server(
+    make_server: Callable[..., Server], scripted: Provider, api: str
+) -> None:
+    """MAX_ANSWER and MAX_TOOL_CALLS end the turn with their sentence, and the model's server is hung up on."""
+    server = make_server(MAX_ANSWER=100, MAX_TOOL_CALLS=3, **settings_for(api, scripted.url))
+    for word, says in {"slow": "longer than 100 characters", "many-calls": "more than 3 tool calls"}.items():
+        scripted.hung_up.clear()
+        with anybody(server) as client:
+            for turn in three_turns(client, scripted, word, "failed")[::2]:
+                assert says in turn.of("error")[0]["message"]
+                assert len(turn.text) <= 100
+                assert turn.of("tool_result") == []
+            assert client.tasks() == []
+        assert scripted.hung_up.wait(20), "the server still streams"
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "litellm"])
+def test_an_answer_that_takes_too_long_is_cut_off_at_the_server(
+    make_server: Callable[..., Server], scripted: Provider, api: str
+) -> None:
+    """MAX_TURN_SECONDS ends the turn with its sentence, and the model's server is hung up on."""
+    with make_server(MAX_TURN_SECONDS=1, **settings_for(api, scripted.url)).client() as client:
+        thread = None
+        for _ in range(3):
+            scripted.hung_up.clear()
+            turn = client.say("please slow", thread)
+            assert "took longer than 1 seconds" in turn.of("error")[0]["message"]
+            thread = turn.thread
+            assert scripted.hung_up.wait(20), "the server still streams"
+        assert [message["status"] for message in client.messages(turn.thread)[1::2]] == ["failed"] * 3
+
+
+class Endless(Model):
+    """A host's own model, which never ends: it says a word, or wants a tool, again and again."""
+
+    def __init__(self, event: Callable[[int], Any]) -> None:
+        self.event = event
+        self.closed = asyncio.Event()
+
+    async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
+        raise NotImplementedError("this model only streams")
+
+    async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        try:
+            for n in itertools.count():
+                await asyncio.sleep(0.001)
+                yield self.event(n)
+        finally:
+            self.closed.set()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("share", "event", "says"),
+    [
+        (Share(characters=100), lambda n: text("word "), "longer than 100 characters"),
+        (Share(calls=3), lambda n: item(function_call("list_tasks", {}, call_id=str(n))), "more than 3 tool calls"),
+        (Share(seconds=0.5), lambda n: text("word "), "took longer than 0.5 seconds"),
+    ],
+    ids=["characters", "calls", "seconds"],
+)
+async def test_a_hosts_own_model_that_takes_too_much_is_closed(
+    store: Store, share: Share, event: Callable[[int], Any], says: str
+) -> None:
+    """The same limits, sentences and end for a model that is the host's own."""
+    model = Endless(event)
+    options = agent.TurnOptions(sdk.run_config(models.Choice(None, "host"), 60_000), share=share)
+    messages: list[Message] = []
+    for n in range(3):
+        messages.append(message(2 * n + 1, "user", "go on for ever"))
+        todo = agent.todo_agent(model)
+        events = [e async for e in agent.stream_turn(todo, messages, agent.TurnContext("alice", store), options)]
+        assert events[-1]["type"] == "error"
+        assert says in events[-1]["message"]
+        messages.append(message(2 * n + 2, "assistant", "") | fold(events))
+        await asyncio.wait_for(model.closed.wait(), 20)  # the run of the Agents SDK ends in a task of its own
+        model.closed.clear()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import agents
 import openai
@@ -13,6 +14,18 @@ class EndedEarly(agents.ModelBehaviorError):
     def __init__(self, code: object, message: object = "") -> None:
         super().__init__(f"The stream was ended by the provider: {code}. {message or ''}")
         self.code = str(code)
+
+
+def raise_if_ended(event: Any) -> None:
+    """Raise `EndedEarly` for an event of a model's that says why its answer is no whole one."""
+    if event.type in ("error", "response.error"):
+        raise EndedEarly(getattr(event, "code", None) or "error", getattr(event, "message", None))
+    response = getattr(event, "response", None)
+    ended = ("failed", "incomplete")
+    if event.type.removeprefix("response.") in ended or getattr(response, "status", None) in ended:
+        error, incomplete = getattr(response, "error", None), getattr(response, "incomplete_details", None)
+        code = getattr(error, "code", None) or getattr(incomplete, "reason", None)
+        raise EndedEarly(code or "error", getattr(error, "message", None))
 
 
 class TooMuch(agents.AgentsException):
@@ -37,11 +50,20 @@ _TOO_LONG = re.compile(
     r"|(?:token count|input length|tokens?) .{0,60}exceed"
     r"|request too large|entity too large|payload too large|number of tokens to keep|max_new_tokens.{0,20} must be <="
 )
-_FILTER = re.compile(r"content.?(?:filter|policy|management)|responsible.?ai|safety|prohibited|moderation|recitation")
+_KEY = re.compile(
+    r"api.?key.{0,30}(?:invalid|incorrect|expired|missing|required|not )|unauthori[sz]ed|authentication"
+    r"|(?:invalid|incorrect|no|missing|expired|wrong)[ _-](?:api.?key|auth|credential)"
+)
+_FILTER = re.compile(
+    r"content.?(?:filter|policy|management)|\bfiltered\b|responsible.?ai|safety|prohibited|moderation|recitation"
+)
 _QUOTA = re.compile(r"insufficient.{0,4}(?:quota|balance|credit|funds)|current quota|billing|out of credit")
 _NO_MODEL = re.compile(
-    r"model.{0,120}(?:not.{0,3}found|not exist|unknown|not available)|(?:invalid|unknown|no such|valid) model"
+    r"model.{0,120}(?:not.{0,3}found|not exist|unknown|not available)"
+    r"|(?:invalid|unknown|no such|valid|access to(?: the)?) model"
 )
+_NO_PLACE = re.compile(r"unexpected endpoint|(?:invalid|unknown) (?:url|path|endpoint|route)")
+_OFTEN = re.compile(r"rate.?limit|too many requests|overloaded")
 _LENGTH = ("length", "max_tokens", "max_output_tokens")  # the answer's, not the conversation's
 
 
@@ -53,8 +75,14 @@ def too_long(error: BaseException) -> bool:
 
 
 def _words(error: BaseException) -> str:
-    body = getattr(error, "body", None)
-    return f"{getattr(error, 'code', '')} {error} {body if isinstance(body, str) else ''}".lower()
+    return f"{getattr(error, 'code', '')} {error} {getattr(error, 'body', None) or ''}".lower()
+
+
+def _status(error: openai.APIError | EndedEarly) -> int:
+    """Return the status of an error; if it came in the middle of a stream, the one that its code may be."""
+    code = str(error.code)
+    said = int(code) if re.fullmatch(r"[45]\d\d", code) else 0 if isinstance(error, EndedEarly) else 500
+    return getattr(error, "status_code", said)
 
 
 def sentence_for(error: BaseException) -> str:
@@ -83,13 +111,11 @@ def sentence_for(error: BaseException) -> str:
         case openai.APIConnectionError() | OSError():
             return "The connection to the model failed. Please try again."
         case openai.APIResponseValidationError(response=response):
-            if "html" in response.headers.get("content-type", ""):
+            if "content-encoding" not in response.headers:
                 return _WRONG_URL
             return "The model's answer came compressed, which is not read. The server's owner must check its provider."
         case openai.APIError() | EndedEarly():
-            return _what_the_server_says(
-                getattr(error, "status_code", 0 if isinstance(error, EndedEarly) else 500), _words(error), error.code
-            )
+            return _what_the_server_says(_status(error), _words(error), error.code)
         case agents.ModelBehaviorError() | UnicodeError() | json.JSONDecodeError():
             return _BROKEN_OFF
         case _:
@@ -103,24 +129,24 @@ _BROKEN_OFF = "The model's answer broke off. Please try again."
 def _what_the_server_says(status: int, words: str, code: object) -> str:
     if 300 <= status < 400:
         return "The model's provider sent a redirect, which is not followed. The server's owner must check its URL."
-    if status in (401, 403):
-        return "The model's provider refused the server's API key. Its owner must check it."
     if status == 402 or _QUOTA.search(words):
         return "The quota of the model's account is used up. The server's owner must look after it."
     if status == 413 or _TOO_LONG.search(words):
         return "This is more than the model can read at once. Please begin a new conversation, or write less."
     if _FILTER.search(words):
         return "The filter of the model's provider does not let this through. Please ask in other words."
-    if status in (400, 404, 422) and _NO_MODEL.search(words):
-        return "The model's provider does not know this model. The server's owner must check its name."
-    if status in (404, 405):
-        return _WRONG_URL
-    if status in (429, 503, 529) or re.search("rate.?limit|overloaded", words):
+    if status in (429, 503, 529) or _OFTEN.search(words):
         return "The model is overloaded, or was asked too often. Please try again in a minute."
+    if status != 401 and _NO_MODEL.search(words):
+        return "The model's provider does not know this model. The server's owner must check its name."
+    if status in (401, 403) or _KEY.search(words):
+        return "The model's provider refused the server's API key. Its owner must check it."
+    if status in (404, 405) or _NO_PLACE.search(words):
+        return _WRONG_URL
     if 400 <= status < 500 and status not in (408, 409):
         return "The model's server refused this request. The server's owner must check its model and settings."
-    if code in _LENGTH:
+    if str(code).lower() in _LENGTH:
         return "The model's answer was cut off at the greatest length that its server allows. Please ask for less."
-    if status or "error" in str(code):
+    if status or "error" in str(code).lower():
         return "The model's provider reported an error. Please try again."
     return _BROKEN_OFF

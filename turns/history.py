@@ -1,7 +1,7 @@
 """What a model is told of a conversation: the stored messages as the input of a run, and as much of it as fits."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agents import TResponseInputItem
@@ -15,13 +15,18 @@ SHORTENED = " [... the rest of this result was left out]"
 LEFT_OUT = "\n\n[This conversation is long: its beginning, or parts of what tools returned, are left out here.]"
 
 
-def model_input(messages: Iterable[Message]) -> list[TResponseInputItem]:
+def model_input(messages: Sequence[Message], most: int | None = None) -> list[TResponseInputItem]:
     """Turn stored messages, oldest first, into the input of a run, tool calls and results included.
 
-    What comes before the first of the user's is left out: some providers refuse a conversation that begins otherwise.
+    Of more than `most` messages the last ones are taken, from the first of the user's on: some providers refuse a
+    conversation that begins otherwise. An input that is not all of it says so (see `addressed`).
     """
-    asked = itertools.dropwhile(lambda message: message["role"] != "user", messages)
-    return [item for message in asked for item in _items(message)]
+    last = messages if most is None else messages[-most:]
+    asked = list(itertools.dropwhile(lambda message: message["role"] != "user", last))
+    items: list[Any] = [item for message in asked for item in _items(message)]
+    if len(asked) < len(messages) and items:
+        items[0]["provider_data"] = {"left_out": True}
+    return items
 
 
 def _items(message: Message) -> list[TResponseInputItem]:
@@ -62,47 +67,6 @@ def _said(text: str) -> list[TResponseInputItem]:
     return [{"role": "assistant", "content": text.strip()}] if text.strip() else []
 
 
-# ---- what is given back to a model ----
-
-
-def addressed(given: str | list[TResponseInputItem], name: str) -> tuple[list[TResponseInputItem], dict[str, Any]]:
-    """Return a conversation as the model of that name is to have it, and its signatures by the ids of their calls.
-
-    A call may have `provider_data`: what the model that has made it, "from", wants back. That model gets it, "before"
-    what it has thought before the call, and the calls that were "joined" in one answer together. No other gets it.
-    """
-    items: list[Any] = []
-    signatures: dict[str, Any] = {}
-    for item in [{"role": "user", "content": given}] if isinstance(given, str) else given:
-        plain: dict[str, Any] = {field: value for field, value in item.items() if field != "provider_data"}
-        data: dict[str, Any] = dict(item.get("provider_data") or {})  # type: ignore[call-overload]
-        ours = data.pop("from", name) == name
-        before, joined = data.pop("before", []), data.pop("joined", False)
-        if ours and data:
-            plain["provider_data"] = data
-        place = len(items)
-        if ours and plain.get("type") == "function_call":
-            signatures[plain["call_id"]] = data.get("thought_signature")
-            if not _has_thought(items):  # in the turn that it was had in, the SDK has kept it
-                items += before
-                place = len(items)
-            while joined and items[place - 1].get("type") == "function_call_output":
-                place -= 1
-        if ours or plain.get("type") != "reasoning":
-            items.insert(place, plain)
-    return items, signatures
-
-
-def _has_thought(items: list[Any]) -> bool:
-    """Return whether there is a thought behind the last result of a tool, and the last word of the user."""
-    for item in reversed(items):
-        if item.get("type") == "reasoning":
-            return True
-        if item.get("type") == "function_call_output" or item.get("role") == "user":
-            return False
-    return False
-
-
 # ---- how much of it ----
 
 
@@ -112,11 +76,11 @@ def size_of(items: list[TResponseInputItem]) -> int:
 
 
 def cut(
-    instructions: str | None, items: list[TResponseInputItem], limit: int
+    instructions: str | None, items: list[TResponseInputItem], limit: int, is_whole: bool
 ) -> tuple[str | None, list[TResponseInputItem]]:
     """Return what fits of a conversation (see `fitted`), and instructions that say so if that is not all of it."""
     fitting = fitted(items, limit)
-    return (instructions if fitting is items else (instructions or "") + LEFT_OUT), fitting
+    return (instructions if is_whole and fitting is items else (instructions or "") + LEFT_OUT), fitting
 
 
 def fitted(items: list[TResponseInputItem], limit: int) -> list[TResponseInputItem]:

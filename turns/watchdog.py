@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from todochat.turns.errors import TooMuch
 
@@ -41,6 +42,20 @@ class Pulse:
             raise TooMuch(f"This answer is longer than {self.share.characters} characters{_ENDS}")
         if self.calls > self.share.calls:
             raise TooMuch(f"The assistant wanted more than {self.share.calls} tool calls for this answer{_ENDS}")
+
+
+def amount(event: Any, begun: set[object]) -> tuple[int, int]:
+    """Return how many characters come with an event, and how many calls of tools beside those that have `begun`."""
+    if isinstance(delta := getattr(event, "delta", None), str):  # of a text, a thought, or a tool's arguments
+        return len(delta), 0
+    before = len(begun)
+    if event.type in ("response.output_item.added", "response.output_item.done"):
+        if event.item.type.endswith("_call"):
+            begun.add((getattr(event, "output_index", None), getattr(event.item, "call_id", None)))
+    elif event.type == "response.completed":  # some models send their items with this alone, and some calls without ids
+        calls = sum(item.type.endswith("_call") for item in event.response.output or ())
+        begun.update(range(calls - before))
+    return 0, len(begun) - before
 
 
 _ENDS = ", more than this server allows, so it ends here. Please ask for less at once."
