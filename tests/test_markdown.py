@@ -4,10 +4,9 @@ import json
 import subprocess
 
 import pytest
-from browsing import Visitor
+from browsing import Visitor, meter
 from conftest import ROOT, Server, npm_package
 from markdown_samples import SAMPLES
-from playwright.sync_api import CDPSession
 
 OUTLINE = """async (texts) => {
     const { Writing } = await import(new URL("static/markdown.js", document.baseURI));
@@ -150,22 +149,15 @@ GROWING = {  # what a text begins with, and the lines that it goes on with
 }
 
 
-def spent(browser: CDPSession) -> float:
-    """Return the seconds of CPU that the page has taken."""
-    metrics = browser.send("Performance.getMetrics")["metrics"]
-    return float(next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration"))
-
-
 @pytest.mark.parametrize("pieces", [False, True], ids=["whole", "in pieces"])
 def test_a_long_text_is_rendered_in_linear_time(server: Server, visitor: Visitor, pieces: bool) -> None:
     """Eight times the lines cost about eight times the work, whatever they are lines of, and however they come."""
     page = visitor.visit(server)
-    browser = page.context.new_cdp_session(page)
-    browser.send("Performance.enable", {"timeDomain": "threadTicks"})  # the page's own work: not what others do
+    spent = meter(page)
 
     def work(kind: str, lines: int) -> float:
         """Return the seconds of one rendering."""
-        before = spent(browser)
+        before = spent()
         done = page.evaluate(
             """async ([begin, line, lines, pieces]) => {
                 const { Writing } = await import(new URL("static/markdown.js", document.baseURI));
@@ -184,7 +176,7 @@ def test_a_long_text_is_rendered_in_linear_time(server: Server, visitor: Visitor
             [*GROWING[kind], lines, pieces],
         )
         assert done, f"{kind}: not even in half a minute"
-        return spent(browser) - before
+        return spent() - before
 
     times: dict[str, float] = {}
     for kind in GROWING:
@@ -214,12 +206,11 @@ LONG_LINES = {  # one line that goes on and on
 def test_a_long_line_is_rendered_in_linear_time(server: Server, visitor: Visitor, pieces: bool) -> None:
     """The same for one line that does not end, whatever is in it; and as it streams, for what is closed in it."""
     page = visitor.visit(server)
-    browser = page.context.new_cdp_session(page)
-    browser.send("Performance.enable", {"timeDomain": "threadTicks"})
+    spent = meter(page)
 
     def work(piece: str, length: int) -> float:
         """Return the seconds that rendering takes, 300 characters at a time if it is in pieces."""
-        before = spent(browser)
+        before = spent()
         page.evaluate(
             """async ([piece, length, pieces]) => {
                 const { Writing } = await import(new URL("static/markdown.js", document.baseURI));
@@ -233,7 +224,7 @@ def test_a_long_line_is_rendered_in_linear_time(server: Server, visitor: Visitor
             }""",
             [piece, length, pieces],
         )
-        return spent(browser) - before
+        return spent() - before
 
     times: dict[str, float] = {}
     for kind, piece in LONG_LINES.items():
