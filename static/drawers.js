@@ -23,7 +23,7 @@ function push(name) {
 export function closeDrawer() {
   if (!document.body.dataset.drawer) return;
   hide();
-  if (!history.state?.drawer) return;
+  if (state.leaving || !history.state?.drawer) return;
   state.leaving = true; // until the browser says so: a drawer that is opened before has no entry yet
   history.back();
 }

@@ -1,15 +1,18 @@
 """The page's two lists, of conversations and of tasks, and the ways between them and the chat."""
 
+import contextlib
 import datetime
 import json
 import re
+import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from browsing import PATIENCE, Visitor, choose, eventually, frames, idle, say, slowness, still, until
-from conftest import Client, Server
+from browsing import ENDLESS, PATIENCE, Gate, Visitor, choose, eventually, frames, idle, say, slowness, still, until
+from conftest import Client, Server, token
 from playwright.sync_api import Browser, Locator, Page, expect
 
 LONG = "a conversation with a title longer than a row"
@@ -248,23 +251,131 @@ def test_the_filter_finds_tasks(server: Server, visitor: Visitor) -> None:
     expect(titles(page)).to_have_count(12)
 
 
-def test_conversations_beyond_the_first_are_reached(server: Server, visitor: Visitor) -> None:
-    """With 70 conversations: more come on scrolling, under headings that stay in sight; the oldest one opens."""
-    with server.client(visitor.user) as client:
-        for n in range(70):
-            client.say(f"talk number {n}")
-    page = visitor.visit(server)
-    expect(page.locator("#conversation-list .name").first).to_contain_text("talk number 69")
-    assert page.locator("#conversation-list .row").count() < 70
+NOON = datetime.datetime.now().astimezone().replace(hour=12, minute=0, second=0, microsecond=0)
+
+
+@pytest.fixture
+def daily(server: Server, visitor: Visitor) -> Visitor:
+    """Somebody who has used this for a year: 200 conversations, and 150 tasks, a third of them done. It is noon."""
+    talks = [(f"talk number {n}", utc(used(n))) for n in range(200)]
+    tasks = [(f"task number {n}", n % 3 == 0, utc(used(n))) for n in range(150)]
+    with contextlib.closing(sqlite3.connect(server.database, timeout=PATIENCE)) as file, file:
+        for title, at in talks:
+            row = (visitor.user, title, at, at)
+            insert = "INSERT INTO conversations (user_id, title, created_at, updated_at) VALUES (?, ?, ?, ?)"
+            thread = file.execute(insert, row).lastrowid
+            insert = "INSERT INTO messages (conversation_id, role, content, status, created_at) VALUES (?, ?, ?, ?, ?)"
+            file.execute(insert, (thread, "user", f"{title}, the question", "done", at))
+            file.execute(insert, (thread, "assistant", f"{title}, the answer", "done", at))
+        insert = "INSERT INTO tasks (user_id, title, completed, created_at, updated_at) VALUES (?, ?, ?, ?, ?)"
+        file.executemany(insert, [(visitor.user, title, done, at, at) for title, done, at in tasks])
+    visitor.context.clock.set_fixed_time(NOON)
+    return visitor
+
+
+def used(n: int) -> datetime.datetime:
+    """Return when the one that was used n-th last was used: ever longer ago, in the end a year."""
+    return NOON - datetime.timedelta(hours=4 * n + n * n / 5)
+
+
+def utc(moment: datetime.datetime) -> str:
+    """Return a moment as it is stored."""
+    return moment.astimezone(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def group(n: int) -> str:
+    """Return the heading under which the conversation stands that was used n-th last."""
+    days = (NOON.date() - used(n).date()).days
+    name = {0: "Today", 1: "Yesterday"}.get(days)
+    return name or ("The last seven days" if days < 7 else f"{used(n):%B %Y}")
+
+
+def test_two_hundred_conversations_are_reached_by_scrolling(server: Server, daily: Visitor) -> None:
+    """More come as one scrolls, each once, under the headings of their dates, which stay in sight; the oldest opens."""
+    page = daily.visit(server)
+    rows = page.locator("#conversation-list .row")
+    expect(rows).not_to_have_count(0)
+    assert rows.count() < 100
     page.hover("#conversation-list")
-    for _ in range(30):
-        page.mouse.wheel(0, 800)
-        page.wait_for_timeout(50)
-        if page.locator("#conversation-list .row").count() == 70:
-            break
-    expect(page.locator("#conversation-list .group")).to_be_in_viewport()
-    page.locator("#conversation-list .name").last.click()
-    expect(page.locator(".question .body")).to_have_text("talk number 0")
+    while (shown := rows.count()) < 200:
+        page.mouse.wheel(0, 3000)
+        until(page, f"document.querySelectorAll('#conversation-list .row').length > {shown}")
+    names = page.locator("#conversation-list .name .title")
+    assert names.all_inner_texts() == [f"talk number {n}" for n in range(200)]
+    groups = list(dict.fromkeys(group(n) for n in range(200)))
+    assert groups[:3] == ["Today", "Yesterday", "The last seven days"]
+    assert page.locator("#conversation-list .group").all_inner_texts() == groups
+    page.mouse.wheel(0, 100_000)
+    expect(names.last).to_be_in_viewport()
+    assert page.evaluate(IN_SIGHT) == groups[-1], "the heading of what is seen stays at the top"
+    page.wait_for_timeout(100)  # in which the page could look for even more
+    names.last.click()
+    expect(page.locator(".question .body")).to_have_text("talk number 199, the question")
+    expect(rows).to_have_count(200)
+
+
+# The heading that stands at the top of the list of conversations.
+IN_SIGHT = """() => {
+  const list = document.getElementById("conversation-list").getBoundingClientRect();
+  return document.elementFromPoint(list.left + list.width / 2, list.top + 12).closest(".group")?.textContent;
+}"""
+
+
+def test_the_oldest_of_two_hundred_is_found(server: Server, daily: Visitor) -> None:
+    """By its title or by what was said in it, though it has never been listed; and the list comes back as it was."""
+    page = daily.visit(server)
+    names = page.locator("#conversation-list .name .title")
+    for words in ("number 199", "number 199, the answer"):
+        page.fill("#search", words)
+        expect(names).to_have_text(["talk number 199"])
+    names.click()
+    expect(page.locator(".answer .text")).to_have_text("talk number 199, the answer")
+    page.fill("#search", "number 1")  # 111 of them: more than are shown at once
+    page.hover("#conversation-list")
+    expect(names.first).to_have_text("talk number 1")
+    while (shown := names.count()) < 111:
+        page.mouse.wheel(0, 3000)
+        until(page, f"document.querySelectorAll('#conversation-list .row').length > {shown}")
+    expect(names.last).to_have_text("talk number 199")
+    page.press("#search", "Escape")
+    expect(names.first).to_have_text("talk number 0")
+
+
+def test_a_hundred_and_fifty_tasks_are_at_hand(server: Server, daily: Visitor) -> None:
+    """The open ones are listed whole, those that are done are folded; words and numbers find either."""
+    page = daily.visit(server)
+    expect(titles(page)).to_have_count(100)
+    expect(page.locator("#done-count")).to_have_text("Done (50)")
+    page.hover("#task-list")
+    page.mouse.wheel(0, 100_000)
+    expect(page.locator("#done-count")).to_be_in_viewport()
+    page.fill("#filter", "number 149")
+    expect(titles(page)).to_have_text(["task number 149"])
+    page.fill("#filter", "number 147")
+    expect(page.locator("#done-count")).to_have_text("Done (1)")
+    page.click("#done-count")
+    expect(page.locator("#done-list .title")).to_have_text("task number 147")
+
+
+def test_conversations_in_which_an_answer_is_written_are_marked(paced: Server, visitor: Visitor) -> None:
+    """Also one that another window has begun; the mark goes when the answer is over."""
+    page = visitor.visit(paced)
+    rows = page.locator("#conversation-list .row")
+    with Client(paced.url, visitor.user) as client, Client(paced.url, visitor.user) as other:
+        answer = threading.Thread(target=lambda: other.say(ENDLESS))
+        answer.start()
+        expect(rows).to_have_count(1)
+        expect(rows.locator(".live")).to_have_text("answering")
+        expect(rows.get_by_role("button", name=ENDLESS).first).to_contain_text("answering")
+        say(page, "say 3 0")
+        idle(page)
+        expect(rows.locator(".title")).to_have_text(["say 3 0", ENDLESS])
+        expect(rows.first.locator(".live")).to_have_count(0)
+        expect(rows.last.locator(".live")).to_have_count(1)
+        [_, thread] = [conversation["id"] for conversation in client.get("/api/conversations").json()]
+        client.post(f"/api/conversations/{thread}/stop").raise_for_status()
+        answer.join()
+        expect(rows.locator(".live")).to_have_count(0)
 
 
 def test_conversations_are_searched(server: Server, visitor: Visitor) -> None:
@@ -326,6 +437,38 @@ def test_a_draft_survives_a_reload(server: Server, visitor: Visitor) -> None:
     expect(page.locator("#text")).to_have_value("")
     idle(page)
     page.reload()
+    expect(page.locator("#text")).to_have_value("")
+
+
+def test_what_is_typed_before_the_page_is_ready_is_kept(server: Server, visitor: Visitor) -> None:
+    """Also when the server is slow to say who is signed in: it stays in the field, and is a draft as any other."""
+    with server.client(visitor.user) as client:
+        thread = client.say("first talk").thread
+    page = visitor.visit(server)
+    page.fill("#text", "for a new one")
+    page.goto(f"{server.url}/#conversation={thread}")
+    expect(page.locator("#text")).to_have_value("")
+    gate = Gate(page, "**/api/me")
+    page.reload()
+    page.fill("#text", "quick")
+    gate.meet()
+    gate.open()
+    expect(page.locator(".question .body")).to_have_text("first talk")
+    expect(page.locator("#text")).to_have_value("quick")
+    page.click("#new")
+    expect(page.locator("#text")).to_have_value("for a new one")
+    page.go_back()
+    expect(page.locator("#text")).to_have_value("quick")
+
+
+def test_a_draft_is_nobody_elses(server: Server, visitor: Visitor) -> None:
+    """Who signs out takes what was typed along: it is not in the field when the next one signs in."""
+    page = visitor.visit(server)
+    page.fill("#text", "a secret plan")
+    page.click("#sign-out")
+    page.fill("#token", token("somebody else"))
+    page.press("#token", "Enter")
+    expect(page.locator("#user")).to_have_text("somebody else")
     expect(page.locator("#text")).to_have_value("")
 
 
@@ -514,6 +657,26 @@ def test_back_closes_a_drawer(server: Server, phone: Visitor) -> None:
     expect(page.locator("#welcome")).to_be_visible()
     page.go_back()
     expect(page.locator(".question .body")).to_have_text("hello")
+
+
+def test_a_drawer_that_is_opened_again_at_once_stays_open(server: Server, phone: Visitor) -> None:
+    """Also before the browser has gone back from the one that was closed; Back closes it, and nothing else."""
+    page = phone.visit(server)
+    say(page, "hello")
+    idle(page)
+    url = page.url
+    page.tap("[data-open=tasks]")
+    page.evaluate(
+        """() => new Promise((left) => {
+            addEventListener("popstate", () => setTimeout(left), { once: true });
+            document.querySelector("#tasks [data-close]").click();
+            document.querySelector("[data-open=tasks]").click();
+        })"""
+    )
+    expect(page.locator("#tasks")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#tasks")).to_be_hidden()
+    assert page.url == url
 
 
 def test_enter_makes_a_line_on_a_telephone(server: Server, phone: Visitor) -> None:
