@@ -72,6 +72,12 @@ function draw() {
   if (current) showTitle(current.title);
 }
 
+/** A conversation is gone: list it no more. */
+export function forget(id) {
+  state.conversations.listed.delete(id);
+  return showConversations();
+}
+
 function groupOf(iso) {
   const date = new Date(iso);
   if (dayOf(date) >= dayFromNow(0)) return "Today";
@@ -127,7 +133,7 @@ export function startConversations(open) {
       deleteLater(`api/conversations/${id}`, `Deleted “${title}”.`, ({ back }) => {
         draw();
         if (!back && id === state.conversation) open(null, { replacing: true });
-      });
+      }, () => forget(id));
     };
     const entries = [["Rename", () => rename(row, id, title)], ["Delete", remove, "danger"]];
     if (target.closest(".more")) openMenu(target.closest(".more"), entries);

@@ -90,7 +90,10 @@ async function change(id, changes, then = () => null) {
 
 function remove(row, { id, title }) {
   leaveTo(row, $("task-title"));
-  deleteLater(`api/tasks/${id}`, `Deleted “${title}”.`, draw);
+  deleteLater(`api/tasks/${id}`, `Deleted “${title}”.`, draw, () => {
+    state.tasks.listed = state.tasks.listed.filter((task) => task.id !== id);
+    return showTasks();
+  });
 }
 
 function clicked({ target }) {

@@ -545,9 +545,11 @@ def test_a_long_conversation_opens_quickly_and_goes_back(server: Server, visitor
         expect(page.locator(".question .body").last).to_have_text("talk 249")
         expect(page.locator("#task-list .row")).to_have_count(1000)
         page.mouse.move(600, 300)
-        while (shown := page.locator(".question").count()) < 250:
+        deadline = time.monotonic() + PATIENCE
+        while page.locator(".question").count() < 250:
+            assert time.monotonic() < deadline
             page.mouse.wheel(0, -3000)
-            until(page, f"scroller.scrollTop < 600 || document.querySelectorAll('.question').length > {shown}")
+            frames(page)
         expect(page.locator(".question .body").first).to_have_text("talk 0")
     assert longest() < 300 * slowness(page)
     asked = page.locator(".question .body").all_inner_texts()
