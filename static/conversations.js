@@ -127,7 +127,7 @@ export function startConversations(open) {
     const row = target.closest(".row");
     if (!row || row.dataset.editing) return;
     const id = Number(row.dataset.id);
-    const { title } = state.conversations.listed.get(id);
+    const title = row.querySelector(".title").textContent; // what is listed may be that of another search by now
     const remove = () => {
       leaveTo(row, $("new"));
       deleteLater(`api/conversations/${id}`, `Deleted “${title}”.`, ({ back }) => {

@@ -137,9 +137,16 @@ class Gate:
     """Holds the requests to some addresses back, until the test lets them through."""
 
     def __init__(self, page: Page, pattern: str) -> None:
-        self.page, self.pattern = page, pattern
+        self.page, self.pattern, self.is_open = page, pattern, False
         self.held: list[Route] = []
-        page.context.route(pattern, self.held.append)
+        page.context.route(pattern, self.hold)
+
+    def hold(self, route: Route) -> None:
+        """Hold a request back, if the gate is not open."""
+        if self.is_open:
+            route.continue_()
+        else:
+            self.held.append(route)
 
     def meet(self) -> None:
         """Wait until a request stands before it."""
@@ -150,7 +157,7 @@ class Gate:
 
     def open(self) -> None:
         """Let through those that stand there, and all that come."""
-        self.page.context.unroute(self.pattern)
+        self.is_open = True
         for route in self.held:
             route.continue_()
 
