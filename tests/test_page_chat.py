@@ -1,6 +1,9 @@
 """What one can do with messages, by mouse and keyboard, and what a screen reader is told of them."""
 
 import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -250,6 +253,72 @@ def test_suggestions_stay_until_they_are_used_up(server: Server, visitor: Visito
     page.click("#new")
     expect(page.locator("#welcome")).to_be_visible()
     expect(shown).to_have_count(0)
+
+
+# What a model of the common kind answers to the suggestions: the tools that it calls first, and its words.
+ANSWERS: dict[str, tuple[list[tuple[str, dict[str, Any]]], str]] = {
+    "add buy milk, call Ann": (
+        [("add_task", {"title": "Buy milk"}), ("add_task", {"title": "Call Ann"})],
+        "I have added both to your list.",
+    ),
+    "show my open tasks": ([("list_tasks", {"status": "pending"})], "You have two: **Buy milk** and **Call Ann**."),
+    "complete the first one": ([("complete_task", {"task_id": 1})], "*Buy milk* is done."),
+    "what can you do?": ([], "I keep your to-do list."),
+}
+
+
+class Talker(BaseHTTPRequestHandler):
+    """A model server that knows these answers."""
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+    def do_POST(self) -> None:
+        """Stream an answer: the calls, and when their results are there, the words."""
+        messages = json.loads(self.rfile.read(int(self.headers["content-length"])))["messages"]
+        asked = max(n for n, message in enumerate(messages) if message["role"] == "user")
+        calls, text = ANSWERS[messages[asked]["content"]]
+        delta: dict[str, Any] = {"role": "assistant", "content": text}
+        if calls and messages[-1]["role"] == "user":
+            functions = [{"name": name, "arguments": json.dumps(arguments)} for name, arguments in calls]
+            made = [{"index": n, "id": f"call_{n}", "type": "function", "function": f} for n, f in enumerate(functions)]
+            delta = {"role": "assistant", "content": None, "tool_calls": made}
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for choice in ({"delta": delta, "finish_reason": None}, {"delta": {}, "finish_reason": "stop"}):
+            chunk = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+            self.wfile.write(f"data: {json.dumps(chunk | {'choices': [{'index': 0, **choice}]})}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
+
+
+def test_suggestions_work_with_a_model_of_the_common_kind(make_server: Callable[..., Server], visitor: Visitor) -> None:
+    """Not only with the offline one: each stays until it was used, also over a reload, and does what it says."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Talker) as talker:
+        thread = threading.Thread(target=talker.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        page = visitor.visit(
+            make_server(OPENAI_BASE_URL=f"http://127.0.0.1:{talker.server_port}/v1", OPENAI_MODEL="m-1")
+        )
+        expect(page.locator("#model")).to_have_text("Model: m-1")
+        expect(page.locator("#welcome-text")).to_contain_text("Ask for it in your own words")
+        shown = page.locator("#suggestions .suggestion")
+        for n, (words, (calls, _)) in enumerate(ANSWERS.items()):
+            expect(shown).to_have_text(list(ANSWERS)[n:])
+            page.reload()
+            expect(shown).to_have_text(list(ANSWERS)[n:])
+            shown.first.click()
+            expect(page.locator(".question .body").last).to_have_text(words)
+            idle(page)
+            expect(page.locator(".answer")).to_have_count(n + 1)
+            expect(page.locator(".answer").last.locator(".step.done")).to_have_count(len(calls))
+            if n == 0:
+                expect(page.locator("#task-list .title")).to_have_text(["Buy milk", "Call Ann"])
+        expect(shown).to_have_count(0)
+        expect(page.locator("#task-list .title")).to_have_text(["Call Ann"])
+        expect(page.locator("#done-count")).to_have_text("Done (1)")
+        talker.shutdown()
+        thread.join()
 
 
 def test_text_from_the_right_is_written_from_the_right(server: Server, browser: Browser) -> None:
