@@ -15,8 +15,8 @@ export const state = {
   scroll: { atEnd: true, top: 0, end: 0 }, // scroll.js
   etags: new Map(), // by path: what the server called what we have of it
   turns: new Map(), // by kind: the request that runs, and the one that waits for it
-  conversations: { listed: new Map(), complete: false, search: "" },
-  tasks: { listed: [], pages: new Map(), changed: new Set(), filter: "" },
+  conversations: { listed: new Map(), complete: false, search: "", day: undefined },
+  tasks: { listed: [], pages: new Map(), changed: new Set(), filter: "", day: undefined },
   leaving: false, // whether the history is on its way back from a drawer
   held: new Map(), // by path: the deletions that can still be undone
   news: false, // whether an answer has come that nobody has seen yet

@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from browsing import ENDLESS, Visitor, idle, say, until, words
+from browsing import ENDLESS, Visitor, idle, meter, say, until, words
 from conftest import Client, Server
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 FENCED = "```python\nx = 1\n```"
 
@@ -255,6 +255,85 @@ def test_suggestions_stay_until_they_are_used_up(server: Server, visitor: Visito
     expect(shown).to_have_count(0)
 
 
+EVENTS = {  # how events of an answer are made of a text
+    "reasoning in pieces": """(text) => text.match(/.{1,4}/g).map((content) => ({ type: "thinking", content }))""",
+    "reasoning": """(content) => [{ type: "thinking", content }]""",
+    "text in pieces": """(text) => text.match(/.{1,4}/g).map((content) => ({ type: "text", content }))""",
+    "the name of a tool": """(text) => [{ type: "tool_call", id: "1", name: text, args: {} }]""",
+    "what a tool is called with": """(title) => [{ type: "tool_call", id: "1", name: "add_task", args: { title } }]""",
+    "what a tool returns": """(text) => [
+        { type: "tool_call", id: "1", name: "x", args: {} },
+        { type: "tool_result", id: "1", result: text.split("a") },
+    ]""",
+    "many calls": """(text) => text.match(/.{1,100}/g).flatMap((title, id) => [
+        { type: "tool_call", id, name: "add_task", args: { title } },
+        { type: "tool_result", id, result: { success: true } },
+    ])""",
+}
+
+
+@pytest.mark.parametrize("kind", list(EVENTS))
+def test_what_a_model_sends_costs_no_more_than_it_is_long(server: Server, visitor: Visitor, kind: str) -> None:
+    """Eight times as much, up to 200 KB, costs about eight times the work; and a long name does not fill the page."""
+    page = visitor.visit(server)
+    spent = meter(page)
+
+    def work(length: int) -> float:
+        before = spent()
+        page.evaluate(
+            """async (text) => {
+                const { Answer } = await import(new URL("static/answer.js", document.baseURI));
+                const answer = new Answer();
+                document.getElementById("messages").replaceChildren(answer.element);
+                const events = (EVENTS)(text);
+                for (let n = 0; n < events.length; n += 100) {
+                    answer.add(events.slice(n, n + 100));
+                    answer.settle();
+                }
+                document.body.offsetHeight;
+            }""".replace("EVENTS", EVENTS[kind]),
+            "a title " * (length // 8),
+        )
+        return spent() - before
+
+    few, many = (min(work(length) for _ in range(3)) for length in (25_000, 200_000))
+    assert many / max(few, 0.005) < 24
+    assert page.locator(".step summary, .status").first.evaluate("(element) => element.offsetHeight") < 400
+
+
+def test_a_long_frame_in_small_pieces_is_read_in_linear_time(server: Server, visitor: Visitor) -> None:
+    """Eight times as long a frame costs about eight times the work, however small the pieces that it comes in."""
+    page = visitor.visit(server)
+    spent = meter(page)
+
+    def work(pieces: int) -> float:
+        before = spent()
+        frames = page.evaluate(
+            """async (pieces) => {
+                const { batches } = await import(new URL("static/api.js", document.baseURI));
+                const encoder = new TextEncoder();
+                const body = new ReadableStream({
+                    start(to) {
+                        to.enqueue(encoder.encode('data: {"type": "text", "content": "'));
+                        for (let n = 0; n < pieces; n += 1) to.enqueue(encoder.encode("a".repeat(1000)));
+                        const last = ['"}\\n', '\\nda', 'ta: [DONE]', '\\n', '\\n'];
+                        for (const piece of last) to.enqueue(encoder.encode(piece));
+                        to.close();
+                    },
+                });
+                const all = [];
+                for await (const events of batches(new Response(body))) all.push(...events);
+                return all.map(({ type, content }) => [type, content?.length ?? 0]);
+            }""",
+            pieces,
+        )
+        assert frames == [["text", 1000 * pieces], ["done", 0]]
+        return spent() - before
+
+    few, many = (min(work(pieces) for _ in range(2)) for pieces in (1000, 8000))
+    assert many / max(few, 0.005) < 24
+
+
 # What a model of the common kind answers to the suggestions: the tools that it calls first, and its words.
 ANSWERS: dict[str, tuple[list[tuple[str, dict[str, Any]]], str]] = {
     "add buy milk, call Ann": (
@@ -336,14 +415,44 @@ def test_text_from_the_right_is_written_from_the_right(server: Server, browser: 
     expect(page.locator(".question .body")).to_have_css("direction", "rtl")
     expect(page.locator("#task-list .title")).to_have_css("direction", "rtl")
     expect(page.locator(".code pre")).to_have_css("direction", "ltr")
+    page.evaluate("document.documentElement.dir = 'rtl'")
+    for field in ("#text", "#search", "#task-title"):
+        expect(page.locator(field)).to_have_css("direction", "rtl")
+        page.fill(field, "words")
+        expect(page.locator(field)).to_have_css("direction", "ltr")
+        page.fill(field, "")
     for width in (360, 1000, 1440):
         page.set_viewport_size({"width": width, "height": 800})
-        page.evaluate("document.documentElement.dir = 'rtl'")
         until(page, f"document.documentElement.scrollWidth <= {width}")
         boxes = page.evaluate(
             "['conversations', 'tasks'].map((id) => [id, document.getElementById(id).getBoundingClientRect().left])"
         )
         if width == 1440:
             assert dict(boxes)["conversations"] > dict(boxes)["tasks"]
+    visitor.context.close()
+    assert visitor.complaints == []
+
+
+def test_forced_colours_leave_no_state_unseen(server: Server, browser: Browser) -> None:
+    """Where the browser's user has colours of their own: the shown conversation, the focus, buttons and bubbles."""
+    visitor = Visitor(browser, forced_colors="active")
+    with server.client(visitor.user) as client:
+        client.say("one")
+        client.say("two")
+    page = visitor.visit(server)
+    page.locator("#conversation-list .name").first.click()
+    rows = page.locator("#conversation-list .row")
+    expect(rows.first).to_have_attribute("aria-current", "true")
+
+    def colour(place: Locator, name: str) -> str:
+        return str(place.evaluate("(element, name) => getComputedStyle(element)[name]", name))
+
+    paper = colour(page.locator("body"), "backgroundColor")
+    assert colour(rows.first, "borderTopColor") not in (colour(rows.last, "borderTopColor"), paper)
+    for place in ("#send", "#new", ".more", ".question .body"):
+        assert colour(page.locator(place).first, "borderTopColor") != paper, place
+        assert colour(page.locator(place).first, "borderTopStyle") == "solid", place
+    page.focus("#text")
+    assert colour(page.locator("#composer .field"), "outlineStyle") == "solid"
     visitor.context.close()
     assert visitor.complaints == []

@@ -15,6 +15,7 @@ from browsing import ENDLESS, PATIENCE, Gate, Visitor, choose, eventually, frame
 from conftest import Client, Server, token
 from playwright.sync_api import Browser, Locator, Page, expect
 
+NOON = datetime.datetime.now().astimezone().replace(hour=12, minute=0, second=0, microsecond=0)
 LONG = "a conversation with a title longer than a row"
 
 
@@ -189,6 +190,41 @@ def test_tasks_are_in_the_order_of_their_dates(server: Server, visitor: Visitor)
     expect(page.locator("#done-list .overdue")).to_have_count(0)
 
 
+def test_a_page_that_is_open_over_night_knows_the_new_day(server: Server, visitor: Visitor) -> None:
+    """Though nothing has changed on the server, what was due today is overdue, and what was today is yesterday."""
+    fill(server, visitor, {"title": "milk", "due": NOON.date().isoformat()})
+    with server.client(visitor.user) as client:
+        client.say("hello")
+    visitor.context.clock.set_fixed_time(NOON)
+    page = visitor.visit(server)
+    expect(page.locator("#task-list .facts")).to_contain_text("due today")
+    expect(page.locator(".group")).to_have_text("Today")
+    page.clock.set_fixed_time(NOON + datetime.timedelta(days=1))
+    expect(page.locator("#task-list .facts")).to_contain_text("overdue: yesterday")
+    expect(page.locator(".group")).to_have_text("Yesterday")
+
+
+def test_a_menu_is_of_what_is_there_now(server: Server, visitor: Visitor) -> None:
+    """What another window changes while a menu is open: the menu still works, on the row as it is now."""
+    fill(server, visitor, "one", "two")
+    with server.client(visitor.user) as client:
+        client.say("hello")
+        page = visitor.visit(server)
+        page.locator("#task-list .more").first.click()
+        [one, _] = client.tasks()
+        client.patch(f"/api/tasks/{one['id']}", json={"title": "one and a half"}).raise_for_status()
+        expect(titles(page)).to_have_text(["one and a half", "two"])
+        page.get_by_role("menuitem", name="Edit").click()
+        expect(page.locator("#task-list .edit input").first).to_have_value("one and a half")
+        page.keyboard.press("Escape")
+        page.locator("#conversation-list .more").click()
+        [thread] = [conversation["id"] for conversation in client.get("/api/conversations").json()]
+        client.patch(f"/api/conversations/{thread}", json={"title": "greetings"}).raise_for_status()
+        expect(page.locator("#conversation-list .title")).to_have_text("greetings")
+        page.get_by_role("menuitem", name="Rename").click()
+        expect(page.locator("#conversation-list .edit input")).to_have_value("greetings")
+
+
 def test_a_due_date_is_set_and_taken_away(server: Server, visitor: Visitor) -> None:
     """Edit changes title, date and description, and what is left alone stays."""
     fill(server, visitor, {"title": "milk", "description": "oat"})
@@ -249,9 +285,6 @@ def test_the_filter_finds_tasks(server: Server, visitor: Visitor) -> None:
     page.fill("#task-title", "new one")
     page.press("#task-title", "Enter")
     expect(titles(page)).to_have_count(12)
-
-
-NOON = datetime.datetime.now().astimezone().replace(hour=12, minute=0, second=0, microsecond=0)
 
 
 @pytest.fixture
