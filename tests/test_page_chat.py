@@ -284,12 +284,12 @@ def test_what_a_model_sends_costs_no_more_than_it_is_long(server: Server, visito
             """async (text) => {
                 const { Answer } = await import(new URL("static/answer.js", document.baseURI));
                 const answer = new Answer();
-                document.getElementById("messages").replaceChildren(answer.element);
                 const events = (EVENTS)(text);
                 for (let n = 0; n < events.length; n += 100) {
                     answer.add(events.slice(n, n + 100));
                     answer.settle();
                 }
+                document.getElementById("messages").replaceChildren(answer.element);
                 document.body.offsetHeight;
             }""".replace("EVENTS", EVENTS[kind]),
             "a title " * (length // 8),
