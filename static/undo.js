@@ -23,7 +23,7 @@ export function deleteLater(path, words, show, forget) {
   };
   const note = make("p", {}, make("span", { dir: "auto" }, words), button("Undo", undo));
   state.held.set(path, { note, timer: setTimeout(() => send(path, show, forget), PATIENCE) });
-  $("undo").append(note);
+  $("undo").prepend(note); // the newest one is at the bottom, and in sight however many there are
   show({ back: false });
 }
 

@@ -22,8 +22,10 @@ def test_another_answer_takes_the_place_of_this_one(paced: Server, visitor: Visi
     say(page, 'say 3 0\ncall add_task {"title": "x"}\nsay 1 0')
     idle(page)
     expect(page.get_by_role("button", name="Try again")).to_have_count(1)
-    page.get_by_role("button", name="Try again").click()
+    page.get_by_role("button", name="Try again").focus()
+    page.keyboard.press("Enter")
     idle(page)
+    expect(page.locator("#scroller")).to_be_focused()  # what had the focus is gone
     expect(page.locator(".question")).to_have_count(2)
     expect(page.locator(".answer")).to_have_count(2)
     expect(page.locator("#task-list .row")).to_have_count(2)  # what tools did is not undone

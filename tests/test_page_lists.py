@@ -125,6 +125,26 @@ def test_two_quick_clicks_delete_one(server: Server, visitor: Visitor) -> None:
     expect(page.locator("#undo p")).to_have_count(1)
 
 
+def test_many_deletions_leave_the_chat_in_sight(server: Server, visitor: Visitor) -> None:
+    """However many are deleted in a row, by keyboard: the last one can be undone, and the others are not in the way."""
+    fill(server, visitor, *(f"task {n}" for n in range(20)))
+    visitor.context.clock.install()
+    page = visitor.visit(server)
+    expect(titles(page)).to_have_count(20)
+    still(page)
+    page.locator("#task-list .more").first.focus()
+    for n in range(15):
+        page.keyboard.press("Enter")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        expect(page.locator("#undo p")).to_have_count(n + 1)
+    assert page.locator("#undo").evaluate("(element) => element.offsetHeight") < 200
+    last = page.locator("#undo p").filter(has_text="“task 14”")
+    expect(last).to_be_in_viewport(ratio=1)
+    last.get_by_role("button", name="Undo").click()
+    expect(titles(page)).to_have_text([f"task {n}" for n in range(14, 20)])
+
+
 @pytest.mark.parametrize("way", ["wait", "reload", "close"])
 def test_a_deletion_is_sent_in_the_end(server: Server, visitor: Visitor, way: str) -> None:
     """After 8 s, or at once when the page is left, what was deleted is gone: a task and a conversation."""
