@@ -607,7 +607,8 @@ def test_a_long_conversation_opens_quickly_and_goes_back(server: Server, visitor
             client.post("/api/tasks", json={"title": f"task {n}"}).raise_for_status()
     page = visitor.visit(server)
     expect(page.locator("#task-list .row")).to_have_count(1000)
-    with traced(page) as longest:
+
+    def open_all() -> None:
         page.reload()
         page.locator("#conversation-list .name").click()
         expect(page.locator(".question .body").last).to_have_text("talk 249")
@@ -619,14 +620,23 @@ def test_a_long_conversation_opens_quickly_and_goes_back(server: Server, visitor
             page.mouse.wheel(0, -3000)
             frames(page)
         expect(page.locator(".question .body").first).to_have_text("talk 0")
-    assert longest() < 300 * slowness(page)
+
+    stays_alive(page, 300, open_all)
     asked = page.locator(".question .body").all_inner_texts()
     assert asked == [f"talk {n}" for n in range(250)]
 
 
-def traced(page: Page) -> Any:
-    """Trace a page in a block; what it gives returns the longest task of its main thread then, in ms of CPU."""
-    return Tracing(page)
+def stays_alive(page: Page, limit: float, act: Callable[[], None]) -> None:
+    """Do something; no task of the page's main thread may take so many ms of CPU meanwhile.
+
+    Other processes make each task longer, now more and now less. So one time of three is enough.
+    """
+    found: list[float] = []
+    while not found or found[-1] >= limit:
+        assert len(found) < 3, f"the longest tasks took {found} ms"
+        with Tracing(page) as longest:
+            act()
+        found.append(longest() / slowness(page))
 
 
 class Tracing:
@@ -670,12 +680,13 @@ def test_a_flood_leaves_the_page_alive(server: Server, visitor: Visitor, kind: s
     """While 100 KB of one kind stream within 5 s, no task of the page takes 100 ms."""
     page = visitor.visit(server)
     expect(page.locator("#welcome")).to_be_visible()
-    with traced(page) as longest:
+
+    def flood() -> None:
         shown = page.evaluate(
             """async ([text, piece, size]) => {
                 const { Answer } = await import(new URL("static/answer.js", document.baseURI));
                 const answer = new Answer();
-                document.getElementById("messages").append(answer.element);
+                document.getElementById("messages").replaceChildren(answer.element);
                 while (text.length < size) text += piece;
                 const begun = performance.now();
                 for (let at = 0; at < text.length; ) {
@@ -692,8 +703,9 @@ def test_a_flood_leaves_the_page_alive(server: Server, visitor: Visitor, kind: s
             }""",
             [*FLOODS[kind], 100_000],
         )
-    assert shown > 50_000
-    assert longest() < 100 * slowness(page)
+        assert shown > 50_000
+
+    stays_alive(page, 100, flood)
 
 
 @pytest.fixture
