@@ -89,7 +89,7 @@ export class Answer {
 
   #write() {
     this.#text?.add(this.#piece);
-    this.#thought?.append(this.#piece);
+    if (this.#piece) this.#thought?.append(this.#piece);
     if (this.#thought) this.status.textContent = this.#last.trim().split("\n").at(-1) || "Thinking…";
     this.#piece = "";
   }

@@ -140,8 +140,8 @@ export function startConversations(open) {
       }, () => forget(id));
     };
     const change = (item) => rename(item, id, title(item));
-    const entries = [["Rename", () => withItem(list, id, change)], ["Delete", () => withItem(list, id, remove), "danger"]];
-    openMenu(target.closest(".more"), entries);
+    const now = (act) => () => withItem(list, id, act);
+    openMenu(target.closest(".more"), [["Rename", now(change)], ["Delete", now(remove), "danger"]]);
   };
   list.addEventListener("scroll", fill, { passive: true });
   new ResizeObserver(fill).observe(list);

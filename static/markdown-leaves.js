@@ -9,7 +9,7 @@ const RIGHT_TO_LEFT = new RegExp(
 );
 const DELIMITERS = /^\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
 
-const MISSING = 50; // cells that a row is short of, and gets: or a wide table of empty rows would be far larger than its text
+const MISSING = 50; // cells that a row is short of and gets: with more, a wide table would be far larger than its text
 const ROWS = 50; // after which a table's columns are as wide as they are, and another part of it begins
 
 function make(name, properties = {}) {

@@ -6,9 +6,10 @@
 //
 // What is left out, and shows as the text that it is: HTML, definitions of links (`[a]: https://…`) and links by them,
 // footnotes, links to anything but http, https and mailto, the box of a task that has no words beside it, and what is in
-// a line (emphasis, code, a link) and does not end on it. Three things are different on purpose: each line break is one;
-// quotations and lists in one another, emphasis in emphasis and pictures in pictures end at a depth of 20; and of a line
-// of more than 2,000 characters that has something unclosed in it, the newest part is plain text until it has doubled.
+// a line (emphasis, code, a link) and does not end on it. Different on purpose, most of it to keep the time linear: each
+// line break is one; quotations and lists in one another, emphasis in emphasis and pictures in pictures end at a depth of
+// 20; a row of a table that is short of more than 50 cells stays short; and of a line of more than 2,000 characters that
+// has something unclosed in it, the newest part is plain text until the line has doubled.
 
 import { Blocks } from "./markdown-blocks.js";
 import { inline } from "./markdown-inline.js";

@@ -103,7 +103,8 @@ function clicked({ target }) {
   const list = row.parentNode;
   const edit = (item) => editTask(item, find(item)[1], (changes, then) => change(id, changes, then));
   const drop = (item) => remove(item, find(item)[1]);
-  openMenu(more, [["Edit", () => withItem(list, id, edit)], ["Delete", () => withItem(list, id, drop), "danger"]]);
+  const now = (act) => () => withItem(list, id, act);
+  openMenu(more, [["Edit", now(edit)], ["Delete", now(drop), "danger"]]);
 }
 
 function ticked({ target: box }) {
