@@ -15,9 +15,11 @@ export function addressed() {
  * shown in the history, or Back would lead to something that is not there any more.
  */
 export function enter(id, { replacing = false } = {}) {
+  const first = state.conversation === undefined;
   const moved = state.conversation !== id;
   state.conversation = id;
-  if (moved) $("text").value = drafted();
+  if (first && $("text").value) saveDraft(); // whoever is quicker than the page has written already
+  else if (moved) $("text").value = drafted();
   if (addressed() === id && !location.hash.includes("token")) return;
   const address = id === null ? location.pathname + location.search : `#conversation=${id}`;
   const over = replacing || history.state?.drawer; // a drawer's entry is that of what is opened from it

@@ -5,6 +5,7 @@ import { Writing } from "./markdown.js";
 import { keepPlace } from "./scroll.js";
 
 const AT_ONCE = 300; // events that are shown in one frame
+const SHOWN = 200; // characters of what a tool is called with, and of the last thought
 const ENDINGS = {
   stopped: "You stopped this answer.",
   interrupted: "This answer was interrupted.",
@@ -18,6 +19,7 @@ export class Answer {
   #text = null; // the text that is being written
   #piece = ""; // what is not written of it yet
   #thought = null; // the reasoning that is being written
+  #last = ""; // the end of it
   #waiting = []; // events that are not shown yet
   #frame = null; // when they will be
 
@@ -79,33 +81,33 @@ export class Answer {
 
   #say(content) {
     this.said += content;
+    if (this.#thought) this.#break();
     this.status.hidden = true;
-    this.#thought = null;
     this.#text ??= new Writing(this.#put(make("div", { className: "text" })));
     this.#piece += content;
   }
 
   #write() {
     this.#text?.add(this.#piece);
+    if (this.#piece) this.#thought?.append(this.#piece);
+    if (this.#thought) this.status.textContent = this.#last.trim().split("\n").at(-1) || "Thinking…";
     this.#piece = "";
   }
 
   #think(content) {
-    this.#break();
+    if (this.#text) this.#break();
     if (!this.#thought) {
-      const words = make("div", { className: "words", dir: "auto" });
-      this.#put(make("details", { className: "thought" }, make("summary", {}, "Thoughts"), words));
-      this.#thought = { words, text: "" };
+      this.#thought = make("div", { className: "words", dir: "auto" });
+      this.#put(make("details", { className: "thought" }, make("summary", {}, "Thoughts"), this.#thought));
+      this.#last = "";
     }
-    this.#thought.text += content;
-    this.#thought.words.append(content);
+    this.#piece += content;
+    this.#last = (this.#last + content).slice(-SHOWN);
     this.status.hidden = false;
-    this.status.textContent = this.#thought.text.trim().split("\n").at(-1) || "Thinking…";
   }
 
   #begin({ id, name, args }) {
     this.#break();
-    this.#thought = null;
     const state = make("span", { className: "state" }, "running");
     const summary = make("summary", {}, make("span", { className: "name", dir: "auto" }, sentence(name, args)), state);
     const step = make("details", { className: "step running" }, summary, ...unfolded("Arguments", args));
@@ -122,10 +124,11 @@ export class Answer {
     step.append(...unfolded("Result", result));
   }
 
-  /** The text that was being written is complete. */
+  /** The text or the reasoning that was being written is complete. */
   #break() {
     this.#write();
-    this.#text = null;
+    this.#text?.end();
+    this.#text = this.#thought = null;
   }
 
   #put(part) {
@@ -174,7 +177,8 @@ function unfolded(label, value) {
 function sentence(name, args) {
   const words = name.replaceAll("_", " ");
   const main = args?.title ?? args?.task_id ?? (args?.status === "all" ? "" : args?.status) ?? "";
-  return words[0].toUpperCase() + words.slice(1) + (main === "" ? "" : `: ${main}`);
+  const all = words.charAt(0).toUpperCase() + words.slice(1) + (main === "" ? "" : `: ${main}`);
+  return all.length > SHOWN ? `${all.slice(0, SHOWN)}…` : all;
 }
 
 /** The events that a stored answer is made of: reasoning, text and tool calls in their order. */

@@ -79,13 +79,18 @@ export function inTurn(kind, ask) {
 /** Yield the events of a stream, in lists of those that came together. Ends early if the connection breaks. */
 export async function* batches(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let [rest, silence] = ["", null];
+  let [pieces, begun, silence] = [[], "", null]; // of the frame that is not complete; of its end, perhaps
   for (;;) {
     silence = setTimeout(() => reader.cancel(), SILENCE);
     const { value, done } = await reader.read().finally(() => clearTimeout(silence));
     if (done) return;
-    const frames = (rest + value).split("\n\n");
-    rest = frames.pop();
+    const text = begun + value;
+    begun = text.endsWith("\n") && !text.endsWith("\n\n") ? "\n" : ""; // the other half of the end may come next
+    const parts = text.slice(0, text.length - begun.length).split("\n\n");
+    pieces.push(parts.shift());
+    if (!parts.length) continue;
+    const frames = [pieces.join(""), ...parts];
+    pieces = [frames.pop()];
     const events = frames.filter((frame) => frame.startsWith("data: ")).map(parsed);
     if (events.length) yield events;
   }

@@ -53,10 +53,11 @@ function listen() {
 
 async function main() {
   listen();
-  const words = await signIn();
-  if (document.activeElement === document.body) $("text").focus();
+  const signing = signIn();
   const id = addressed();
-  enter(id, { replacing: true });
+  enter(id, { replacing: true }); // at once: what is typed meanwhile is written there
+  const words = await signing;
+  if (document.activeElement === document.body) $("text").focus();
   const opened = open(id, { replacing: true });
   begin();
   if (words) say(words);

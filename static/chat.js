@@ -53,7 +53,10 @@ export async function ask(element, content = element.said) {
   const answer = new Answer();
   const request = (signal) => call("POST", `api/conversations/${state.conversation}/retry`, { body, headers, signal });
   await show(answer, request, {
-    began: () => messages.append(content, answer, { replacing: element }),
+    began() {
+      messages.append(content, answer, { replacing: element });
+      if (document.activeElement === document.body) $("scroller").focus({ preventScroll: true }); // what had it is gone
+    },
     again: () => ask(element, content),
   });
 }

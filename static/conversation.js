@@ -2,7 +2,7 @@
 
 import { answered, enter, showTitle } from "./address.js";
 import { call, changed, json } from "./api.js";
-import { markCurrent, showConversations } from "./conversations.js";
+import { forget, markCurrent, showConversations } from "./conversations.js";
 import { $ } from "./dom.js";
 import { closeDrawer } from "./drawers.js";
 import { confirmed, follow, leave, tail } from "./following.js";
@@ -57,6 +57,7 @@ async function load(id) {
   } catch (error) {
     if (view !== state.view) return null;
     if (error.status !== 404) return explain(error, () => reload(id));
+    forget(id).catch(explain);
     await open(null, { replacing: true });
     return say("This conversation has been deleted.");
   }

@@ -3,7 +3,7 @@
 import { changed, inTurn, json } from "./api.js";
 import { showTitle } from "./address.js";
 import { $, button, dayFromNow, dayOf, make, moment } from "./dom.js";
-import { edit, leaveTo, moreButton, update } from "./list.js";
+import { edit, leaveTo, moreButton, update, withItem } from "./list.js";
 import { openMenu } from "./menu.js";
 import { explain } from "./notice.js";
 import { state } from "./state.js";
@@ -25,8 +25,9 @@ export async function showConversations() {
     const page = await changed(path);
     return path === part(0) ? page : null; // something else is searched for by now
   });
+  const { listed, day } = state.conversations;
+  if (!got && day !== undefined && day !== dayFromNow(0)) draw(); // what was today is yesterday
   if (!got) return;
-  const { listed } = state.conversations;
   const oldest = got.at(-1)?.updated_at ?? "";
   const whole = got.length < PAGE;
   for (const [id, { updated_at: at }] of listed) if (whole || at >= oldest) listed.delete(id); // if still there: below
@@ -55,6 +56,7 @@ function fill() {
 
 function draw() {
   const { listed, search } = state.conversations;
+  state.conversations.day = dayFromNow(0);
   const shown = [...listed.values()].filter(({ id }) => !isHeld(`api/conversations/${id}`));
   shown.sort((a, b) => (a.updated_at < b.updated_at ? 1 : a.updated_at > b.updated_at ? -1 : b.id - a.id));
   const rows = [];
@@ -70,6 +72,12 @@ function draw() {
   markCurrent();
   const current = listed.get(state.conversation);
   if (current) showTitle(current.title);
+}
+
+/** A conversation is gone: list it no more. */
+export function forget(id) {
+  state.conversations.listed.delete(id);
+  return showConversations();
 }
 
 function groupOf(iso) {
@@ -121,17 +129,19 @@ export function startConversations(open) {
     const row = target.closest(".row");
     if (!row || row.dataset.editing) return;
     const id = Number(row.dataset.id);
-    const { title } = state.conversations.listed.get(id);
-    const remove = () => {
-      leaveTo(row, $("new"));
-      deleteLater(`api/conversations/${id}`, `Deleted “${title}”.`, ({ back }) => {
+    if (!target.closest(".more")) return open(id);
+    const title = (item) => item.querySelector(".title").textContent; // what is listed may be another search's by now
+    const remove = (item) => {
+      const words = `Deleted “${title(item)}”.`;
+      leaveTo(item, $("new"));
+      deleteLater(`api/conversations/${id}`, words, ({ back }) => {
         draw();
         if (!back && id === state.conversation) open(null, { replacing: true });
-      });
+      }, () => forget(id));
     };
-    const entries = [["Rename", () => rename(row, id, title)], ["Delete", remove, "danger"]];
-    if (target.closest(".more")) openMenu(target.closest(".more"), entries);
-    else open(id);
+    const change = (item) => rename(item, id, title(item));
+    const now = (act) => () => withItem(list, id, act);
+    openMenu(target.closest(".more"), [["Rename", now(change)], ["Delete", now(remove), "danger"]]);
   };
   list.addEventListener("scroll", fill, { passive: true });
   new ResizeObserver(fill).observe(list);

@@ -1,6 +1,7 @@
 // The panels of a narrow screen: drawers over the chat. Back closes one, as people expect of a telephone.
 
 import { $ } from "./dom.js";
+import { state } from "./state.js";
 
 /** Whether a panel is a drawer at this width. */
 function isDrawer(name) {
@@ -9,21 +10,30 @@ function isDrawer(name) {
 
 export function openDrawer(name) {
   if (!isDrawer(name)) return;
-  history.pushState({ ...history.state, drawer: name }, "");
+  if (!state.leaving) push(name);
   show(name);
   $(name).querySelector("button, input").focus();
+}
+
+function push(name) {
+  history.pushState({ ...history.state, drawer: name }, "");
 }
 
 /** Close the open drawer, if there is one; its entry in the history goes too. */
 export function closeDrawer() {
   if (!document.body.dataset.drawer) return;
   hide();
-  if (history.state?.drawer) history.back();
+  if (state.leaving || !history.state?.drawer) return;
+  state.leaving = true; // until the browser says so: a drawer that is opened before has no entry yet
+  history.back();
 }
 
-/** Close the open drawer because its entry in the history was left, or will be something else. */
+/** An entry in the history was left: if by Back, with the drawer that was open there. */
 export function drawerLeft() {
-  if (document.body.dataset.drawer) hide();
+  const open = document.body.dataset.drawer;
+  if (open && state.leaving) push(open);
+  else if (open) hide();
+  state.leaving = false;
 }
 
 function show(name) {

@@ -28,6 +28,12 @@ export function update(list, things, item) {
   else list.querySelector(`[data-id="${id}"] [data-place="${place}"]`)?.focus();
 }
 
+/** Do something with the item of a thing, if there is one still: it may have been made anew since it was pressed. */
+export function withItem(list, id, act) {
+  const item = list.querySelector(`:scope > [data-id="${id}"]`);
+  if (item) act(item);
+}
+
 /** Make the one button of an item, which opens its menu. */
 export function moreButton(title) {
   const more = button(icon("M3 8h.01M8 8h.01M13 8h.01"), null, { className: "more", ariaLabel: `More for ${title}` });

@@ -5,7 +5,7 @@ import { Code, heading, Paragraph, Table } from "./markdown-leaves.js";
 import { Line } from "./markdown-line.js";
 
 const DEEPEST = 20; // quotations and lists in one another
-const FENCE = /^(`{3,}(?!.*`)|~{3,})(.*)$/;
+const FENCE = /^(`{3,}(?!`)(?!.*`)|~{3,})(.*)$/; // the first look ahead keeps the second one from being many
 const HEADING = /^#{1,6}(?=[ \t]|$)/;
 const RULE = /^(?:(?:\*[ \t]*){3,}|(?:-[ \t]*){3,}|(?:_[ \t]*){3,})$/;
 const UNDERLINE = /^(=+|-+)[ \t]*$/;
@@ -37,6 +37,12 @@ export class Blocks {
     const is = this.paragraph !== null && !text.includes("|");
     this.journal.takeBack();
     return is;
+  }
+
+  /** Show more of a line as the text that it is, where that is a line of a paragraph or of code. */
+  addPlain(text) {
+    const place = this.paragraph?.element ?? this.leaf?.code;
+    if (place) this.journal.append(place, text);
   }
 
   /** Add a line. */

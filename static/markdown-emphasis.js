@@ -1,5 +1,6 @@
 // Emphasis and strikethrough: runs of `*`, `_` and `~`, and which of them belong together.
 
+const DEEPEST = 20; // emphasis in emphasis
 const SPACE = /\s/u;
 const PUNCTUATION = /[\p{P}\p{S}]/u;
 
@@ -24,7 +25,7 @@ export class Delimiters {
   }
 
   push(run) {
-    Object.assign(run, { previous: this.last, next: null });
+    Object.assign(run, { previous: this.last, next: null, depth: 0 }); // `depth`: of the emphasis before the next one
     if (this.last) this.last.next = run;
     this.last = run;
   }
@@ -67,11 +68,13 @@ export class Delimiters {
 
   /** Put what is between two delimiters into an element; return the next closer. */
   #wrap(opener, closer) {
+    for (let one = closer.previous; one !== opener; one = one.previous) this.#unlink(one);
+    if (opener.depth === DEEPEST) return this.#drop(opener, closer);
+    opener.depth += 1;
     const used = closer.mark === "~" ? closer.length : Math.min(2, opener.length, closer.length);
     const element = document.createElement(closer.mark === "~" ? "del" : used === 2 ? "strong" : "em");
     while (opener.node.nextSibling !== closer.node) element.append(opener.node.nextSibling);
     opener.node.after(element);
-    for (let one = closer.previous; one !== opener; one = one.previous) this.#unlink(one);
     for (const one of [opener, closer]) {
       one.length -= used;
       one.node.data = one.node.data.slice(used);
@@ -82,7 +85,15 @@ export class Delimiters {
     return closer.length ? closer : closer.next;
   }
 
+  /** What is too deep stays the text that it is. */
+  #drop(opener, closer) {
+    const { next } = closer;
+    for (const one of [closer, opener]) this.#unlink(one);
+    return next;
+  }
+
   #unlink(one) {
+    if (one.previous) one.previous.depth = Math.max(one.previous.depth, one.depth);
     if (one.previous) one.previous.next = one.next;
     if (one.next) one.next.previous = one.previous;
     else this.last = one.previous;

@@ -3,6 +3,7 @@
 import { Delimiters, roles } from "./markdown-emphasis.js";
 import { entity, linkAt, linkFor, urlAt } from "./markdown-links.js";
 
+const DEEPEST = 20; // pictures in one another; and how often one looks in vain for addresses in what may be one
 const SPECIAL = /[\\`*_~[\]!<&@]|https?:\/\/|www\./gi;
 const ESCAPED = /\\[!-/:-@[-`{-~]/y;
 const RUN = /`+/g;
@@ -14,6 +15,17 @@ export function inline(text) {
   return new Inline(text).read();
 }
 
+/** Return, by length, where the runs of backticks of a text are, the last one first. */
+function runs(text) {
+  const found = new Map();
+  for (const { 0: run, index } of text.matchAll(RUN)) {
+    if (!found.has(run.length)) found.set(run.length, []);
+    found.get(run.length).push(index);
+  }
+  for (const places of found.values()) places.reverse();
+  return found;
+}
+
 class Inline {
   constructor(text) {
     this.text = text;
@@ -22,9 +34,12 @@ class Inline {
     this.plain = 0; // where the text begins that is not written yet
     this.delimiters = new Delimiters();
     this.brackets = []; // those that may open a link
+    this.linked = 0; // how many of them, the first ones, have a link in them: links are not in one another
     this.lastClose = text.lastIndexOf(")");
     this.cut = false; // whether the text ends within the target of a link
-    this.unclosed = new Set(); // lengths of runs of backticks that no other run of theirs follows
+    this.runs = null; // by length: where runs of backticks are that nothing has looked at yet
+    this.unclosed = false; // whether there was a run of backticks that no other run of its length follows
+    this.vain = { end: 0, times: 0 }; // up to where, and how often, an address was looked for that is none
   }
 
   read() {
@@ -32,7 +47,7 @@ class Inline {
     for (let found; (found = this.#next()); ) this.#special(found);
     this.#flush(this.text.length);
     this.delimiters.emphasize(null);
-    const open = this.cut || this.brackets.length > 0 || this.unclosed.size > 0 || this.delimiters.open;
+    const open = this.cut || this.brackets.length > 0 || this.unclosed || this.delimiters.open;
     this.nodes.normalize();
     return { nodes: this.nodes, open };
   }
@@ -82,21 +97,23 @@ class Inline {
   }
 
   #code() {
-    RUN.lastIndex = this.at;
-    const { length } = RUN.exec(this.text)[0];
-    const begin = this.at + length;
-    let close = null;
-    if (!this.unclosed.has(length)) while ((close = RUN.exec(this.text)) && close[0].length !== length);
-    if (!close) {
-      this.unclosed.add(length);
+    this.runs ??= runs(this.text);
+    let begin = this.at;
+    while (this.text[begin] === "`") begin += 1;
+    const length = begin - this.at;
+    const closers = this.runs.get(length) ?? [];
+    while (closers.length && closers.at(-1) < begin) closers.pop();
+    if (!closers.length) {
+      this.unclosed = true;
       this.at = begin;
       return;
     }
-    const inside = this.text.slice(begin, close.index);
+    const close = closers.pop();
+    const inside = this.text.slice(begin, close);
     const padded = inside.startsWith(" ") && inside.endsWith(" ") && inside.trim();
     const element = document.createElement("code");
     element.textContent = padded ? inside.slice(1, -1) : inside;
-    this.#write(element, RUN.lastIndex);
+    this.#write(element, close + length);
   }
 
   #delimiter(mark) {
@@ -116,24 +133,30 @@ class Inline {
     if (image && this.text[this.at + 1] !== "[") return;
     const end = this.at + (image ? 2 : 1);
     const node = this.#write(document.createTextNode(image ? "![" : "["), end);
-    this.brackets.push({ node, image, active: true, delimiter: this.delimiters.last });
+    this.brackets.push({ node, image, delimiter: this.delimiters.last, depth: 0 });
   }
 
   #closeBracket() {
     const opener = this.brackets.pop();
-    if (!opener?.active) return;
+    if (!opener) return;
+    const outer = this.brackets.at(-1) ?? {};
+    outer.depth = Math.max(outer.depth, opener.depth);
+    const free = opener.image ? opener.depth < DEEPEST : this.brackets.length >= this.linked;
+    this.linked = Math.min(this.linked, this.brackets.length);
+    if (!free) return;
     const link = linkAt(this.text, this.at + 1);
     this.cut ||= !link && this.text[this.at + 1] === "(" && this.at > this.lastClose;
     const element = link && linkFor(link.target, link.title);
     if (!element) return;
     this.#flush();
+    outer.depth = Math.max(outer.depth, opener.depth + 1);
     this.delimiters.emphasize(opener.delimiter); // what is in the label is closed by nothing outside of it
     this.delimiters.forget(opener.delimiter);
     while (opener.node.nextSibling) element.append(opener.node.nextSibling);
     opener.node.remove();
     for (const inner of element.querySelectorAll("a")) inner.replaceWith(...inner.childNodes); // no link in a link
     if (opener.image && !element.textContent) element.textContent = link.target;
-    if (!opener.image) for (const bracket of this.brackets) bracket.active &&= bracket.image;
+    if (!opener.image) this.linked = this.brackets.length;
     this.#write(element, link.end);
   }
 
@@ -156,8 +179,13 @@ class Inline {
   }
 
   #url(mark) {
+    const again = this.at < this.vain.end;
+    if (mark !== "@" && again && this.vain.times === DEEPEST) return;
     const found = urlAt(this.text, this.at, mark, this.plain);
-    if (!found) return;
+    if (!found?.target) {
+      if (found) this.vain = { end: found.end, times: again ? this.vain.times + 1 : 1 };
+      return;
+    }
     const element = linkFor(found.target);
     element.textContent = this.text.slice(found.begin, found.end);
     this.#write(element, found.end, found.begin);

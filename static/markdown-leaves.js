@@ -1,6 +1,7 @@
 // What holds text: paragraphs, headings, tables, code. Each takes its lines one by one.
 
 import { inline } from "./markdown-inline.js";
+import { unescaped } from "./markdown-links.js";
 
 const RIGHT_TO_LEFT = new RegExp(
   `[${["Arabic", "Hebrew", "Syriac", "Thaana", "Nko", "Adlam"].map((script) => `\\p{Script=${script}}`).join("")}]`,
@@ -8,6 +9,7 @@ const RIGHT_TO_LEFT = new RegExp(
 );
 const DELIMITERS = /^\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
 
+const MISSING = 50; // cells that a row is short of and gets: with more, a wide table would be far larger than its text
 const ROWS = 50; // after which a table's columns are as wide as they are, and another part of it begins
 
 function make(name, properties = {}) {
@@ -40,6 +42,7 @@ export class Paragraph {
     Object.assign(this, { element, journal });
     this.last = null; // what its last line says
     this.mark = null; // the line break before its last line
+    this.broken = false; // whether its last line ends with a backslash, which is a line break and no text
     if (ticked === null) return;
     const box = make("input", { type: "checkbox", checked: ticked, disabled: true, ariaLabel: ticked ? "done" : "open" });
     element.append(box);
@@ -58,10 +61,10 @@ export class Paragraph {
     if (this.last !== null) {
       mark = make("br");
       const end = this.element.lastChild;
-      if (breaks(this.last) && end.data) this.journal.put(end, { data: end.data.slice(0, -1) });
+      if (this.broken && end.data) this.journal.put(end, { data: end.data.slice(0, -1) });
       this.journal.append(this.element, mark);
     }
-    this.journal.put(this, { last: text, mark });
+    this.journal.put(this, { last: text, mark, broken: breaks(words) });
     this.journal.append(this.element, inline(text).nodes);
   }
 
@@ -133,7 +136,8 @@ export class Table {
   #row(words, name) {
     const row = make("tr");
     const texts = cells(words);
-    while (texts.length < this.sides.length) texts.push("");
+    const missing = this.sides.length - texts.length;
+    for (let n = 0; n < Math.min(missing, MISSING); n += 1) texts.push("");
     texts.forEach((text, n) => {
       const [left, right] = this.sides[n] ?? [];
       const cell = make(name);
@@ -156,7 +160,7 @@ export class Code {
     element.className = "code";
     const bar = make("div", { className: "bar" });
     const copy = make("button", { type: "button", className: "copy", textContent: "Copy" });
-    bar.append(make("span", { textContent: language.split(/\s/)[0] }), copy);
+    bar.append(make("span", { textContent: unescaped(language.split(/\s/)[0]) }), copy);
     this.code = make("code");
     const frame = make("pre", { tabIndex: 0 }); // what scrolls must be reached by the keyboard
     frame.append(this.code);

@@ -58,7 +58,8 @@ function destinationAt(text, at) {
   return depth > 0 ? null : { target: text.slice(at, end), end };
 }
 
-function unescaped(text) {
+/** Return a text whose escapes and entities stand for what they mean. */
+export function unescaped(text) {
   return text.replace(ESCAPES, (all, escaped) => escaped ?? entity(all, 0)?.text ?? all);
 }
 
@@ -80,7 +81,7 @@ export function entity(text, at) {
 
 /**
  * Read an address that stands in the text by itself, at its mark: `https://`, `www.` or the `@` of an e-mail address,
- * which begins after `from` at the earliest. Return where it leads, where it begins and ends, or null.
+ * which begins after `from` at the earliest. Return where it leads, where it begins and ends; no target if it is none.
  */
 export function urlAt(text, at, mark, from) {
   if (mark === "@") return mailAt(text, at, from);
@@ -89,21 +90,24 @@ export function urlAt(text, at, mark, from) {
   if (web ? !/[\s\p{P}\p{S}]/u.test(before) : /[a-z]/i.test(before)) return null;
   ADDRESS.lastIndex = at + mark.length;
   const rest = ADDRESS.exec(text)[0];
-  let end = at + mark.length + rest.length;
+  const stop = at + mark.length + (before === "<" && rest.includes(">") ? rest.indexOf(">") : rest.length);
+  let end = stop;
+  let depth = balance(text.slice(at, end));
   for (let found; (found = text.slice(Math.max(at, end - 40), end).match(TRAIL)); ) {
-    if (found[0] === ")" && balanced(text.slice(at, end))) break;
+    if (found[0] === ")" && depth++ >= 0) break;
     end -= found[0].length;
   }
   const host = text.slice(at + mark.length, end).match(/^[\p{L}\p{N}_.-]*/u)[0];
-  if (!host || !/^[^_]*$/.test(host.split(".").slice(-2).join("."))) return null;
+  if (!host || !/^[^_]*$/.test(host.split(".").slice(-2).join("."))) return { end: stop };
   const url = text.slice(at, end);
   return { target: web ? `http://${url}` : url, begin: at, end };
 }
 
-function balanced(url) {
+/** How many more brackets are opened than closed. */
+function balance(url) {
   let depth = 0;
   for (const letter of url) depth += letter === "(" ? 1 : letter === ")" ? -1 : 0;
-  return depth >= 0;
+  return depth;
 }
 
 function mailAt(text, at, from) {

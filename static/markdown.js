@@ -5,9 +5,11 @@
 // (as links to them), autolinks, escapes, entities, `<br>`.
 //
 // What is left out, and shows as the text that it is: HTML, definitions of links (`[a]: https://…`) and links by them,
-// footnotes, links to anything but http, https and mailto, and what is in a line (emphasis, code, a link) and does not
-// end on it. Two things are different on purpose: each line break is one, and quotations and lists in one another end
-// at a depth of 20.
+// footnotes, links to anything but http, https and mailto, the box of a task that has no words beside it, and what is in
+// a line (emphasis, code, a link) and does not end on it. Different on purpose, most of it to keep the time linear: each
+// line break is one; quotations and lists in one another, emphasis in emphasis and pictures in pictures end at a depth of
+// 20; a row of a table that is short of more than 50 cells stays short; and of a line of more than 2,000 characters that
+// has something unclosed in it, the newest part is plain text until the line has doubled.
 
 import { Blocks } from "./markdown-blocks.js";
 import { inline } from "./markdown-inline.js";
@@ -26,20 +28,34 @@ export class Writing {
     this.rest = ""; // what is not read for good yet
     this.within = null; // the paragraph whose line goes on there, if what is read for good ends within a line
     this.tried = 0; // how long the rest was when it was last tried to read more of it for good
+    this.read = 0; // how much of the rest was read for now; what is after it is shown as it is
     this.journal = new Journal();
     this.blocks = new Blocks(element, this.journal);
   }
 
   /** @param {string} piece what comes next */
   add(piece) {
+    const lines = piece.split("\n");
+    lines[0] = this.rest + lines[0];
+    if (lines.length === 1 && this.read >= LONG && lines[0].length < 2 * this.read) {
+      this.rest = lines[0];
+      return this.blocks.addPlain(piece); // to read all of it again with each piece would not be linear
+    }
     this.journal.takeBack();
-    const lines = (this.rest + piece).split("\n");
     const last = lines.pop();
     for (const line of lines) this.#line(line);
     if (lines.length) this.tried = 0;
     this.rest = last.slice(this.#settle(last));
+    this.read = this.rest.length;
     this.journal.begin();
     if (this.rest) this.#line(this.rest, true); // more of it may come, and make something else of it
+  }
+
+  /** No more will come: read what is shown as plain text. */
+  end() {
+    if (this.rest.length === this.read) return;
+    this.read = 0;
+    this.add("");
   }
 
   #line(line, unfinished = false) {

@@ -6,7 +6,7 @@ export const state = {
   token: null, // who is signed in: session.js
   user: null, // as the server calls them
   offline: false, // whether the demo model answers
-  conversation: null, // the id of the one that is shown; null for one that is not begun yet
+  conversation: undefined, // the id of the one that is shown; null for one that is not begun yet
   view: 0, // counts what is shown: what comes late for something else is dropped
   loading: Promise.resolve(), // the conversation that is being loaded
   stream: null, // the Stream that is being read
@@ -15,8 +15,9 @@ export const state = {
   scroll: { atEnd: true, top: 0, end: 0 }, // scroll.js
   etags: new Map(), // by path: what the server called what we have of it
   turns: new Map(), // by kind: the request that runs, and the one that waits for it
-  conversations: { listed: new Map(), complete: false, search: "" },
-  tasks: { listed: [], pages: new Map(), changed: new Set(), filter: "" },
+  conversations: { listed: new Map(), complete: false, search: "", day: undefined },
+  tasks: { listed: [], pages: new Map(), changed: new Set(), filter: "", day: undefined },
+  leaving: false, // whether the history is on its way back from a drawer
   held: new Map(), // by path: the deletions that can still be undone
   news: false, // whether an answer has come that nobody has seen yet
 };

@@ -2,7 +2,7 @@
 
 import { changed, inTurn, json } from "./api.js";
 import { $, dayOf } from "./dom.js";
-import { leaveTo, update } from "./list.js";
+import { leaveTo, update, withItem } from "./list.js";
 import { openMenu } from "./menu.js";
 import { explain } from "./notice.js";
 import { state } from "./state.js";
@@ -22,7 +22,7 @@ export async function showTasks({ id = null, inSight = false } = {}) {
     throw error;
   }
   if (listed) state.tasks.listed = listed;
-  if (listed || id !== null) draw();
+  if (listed || id !== null || state.tasks.day !== dayOf(new Date())) draw(); // what was due today is overdue
   if (inSight) $("task-list").querySelector(`[data-id="${id}"]`)?.scrollIntoView({ block: "nearest" });
 }
 
@@ -49,7 +49,7 @@ function hideTasks() {
 function draw() {
   const { listed, changed: marked } = state.tasks;
   const words = state.tasks.filter.toLowerCase().split(/\s+/).filter(Boolean);
-  const today = dayOf(new Date());
+  const today = (state.tasks.day = dayOf(new Date()));
   const matching = listed.filter((task) => {
     const text = `#${task.id} ${task.title} ${task.description ?? ""} ${task.due ?? ""}`.toLowerCase();
     return words.every((word) => text.includes(word)) && !isHeld(`api/tasks/${task.id}`);
@@ -90,15 +90,21 @@ async function change(id, changes, then = () => null) {
 
 function remove(row, { id, title }) {
   leaveTo(row, $("task-title"));
-  deleteLater(`api/tasks/${id}`, `Deleted “${title}”.`, draw);
+  deleteLater(`api/tasks/${id}`, `Deleted “${title}”.`, draw, () => {
+    state.tasks.listed = state.tasks.listed.filter((task) => task.id !== id);
+    return showTasks();
+  });
 }
 
 function clicked({ target }) {
   const more = target.closest(".more");
   if (!more) return;
-  const [row, task] = find(more);
-  const edit = () => editTask(row, task, (changes, then) => change(task.id, changes, then));
-  openMenu(more, [["Edit", edit], ["Delete", () => remove(row, task), "danger"]]);
+  const [row, { id }] = find(more);
+  const list = row.parentNode;
+  const edit = (item) => editTask(item, find(item)[1], (changes, then) => change(id, changes, then));
+  const drop = (item) => remove(item, find(item)[1]);
+  const now = (act) => () => withItem(list, id, act);
+  openMenu(more, [["Edit", now(edit)], ["Delete", now(drop), "danger"]]);
 }
 
 function ticked({ target: box }) {

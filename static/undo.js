@@ -12,23 +12,27 @@ export function isHeld(path) {
   return state.held.has(path);
 }
 
-/** Delete what is at a path, unless it is undone within 8 s; `show` shows what there is then. */
-export function deleteLater(path, words, show) {
+/**
+ * Delete what is at a path, unless it is undone within 8 s. `show` shows what there is then; `forget` takes what is gone
+ * off the list, and is done when the list is that of the server.
+ */
+export function deleteLater(path, words, show, forget) {
   const undo = () => {
     end(path);
     show({ back: true });
   };
   const note = make("p", {}, make("span", { dir: "auto" }, words), button("Undo", undo));
-  state.held.set(path, { note, timer: setTimeout(() => send(path, show), PATIENCE) });
-  $("undo").append(note);
+  state.held.set(path, { note, timer: setTimeout(() => send(path, show, forget), PATIENCE) });
+  $("undo").prepend(note); // the newest one is at the bottom, and in sight however many there are
   show({ back: false });
 }
 
-async function send(path, show) {
+async function send(path, show, forget) {
   state.held.get(path).note.remove();
   try {
     const response = await call("DELETE", path);
     if (!response.ok && response.status !== 404) throw await refused(response); // 404: somebody else was quicker
+    await forget();
   } catch (error) {
     explain(error);
   }

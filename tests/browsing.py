@@ -1,4 +1,11 @@
-"""A person with a browser: what the tests of the page share."""
+"""A person with a browser: what the tests of the page share.
+
+A machine may be slow, and busy. So a test waits for what stays, and never for what is there for a moment: an answer
+that it wants to meet half-way is `ENDLESS`, and goes on until the test has it stopped. No test says how soon something
+must come by the clock on the wall, and `PATIENCE` is only where it gives up: a time that the page promises is measured
+by the page's own clock, which stands `still` and is moved by the test; and work by the CPU time of other work
+(`slowness`).
+"""
 
 import re
 import time
@@ -9,8 +16,13 @@ from typing import Any
 
 import pytest
 from clients import token
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect, sync_playwright
 from serving import Server, missing
+
+PATIENCE = 60  # seconds until a test gives up; nothing is slow because of it
+ENDLESS = "say 100000 20"  # the paced model talks for half an hour
+
+expect.set_options(timeout=PATIENCE * 1000)
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -38,18 +50,20 @@ class Visitor:
 
     def __init__(self, browser: Browser, **options: Any) -> None:
         self.context: BrowserContext = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
-        self.context.set_default_timeout(10_000)
+        self.context.set_default_timeout(PATIENCE * 1000)
         self.complaints: list[str] = []
         self.expected = r"^$"  # what a test provokes on purpose
         self.user = f"visitor-{uuid.uuid4()}"
 
     def visit(self, server: Server, path: str = "/", *, signed_in: bool = True) -> Page:
-        """Open a tab."""
+        """Open a tab, by default as somebody who is signed in, and known to the page by then."""
         page = self.context.new_page()
         page.on("console", lambda m: self.complain(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.complain(str(error)))
         page.on("request", lambda r: None if r.url.startswith((server.url, "data:")) else self.complain(r.url))
         page.goto(server.url + path + (f"#token={token(self.user)}" if signed_in else ""))
+        if signed_in:
+            expect(page.locator("#user")).to_have_text(self.user)
         return page
 
     def complain(self, text: str) -> None:
@@ -83,15 +97,16 @@ def say(page: Page, words: str) -> None:
         page.tap("#send")  # Enter makes a line there
     else:
         page.keyboard.press("Enter")
+    expect(page.locator("#text")).to_have_value("")  # the server has it
     expect(page.locator(".question .body").last).to_have_text(words, use_inner_text=True)
 
 
 def idle(page: Page) -> None:
     """Wait until no answer is being written."""
-    expect(page.locator("#stop")).to_be_hidden(timeout=20_000)
+    expect(page.locator("#stop")).to_be_hidden()
 
 
-def until(page: Page, condition: str, seconds: float = 10) -> None:
+def until(page: Page, condition: str, seconds: float = PATIENCE) -> None:
     """Wait until an expression is true; Playwright's own wait_for_function needs the eval that our policy forbids."""
     deadline = time.monotonic() + seconds
     while not page.evaluate(condition):
@@ -110,12 +125,90 @@ def choose(row: Locator, entry: str) -> None:
     row.page.get_by_role("menuitem", name=entry).click()
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait until something is true on the server."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+class Gate:
+    """Holds the requests to some addresses back, until the test lets them through."""
+
+    def __init__(self, page: Page, pattern: str) -> None:
+        self.page, self.pattern, self.is_open = page, pattern, False
+        self.held: list[Route] = []
+        page.context.route(pattern, self.hold)
+
+    def hold(self, route: Route) -> None:
+        """Hold a request back, if the gate is not open."""
+        if self.is_open:
+            route.continue_()
+        else:
+            self.held.append(route)
+
+    def meet(self) -> None:
+        """Wait until a request stands before it."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.held:
+            assert time.monotonic() < deadline, self.pattern
+            self.page.wait_for_timeout(20)
+
+    def open(self) -> None:
+        """Let through those that stand there, and all that come."""
+        self.is_open = True
+        for route in self.held:
+            route.continue_()
+
+
+def frames(page: Page) -> None:
+    """Let the page draw what it has to draw."""
+    page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+
+
+def still(page: Page) -> None:
+    """Stop the page's clock; from now on `page.clock.run_for` moves it."""
+    page.clock.pause_at(page.evaluate("Date.now()") + 1000)
+
+
+def meter(page: Page) -> Callable[[], float]:
+    """Return a function that returns the seconds of CPU that the page has taken: its own work, not what others do."""
+    browser = page.context.new_cdp_session(page)
+    browser.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def spent() -> float:
+        metrics = browser.send("Performance.getMetrics")["metrics"]
+        return float(next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration"))
+
+    return spent
+
+
+# Work of the kind that the page does, and the seconds of CPU that it takes on an ordinary machine that is not busy.
+WORK = """() => {
+  const list = document.createElement("ul");
+  for (let n = 0; n < 4000; n += 1) {
+    const item = document.createElement("li");
+    item.append(`${n} `.repeat(5).replace(/1/g, "one"));
+    list.append(item);
+  }
+  document.body.append(list);
+  const height = list.offsetHeight;
+  list.remove();
+  return height;
+}"""
+ORDINARY = 0.13
+
+
+def slowness(page: Page) -> float:
+    """Return how much more CPU time this machine takes now than an ordinary one that is not busy; at least 1."""
+    spent = meter(page)
+    times = []
+    for _ in range(5):
+        before = spent()
+        page.evaluate(WORK)
+        times.append(spent() - before)
+    return max(1, *(one / ORDINARY for one in times))
 
 
 # What takes the place of OpenAI's script for the component, which the tests do not load.

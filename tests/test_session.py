@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 
-from browsing import Visitor, say
+from browsing import Gate, Visitor, say
 from conftest import Server, token
 from playwright.sync_api import Browser, Page, expect
 
@@ -127,13 +127,14 @@ def test_an_invalid_token_shows_it(server: Server, visitor: Visitor) -> None:
 
 def test_what_is_typed_before_the_server_has_answered_waits(server: Server, visitor: Visitor) -> None:
     """A message sent while it is not known yet who is signed in goes out as theirs, and not as nobody's."""
-    held = []
-    visitor.context.route("**/api/me", lambda route: held.append(route))
     page = visitor.visit(server)
+    gate = Gate(page, "**/api/me")
+    page.reload()
     page.fill("#text", "add milk")
     page.keyboard.press("Enter")
+    gate.meet()
     page.wait_for_timeout(300)  # in which it could have been sent
-    held[0].continue_()
+    gate.open()
     expect(page.locator(".answer")).to_contain_text("Added: milk")
     is_signed_in(page, visitor.user)
 
