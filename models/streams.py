@@ -29,7 +29,7 @@ class Exchange:
 
 EXCHANGE: ContextVar[Exchange | None] = ContextVar("todochat_exchange", default=None)  # of the task that asks
 
-T = TypeVar("T")
+Kind = TypeVar("Kind")
 
 
 # By the type of an event of the Responses API, how it is read: only OpenAI's discriminator says which one it is, and
@@ -295,7 +295,7 @@ def _in_parts(content: Any) -> tuple[str, str]:
     return text, thoughts
 
 
-def _as(kind: type[T], value: object) -> T:
+def _as(kind: type[Kind], value: object) -> Kind:
     """Return a value that is of the kind that it should be, or an empty one of that kind."""
     return value if isinstance(value, kind) else kind()
 

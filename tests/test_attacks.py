@@ -228,8 +228,9 @@ def test_much_is_read_at_once(app: Target, wanted: str) -> None:
     with app.client("hoarder") as client:
         thread = client.post("/chatkit", json={"message": "help"}).headers["x-thread-id"]
         with closing(sqlite3.connect(app.database, timeout=10)) as database:
-            row = "INSERT INTO messages (conversation_id, role, content, created_at) VALUES (?, ?, ?, '')"
-            database.executemany(row, [(thread, "user", "word " * 6000)] * 100)
+            columns = "conversation_id, content, role, status, created_at"
+            row = f"INSERT INTO messages ({columns}) VALUES (?, ?, 'user', 'done', '')"
+            database.executemany(row, [(thread, "word " * 6000)] * 100)
             database.commit()
         paths = {"a search": "/api/conversations?q=zzz", "a conversation": f"/api/conversations/{thread}"}
         with app.attacked(wanted, "3 to 6 MB, 40 times, 8 at a time"), ThreadPoolExecutor(8) as many:
