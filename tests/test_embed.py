@@ -876,7 +876,8 @@ def test_one_file_is_not_used_twice(tmp_path: Path) -> None:
 
 # ---- the installed package ----
 
-NAMES = ("agent", "auth", "db", "dialects", "engines", "events", "models", "pages", "runs", "serve", "settings")
+NAMES = ("agent", "auth", "db", "dialects", "engines", "events", "models", "runs", "serve", "settings")
+NAMES += ("store", "turns", "web")
 THE_HOSTS_OWN = f"import {', '.join(NAMES)}\n"
 APP = """
 from contextlib import asynccontextmanager

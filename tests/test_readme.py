@@ -63,9 +63,14 @@ def test_the_embedding_example_works_with_the_wheel(tmp_path: Path) -> None:
 
 
 def test_the_tables_name_every_setting_and_every_module() -> None:
-    """Each setting and each module is in its table, with the default that it has."""
+    """Each setting and each module is in its table, and settings with the defaults that they have."""
     for name in SETTINGS:
         assert f"`{name}`" in README or f"`{name}=" in README, name
+    shown = {
+        name: default
+        for names, defaults in re.findall(r"^\| (`[A-Z_`, ]+`) \| ([^|]*) \|", README, re.M)
+        for name, default in zip(re.findall("`([A-Z_]+)`", names), re.findall("`([^`]+)`", defaults), strict=False)
+    }
     for module in [*ROOT.glob("*.py"), ROOT / "schema.sql", ROOT / "openapi.json"]:
         assert re.search(rf"^\|[^|]*`{re.escape(module.name)}`[^|]*\|", README, re.M), module.name
     chosen = settings.Settings()
@@ -77,8 +82,7 @@ def test_the_tables_name_every_setting_and_every_module() -> None:
         "CORS_ORIGINS": ",".join(settings.LOCAL_ORIGINS),
         "JWT_USER_CLAIM": chosen.user_claim,
     }
-    for name, value in defaults.items():
-        assert f"| `{name}` | `{value}` |" in README
+    assert shown | {name: str(value) for name, value in defaults.items()} == shown
 
 
 @pytest.mark.parametrize("path", re.findall(r"`(?:GET|POST) (/[\w/{}.]*)", README))
@@ -90,10 +94,10 @@ def test_the_paths_that_the_readme_names_exist(server: Server, path: str) -> Non
 
 def test_the_plain_commands_are_those_of_the_makefile() -> None:
     """The commands for people without make are what make runs."""
-    makefile = (ROOT / "Makefile").read_text()
-    for command in ("app.py", "pytest", "npm ci --prefix tests", "requirements.txt"):
+    makefile, here = (ROOT / "Makefile").read_text(), README + (ROOT / "tests/README.md").read_text()
+    for command in ("app.py", "python -m pytest", "npm ci --prefix tests", "requirements.txt", "requirements-dev.txt"):
         assert command in makefile
-        assert any(command in code for kind, code in BLOCKS if kind == "sh")
+        assert command in here
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
