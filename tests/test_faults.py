@@ -501,7 +501,7 @@ async def test_a_second_signal_ends_the_process_at_once(make: Callable[..., Serv
     await asyncio.sleep(0.3)
     took = await asyncio.to_thread(server.kill, signal.SIGTERM)
     await half_sent.close()
-    assert took < 1
+    assert took < 3  # without it the half-sent body would be waited for to the end of the grace period
     assert server.process.exitcode == 128 + signal.SIGTERM
     tried("a second SIGTERM while the first one waits", 1)
 

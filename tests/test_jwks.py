@@ -301,10 +301,10 @@ def test_a_key_that_is_withdrawn_is_over(issuer: Issuer, monkeypatch: pytest.Mon
         assert await found(keys, "old")
         assert issuer.asked == 1
         keys._asked -= jwks.MAX_AGE  # ten minutes ago
-        issuer.pause = 0.5
+        issuer.pause = 4
         begun = time.monotonic()
         assert await found(keys, "old")
-        assert time.monotonic() - begun < 0.4
+        assert time.monotonic() - begun < 3
         assert await found(keys, "new")
         assert not await found(keys, "old")
         assert issuer.asked == 2
