@@ -338,7 +338,7 @@ class Store(TaskStore, Versions):
                 if request.message:
                     await sql("UPDATE messages SET content = ? WHERE id = ?", (request.message, request.retry_of))
             await self._admit(sql, request.user_id, limits)
-            is_new = conversation["created_at"] == now
+            is_new = conversation["id"] != request.conversation_id
             history = [] if is_new else await _messages(sql, conversation["id"], last=limits.history)
             *question, answer = await self._insert_messages(sql, conversation["id"], request, now)
             history = [*history, *question][-limits.history :]
