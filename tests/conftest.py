@@ -43,6 +43,15 @@ WIDTH = 72  # of what a fault is called
 # The files whose tests of the service run on each engine; those of the others run on SQLite.
 ON_EACH_ENGINE = {"changes", "chat", "chatkit", "chatkit_http", "mcp", "rest", "retry"}
 
+# The files that take the longest, most of the time waiting: begun first, they are not what all the others wait for.
+LONGEST = ("test_processes", "test_faults", "test_page_lists", "test_page", "test_tokens", "test_attacks", "test_start")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the longest files begin first."""
+    places = {f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Have those tests run on each engine, but for those that are marked as being about SQLite."""
