@@ -41,6 +41,9 @@ from todochat.store.copying import copy
 log = logging.getLogger("todochat")
 
 BACKLOG = 2048  # connections that the system keeps until they are accepted
+# Seconds. Beside a loop that is never idle a thread of the database would wait for the interpreter for seconds: the
+# loop lets go of it at each look for news, and has it again before the thread is awake. Python's 5 ms never pass.
+SWITCH_INTERVAL = 0.00005
 MAX_SHUTDOWN = 4.5  # seconds from the first signal on
 TOKEN_LIFETIME = 30 * 24 * 3600  # seconds
 LINK_LIFETIME = 24 * 3600  # seconds: it ends in the history of terminals and browsers
@@ -81,6 +84,7 @@ async def serve(settings: Settings, **options: Any) -> None:
         )
     if settings.is_demo and not settings.allowed_hosts:  # a foreign page could have its name lead here (DNS rebinding)
         settings = replace(settings, allowed_hosts=("localhost",))
+    sys.setswitchinterval(SWITCH_INTERVAL)
     connections = Connections(raise_descriptor_limit(), settings.max_connections_per_address, settings.trusted_proxies)
     with listen(settings.host, settings.port) as listener:
         store = await Store.open(settings.database)

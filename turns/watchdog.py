@@ -15,7 +15,7 @@ STARTING = 5.0  # seconds in which nothing has come of a model: a local server m
 class Share:
     """How much one answer may be: characters that its models write, calls of tools, and seconds from its beginning."""
 
-    characters: int = 200_000
+    characters: int = 1_500_000
     calls: int = 100
     seconds: float = 1800.0
 
