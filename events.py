@@ -18,7 +18,7 @@ Status = Literal["streaming", "done", "stopped", "failed", "interrupted"]
 
 
 class Started(TypedDict):
-    """The answer has begun: always the first event. Later ones say in `content` what is waited for."""
+    """The answer has begun: always the first event. A later one says in `content` what is waited for."""
 
     type: Literal["started"]
     content: NotRequired[str]
@@ -39,7 +39,11 @@ class Text(TypedDict):
 
 
 class ToolCall(TypedDict):
-    """The model has asked for a tool; `args` is JSON data, and `state` what the model wants back with the call."""
+    """The model has asked for a tool; `args` is JSON data.
+
+    `state` is what the model wants back with the call in later turns, such as what it has thought. It goes to that
+    model and to no other, and to no client.
+    """
 
     type: Literal["tool_call"]
     id: str

@@ -11,7 +11,9 @@ follow the same one. The life of an answer:
 6. Then the readers see the end. If the database does not answer, they are told that the end is not saved yet, and it is
    stored when that is possible again. If the process dies before, the next start ends the answer as `interrupted`.
 
-Where several processes share a database, an answer that another one makes is followed and stopped by processes.py.
+Where several processes share a database, processes.py does the rest. An answer that another one makes is followed as a
+mirror, a feed that is filled from `live_events`. It is stopped by the column `asked`, which its process sees at its
+next checkpoint, or by deleting its row. The answers of a process that is gone are ended as `interrupted` by any other.
 """
 
 import asyncio
