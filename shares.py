@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from todochat.dates import utc_now
 from todochat.engines import Row, Sql, T, Value
 
-READERS = 20  # of one answer: tabs and devices of one user
+READERS = 100  # of one answer: tabs and devices of one user
 BODIES = 16  # of one user that are being read, of a megabyte each at most
 
 ROW = 100  # characters that a message counts beside its texts

@@ -31,13 +31,14 @@ async def answer(
     if {tag, "*"} & {name.strip().removeprefix("W/") for name in known}:  # a proxy that compresses makes it a weak one
         return Response(status_code=304, headers=headers)
     async with shares.reading(user_id):
-        pieces = [piece async for piece in _pieces(inputs.found(await read()))]
-    if sum(map(len, pieces)) > 5 * BREATH:
+        pieces = [piece.encode() async for piece in _pieces(inputs.found(await read()))]
+    if (size := sum(map(len, pieces))) > 5 * BREATH:
+        headers["Content-Length"] = str(size)  # simple clients read no chunks
         return StreamingResponse(_each(pieces), media_type="application/json", headers=headers)
-    return Response("".join(pieces), media_type="application/json", headers=headers)
+    return Response(b"".join(pieces), media_type="application/json", headers=headers)
 
 
-async def _each(pieces: Iterable[str]) -> AsyncGenerator[str, None]:
+async def _each(pieces: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
     for piece in pieces:
         yield piece
 
