@@ -637,6 +637,7 @@ async def in_trouble(
             record = await asyncio.wait_for(stream.rest(), 30)
             await together.wait()
             told = await asyncio.wait_for(other.rest(), 30)
+        assert [message.status for message in messages] == [503] * len(messages), messages
         refused = [(message.status, message.detail) for message in messages]
         refused += [(status, body["detail"]) for status, body in tasks]
         for status, detail in refused:
