@@ -58,6 +58,6 @@ def test_the_description_is_served_and_names_every_route(server: Server) -> None
         for method in getattr(route, "methods", None) or ()
         if method != "HEAD"
         and not route.path.endswith("/")
-        and route.path not in ("/openapi.json", "/component", "/mcp")
+        and route.path not in ("/openapi.json", "/component", "/mcp", "/metrics")
     }
     assert described == routed

@@ -159,8 +159,8 @@ async def test_tokens_are_stored_and_counted_by_the_day(any_store: Store) -> Non
 def test_readers_of_one_answer(make_server: Callable[..., Server]) -> None:
     """An answer has at most so many readers at once; when some have left there is room for others."""
     server = make_server(script="tests/paced.py")
-    with server.client() as client, ExitStack() as stack:
-        program = "say 200 50"
+    with server.client(limits=httpx.Limits(max_connections=None)) as client, ExitStack() as stack:
+        program = "say 2000 50"
         first = stack.enter_context(client.stream("POST", "/chatkit", json={"message": program}))
         path = f"/api/conversations/{first.headers['x-thread-id']}/stream"
         joined = [stack.enter_context(client.stream("GET", path)) for _ in range(READERS + 5)]
