@@ -3,14 +3,15 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from todochat.dates import utc_now
 from todochat.db import MOST, Store
 from todochat.dialects import shown
-from todochat.engines import Sql
+from todochat.engines import Row, Sql
 from todochat.runs import Runs
 from todochat.shares import Shares
 
@@ -50,9 +51,13 @@ async def _document(store: Store, shares: Shares, user_id: str) -> AsyncGenerato
         last, comma = tasks[-1]["id"], ", "
     yield "]"
     for name, statement in OTHERS.items():
-        rows = await store.engine.read(lambda sql, statement=statement: sql(statement, (user_id,)))  # type: ignore[misc]
+        rows = await store.engine.read(partial(_rows_of_user, statement, user_id))
         yield f', "{name}": {json.dumps([{**row} for row in rows])}'
     yield "}"
+
+
+async def _rows_of_user(statement: str, user_id: str, sql: Sql) -> Sequence[Row]:
+    return await sql(statement, (user_id,))
 
 
 async def _messages(store: Store, shares: Shares, user_id: str, conversation_id: int) -> AsyncGenerator[str, None]:
