@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from clients import token
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect, sync_playwright
-from serving import Server, missing
+from serving import PATIENCE, Server, missing
 
-PATIENCE = 60  # seconds until a test gives up; nothing is slow because of it
+MUCH = 24  # times the work for eight times as much: linear is 8, and quadratic 64
 ENDLESS = "say 100000 20"  # the paced model talks for half an hour
 
 expect.set_options(timeout=PATIENCE * 1000)
@@ -198,6 +198,21 @@ WORK = """() => {
   return height;
 }"""
 ORDINARY = 0.13
+
+
+def growth(work: Callable[[int], float], few: int, many: int) -> float:
+    """Return how much more seconds of CPU a function takes for `many` than for `few`.
+
+    Others on the machine can only add to a time: so it is the least of several, and measured again if it is much.
+    """
+    least = {few: float("inf"), many: float("inf")}
+    for attempt in range(8):
+        for size in least:
+            least[size] = min(least[size], work(size))
+        ratio = least[many] / max(least[few], 0.005)  # what costs next to nothing is not measured well
+        if attempt and ratio <= MUCH:
+            break
+    return ratio
 
 
 def slowness(page: Page) -> float:

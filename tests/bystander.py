@@ -20,7 +20,7 @@ def main(port: int, token: str) -> None:
     while number < 10 or not select.select([sys.stdin], [], [], 0.03)[0]:
         begun = time.perf_counter()
         status = 0
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             if number % 20 == 19:
                 body = json.dumps({"message": "help"})

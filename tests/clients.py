@@ -62,7 +62,7 @@ class Client(httpx.Client):
 
     def __init__(self, url: str, user: str = "alice", **options: Any) -> None:
         headers = {"Authorization": f"Bearer {token(user)}"} | options.pop("headers", {})
-        super().__init__(base_url=url, headers=headers, timeout=30, **options)
+        super().__init__(base_url=url, headers=headers, timeout=60, **options)
         self.user = user
 
     def say(

@@ -23,13 +23,13 @@ from postgres import (
     fragile_url,
     new_database,
 )
-from serving import ROOT, SECRET, SETTINGS, Server, missing
+from serving import PATIENCE, ROOT, SECRET, SETTINGS, SOON, Server, missing
 
 from todochat.db import Store
 from todochat.engines.sqlite import SqliteEngine
 
 # What the tests take from here, though it is made elsewhere.
-__all__ = ["ROOT", "SECRET", "SETTINGS", "Client", "Server", "Turn", "forge", "missing", "token"]
+__all__ = ["PATIENCE", "ROOT", "SECRET", "SETTINGS", "SOON", "Client", "Server", "Turn", "forge", "missing", "token"]
 __all__ += ["any_store", "bouncer", "browser", "cluster", "database", "narrow", "visitor"]
 __all__ += ["fragile", "fragile_bouncer", "fragile_server", "fragile_url"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server, report, token
+from conftest import PATIENCE, Server, report, token
 
 from todochat import events
 
@@ -281,7 +281,7 @@ async def call(server: Server, method: str, path: str, body: Any = None, **optio
         return record.status, json.loads(record.body) if record.body else None
 
 
-async def settled(server: Server, thread: int, user: str = "alice", patience: float = 15) -> list[dict[str, Any]]:
+async def settled(server: Server, thread: int, user: str = "alice", patience: float = PATIENCE) -> list[dict[str, Any]]:
     """Return a conversation's messages once its answer is over."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:

@@ -19,6 +19,8 @@ from clients import SECRET, Client
 from postgres import look
 
 ROOT = Path(__file__).parent.parent
+PATIENCE = 60  # seconds until a test gives up; nothing is slow because of it
+SOON = 30  # seconds: what may take a few here, on a machine that is busy, and without what is tested a minute or more
 SETTINGS = """
     MODEL GEMINI_API_KEY GEMINI_MODEL GEMINI_BASE_URL OPENAI_API_KEY OPENAI_BASE_URL OPENAI_MODEL OPENAI_API HOST PORT
     DATABASE_URL BETTER_AUTH_SECRET JWT_ALGORITHM JWT_PUBLIC_KEY JWT_JWKS_URL JWT_ISSUER
@@ -106,7 +108,7 @@ class Server:
         """Return the port that it has, or had before it ended."""
         return int(self.env["PORT"])
 
-    def start(self, wait: float = 60) -> "Server":
+    def start(self, wait: float = PATIENCE) -> "Server":
         """Start it and wait until it says where it serves, for so many seconds at most."""
         begin = self.log.stat().st_size if self.log.exists() else 0
         self.process = Process(self._script, self.env, self.log)
@@ -125,7 +127,7 @@ class Server:
         """Return a client for one user; options are those of `httpx.Client`."""
         return Client(self.url, user, **options)
 
-    def kill(self, sig: int = signal.SIGKILL, wait: float = 10) -> float:
+    def kill(self, sig: int = signal.SIGKILL, wait: float = PATIENCE) -> float:
         """Send a signal and wait for the end; return how long that took, in seconds."""
         assert self.process is not None
         begun = time.monotonic()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from conftest import Client, Server, token
+from conftest import PATIENCE, Client, Server, token
 from servers import provider
 
 from todochat.turns import history
@@ -210,7 +210,7 @@ def test_expect_continue_and_a_byte_at_a_time_are_served(server: Server) -> None
     """A client that sends its request slowly is a client like any other."""
     body = b'{"message": "hello"}'
     address = httpx.URL(server.url)
-    with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
+    with socket.create_connection((address.host, address.port or 80), timeout=PATIENCE) as connection:
         head = f"POST /chatkit HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         connection.sendall(head.encode())
@@ -222,7 +222,7 @@ def test_expect_continue_and_a_byte_at_a_time_are_served(server: Server) -> None
     assert b"data: [DONE]\n\n" in answer
 
 
-def wait_for_end(client: Client, thread: int, seconds: float = 10) -> list[dict[str, object]]:
+def wait_for_end(client: Client, thread: int, seconds: float = PATIENCE) -> list[dict[str, object]]:
     """Return the messages of a conversation once its answer is over."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -236,7 +236,7 @@ def wait_for_end(client: Client, thread: int, seconds: float = 10) -> list[dict[
 def test_the_result_of_a_quick_tool_does_not_wait_for_a_slow_one(make_server: Callable[..., Server]) -> None:
     """Of two tools called at once, the first to end is shown and stored while the other one runs."""
     server = make_server(script="tests/paced.py")
-    program = 'call add_task {"title": "quick"}\ncall wait {"seconds": 30}\nsay 1 0'
+    program = 'call add_task {"title": "quick"}\ncall wait {"seconds": 300}\nsay 1 0'
     with server.client() as client, client.stream("POST", "/chatkit", json={"message": program}) as response:
         lines = response.iter_lines()
         result = next(line for line in lines if '"tool_result"' in line)

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from chatkit.types import Page, Thread, ThreadItem, ThreadStreamEvent
-from conftest import ROOT, Client, Server, awaited
+from conftest import PATIENCE, ROOT, Client, Server, awaited
 from pydantic import TypeAdapter
 
 from todochat.db import Limits, Store, Turn, TurnRequest
@@ -266,7 +266,7 @@ def is_delta(event: Json) -> bool:
     return str(event.get("update", {}).get("type")).endswith("text_delta")
 
 
-def eventually(condition: Callable[[], Any], patience: float = 5) -> Any:
+def eventually(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """Wait until something is the case, and return it."""
     deadline = time.monotonic() + patience
     while not (value := condition()):
@@ -421,7 +421,7 @@ def test_a_message_right_after_a_stop_is_answered(chat: Component) -> None:
 
 def test_the_last_reader_of_a_repeated_request_stops_it(chat: Component) -> None:
     """A request that was sent again goes on when the connection of the first try dies, and ends with its last one."""
-    body = {"type": "threads.create", "params": {"input": said("say 200 10")}}
+    body = {"type": "threads.create", "params": {"input": said("say 20000 10")}}
     headers = {"Idempotency-Key": "again"}
     with chat.client.stream("POST", "/chatkit", json=body, headers=headers) as second:
         with chat.client.stream("POST", "/chatkit", json=body, headers=headers) as first:
@@ -435,11 +435,11 @@ def test_the_last_reader_of_a_repeated_request_stops_it(chat: Component) -> None
 def test_stop_from_elsewhere_ends_the_stream_cleanly(chat: Component) -> None:
     """When the answer is stopped in another window this one's stream closes its items and ends, without an error."""
     streams: list[Stream] = []
-    reader = threading.Thread(target=lambda: streams.append(chat.create("say 100 20\ncall wait {}")))
+    reader = threading.Thread(target=lambda: streams.append(chat.create("say 20000 20\ncall wait {}")))
     reader.start()
     thread = eventually(lambda: chat.client.get("/api/conversations").json())[0]["id"]
     assert chat.client.post(f"/api/conversations/{thread}/stop").status_code == 200
-    reader.join(10)
+    reader.join(PATIENCE)
     assert streams[0].of("error") == []
     assert chat.client.messages(thread)[-1]["status"] == "stopped"
 
@@ -924,11 +924,11 @@ def test_browser_of_another_origin_may_send_what_the_component_sends(make_server
 def test_small_answers_are_not_held_back(chat: Component) -> None:
     """A request on a connection that is kept open is answered at once, not after the 40 ms of a delayed ACK."""
     took = []
-    for _ in range(9):
+    for _ in range(20):
         began = time.monotonic()
         chat.client.get("/api/conversations")
         took.append(time.monotonic() - began)
-    assert sorted(took)[4] < 0.03
+    assert min(took) < 0.03, "each of them waits"
 
 
 # ---- files of version 1 ----

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, Client, Server, missing
+from conftest import PATIENCE, ROOT, Client, Server, missing
 from postgres import PASSWORD, Postgres, free_port, programs
 from serving import SECRET
 
@@ -80,7 +80,7 @@ def nginx(folder: Path, *servers: Server) -> Iterator[str]:
     )
     process = subprocess.Popen([str(program), "-e", f"{folder}/error.log", "-c", f"{folder}/main.conf"])
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while socket.socket().connect_ex(("127.0.0.1", port)):
             assert process.poll() is None, (folder / "error.log").read_text()
             assert time.monotonic() < deadline
@@ -99,7 +99,7 @@ def test_two_processes_behind_nginx_are_one_service(cluster: Postgres, tmp_path:
     _, program, *options = found["postgres"]["healthcheck"]["test"]
     options = ["todo" if option == "todochat" else option for option in options]  # this cluster's user
     ready = [str(folder / program), *options[:-1], "postgres", "-p", str(cluster.port)]
-    assert subprocess.run(ready, timeout=10).returncode == 0
+    assert subprocess.run(ready, timeout=PATIENCE).returncode == 0
     with ExitStack() as stack:
         settings = found["one"]["environment"]
         settings["DATABASE_URL"] = cluster.url(stack.enter_context(cluster.database()))

@@ -44,7 +44,7 @@ from agents import (
 from agents.extensions.handoff_filters import remove_all_tools
 from agents.mcp import MCPServerStdio
 from agents.testing import ScriptedModel, assistant_message, function_call
-from conftest import ROOT, SETTINGS, Turn, missing, running
+from conftest import PATIENCE, ROOT, SETTINGS, Turn, missing, running
 from mcp.client.streamable_http import streamable_http_client
 from openai.types.responses import (
     Response,
@@ -489,7 +489,9 @@ def test_tools_of_an_mcp_server_stream(tmp_path: Path) -> None:
             [assistant_message("Blue, too.")],
         ]
     )
-    weather = MCPServerStdio({"command": sys.executable, "args": [str(script)]}, client_session_timeout_seconds=10)
+    weather = MCPServerStdio(
+        {"command": sys.executable, "args": [str(script)]}, client_session_timeout_seconds=PATIENCE
+    )
 
     @asynccontextmanager
     async def connected(host: Starlette) -> Any:
@@ -509,7 +511,7 @@ def test_tools_of_an_mcp_server_stream(tmp_path: Path) -> None:
             while not (host.stored(turn)["status"] == "streaming" and host.stored(turn)["tool_calls"]):
                 time.sleep(0.02)
             assert host.post(f"/todo/api/conversations/{turn.thread}/stop").json()["status"] == "stopped"
-            assert slow.result(10).complete
+            assert slow.result(PATIENCE).complete
         again = host.say("And in Rome?", turn.thread)  # a call that was broken off does not break the connection
         assert [event["result"] for event in again.of("tool_result")] == [{"city": "Rome", "sky": "blue"}]
         assert again.text == "Blue, too."
@@ -628,7 +630,7 @@ def test_a_turn_leaves_nothing_to_the_garbage_collector(tmp_path: Path) -> None:
         gc.disable()
         try:
             host.say("add milk")
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + PATIENCE
             while contexts[-1]() is not None and time.monotonic() < deadline:
                 host.get("/todo/health")  # whatever the loop still has to do
             assert contexts[-1]() is None
@@ -700,7 +702,7 @@ class SlowPaper(Paper):
 
     async def add_task(self, user_id: str, title: str, description: str | None = None) -> dict[str, Any]:
         self.begun.set()
-        await asyncio.to_thread(self.go_on.wait, 10)
+        await asyncio.to_thread(self.go_on.wait, PATIENCE)
         return await super().add_task(user_id, title, description)
 
 
@@ -709,16 +711,16 @@ def test_a_slow_database_of_the_hosts_holds_up_nobody_else(tmp_path: Path) -> No
     paper = SlowPaper()
     with Host(tmp_path, tasks=paper) as host, ThreadPoolExecutor() as pool:
         turn = pool.submit(host.say, "add buy milk")
-        assert paper.begun.wait(10)
+        assert paper.begun.wait(PATIENCE)
         assert host.say("help", headers={"x-user": "bob"}).complete
         stopping = pool.submit(host.post, "/todo/api/conversations/1/stop")
         time.sleep(0.2)
         assert not stopping.done()
         paper.go_on.set()
-        stored = stopping.result(10).json()
+        stored = stopping.result(PATIENCE).json()
         assert stored["status"] == "stopped"
         assert [call["result"]["title"] for call in stored["tool_calls"]] == ["buy milk"]
-        assert turn.result(10).of("tool_result")[0]["result"] == stored["tool_calls"][0]["result"]
+        assert turn.result(PATIENCE).of("tool_result")[0]["result"] == stored["tool_calls"][0]["result"]
     assert [task["title"] for task in paper.sheets["alice"].values()] == ["buy milk"]
 
 
@@ -798,7 +800,7 @@ def test_the_limits_are_the_hosts(tmp_path: Path) -> None:
     @function_tool
     async def doze() -> str:
         """Doze."""
-        await asyncio.sleep(5)
+        await asyncio.Event().wait()
         return ""
 
     model = ScriptedModel([[function_call("doze", {}, call_id="1")]])

@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import ROOT, SECRET, SETTINGS, Client, Server, missing, running
+from conftest import PATIENCE, ROOT, SECRET, SETTINGS, Client, Server, missing, running
 
 EXAMPLES = ROOT / "examples"
 NGINX = EXAMPLES / "behind_nginx" / "nginx.conf"
@@ -159,7 +159,7 @@ def nginx(folder: Path, backend: str, edit: dict[str, str]) -> Iterator[tuple[st
     (folder / "main.conf").write_text(("user root; " if os.geteuid() == 0 else "") + main)
     process = subprocess.Popen([str(program), "-e", f"{folder}/error.log", "-c", f"{folder}/main.conf"])
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 socket.create_connection(("127.0.0.1", tls), 1).close()
@@ -171,7 +171,7 @@ def nginx(folder: Path, backend: str, edit: dict[str, str]) -> Iterator[tuple[st
         yield f"http://127.0.0.1:{plain}", f"https://127.0.0.1:{tls}", trust
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 def arrivals(client: Client, message: str) -> list[float]:
@@ -206,11 +206,11 @@ def test_behind_nginx_frames_arrive_as_they_are_sent(
 def test_a_closed_page_is_noticed_behind_nginx(paced: Server, tmp_path: Path) -> None:
     """When the browser goes away nginx tells the app: a turn that was to stop then has stopped."""
     with nginx(tmp_path, paced.url, {}) as (_, tls, trust), Client(tls, "nora", verify=trust) as client:
-        body = {"message": "say 100 50", "on_disconnect": "stop"}
+        body = {"message": "say 20000 50", "on_disconnect": "stop"}
         with client.stream("POST", "/chatkit", json=body) as response:
             thread = int(response.headers["x-thread-id"])
             next(response.iter_bytes())
-        deadline = time.monotonic() + 4  # the whole answer would take five
+        deadline = time.monotonic() + PATIENCE  # the whole answer would take a quarter of an hour
         while (status := client.messages(thread)[-1]["status"]) == "streaming":
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -233,16 +233,16 @@ def serve_and_stop(command: list[str], folder: Path, env: dict[str, str], check:
         url = f"http://127.0.0.1:{env['PORT']}"
         assert httpx.get(f"{url}/health").status_code == 200
         if check is not None:
-            assert subprocess.run(check, env=env, timeout=10).returncode == 0
+            assert subprocess.run(check, env=env, timeout=PATIENCE).returncode == 0
         with Client(url) as client, client.stream("POST", "/chatkit", json={"message": "help"}) as answer:
             chunks = answer.iter_bytes()
             next(chunks)
             begun = time.monotonic()
             process.send_signal(signal.SIGTERM)
             assert b"".join(chunks).endswith(b"data: [DONE]\n\n")
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
         if check is not None:
-            assert subprocess.run(check, env=env, timeout=10, stderr=subprocess.DEVNULL).returncode != 0
+            assert subprocess.run(check, env=env, timeout=PATIENCE, stderr=subprocess.DEVNULL).returncode != 0
         return time.monotonic() - begun
 
 

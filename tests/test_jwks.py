@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import SECRET, Server
+from conftest import PATIENCE, SECRET, Server
 from issuer import Issuer, Signer, b64, eddsa, es256, issuing, rs256, secret_signer
 
 from todochat.auth import jwks
@@ -36,7 +36,7 @@ def served(make_server: Callable[..., Server], issuer: Issuer, **settings: Any) 
 
 def ask(server: Server, token: str) -> int:
     """Return the status of a request with this token."""
-    return httpx.get(f"{server.url}/api/me", headers={"Authorization": f"Bearer {token}"}, timeout=20).status_code
+    return httpx.get(f"{server.url}/api/me", headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE).status_code
 
 
 def warnings(server: Server) -> list[str]:
@@ -301,7 +301,7 @@ def test_a_key_that_is_withdrawn_is_over(issuer: Issuer, monkeypatch: pytest.Mon
         assert await found(keys, "old")
         assert issuer.asked == 1
         keys._asked -= jwks.MAX_AGE  # ten minutes ago
-        issuer.pause = 4
+        issuer.pause = PATIENCE
         begun = time.monotonic()
         assert await found(keys, "old")
         assert time.monotonic() - begun < 3

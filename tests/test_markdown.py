@@ -3,9 +3,10 @@
 import json
 import subprocess
 from collections.abc import Callable
+from functools import partial
 
 import pytest
-from browsing import Visitor, meter
+from browsing import MUCH, Visitor, growth, meter
 from conftest import ROOT, Server, npm_package
 from markdown_samples import SAMPLES
 
@@ -209,12 +210,8 @@ def test_a_long_text_is_rendered_in_linear_time(server: Server, visitor: Visitor
         assert done, f"{kind}: not even in half a minute"
         return spent() - before
 
-    times: dict[str, float] = {}
-    for kind in GROWING:
-        work(kind, 500)  # the first time is slower
-        few, many = (min(work(kind, lines) for _ in range(3)) for lines in (500, 4000))
-        times[kind] = many / few
-    assert {kind: round(ratio) for kind, ratio in times.items() if ratio > 24} == {}
+    ratios = {kind: round(growth(partial(work, kind), 500, 4000)) for kind in GROWING}
+    assert {kind: ratio for kind, ratio in ratios.items() if ratio > MUCH} == {}
 
 
 def of(*pieces: str, begin: str = "") -> Callable[[int], str]:
@@ -279,7 +276,7 @@ def test_a_long_line_is_rendered_in_linear_time(server: Server, visitor: Visitor
     page = visitor.visit(server)
     spent = meter(page)
 
-    def work(text: str) -> float:
+    def work(text: Callable[[int], str], length: int) -> float:
         """Return the seconds that rendering takes, 300 characters at a time if it is in pieces."""
         before = spent()
         page.evaluate(
@@ -293,15 +290,12 @@ def test_a_long_line_is_rendered_in_linear_time(server: Server, visitor: Visitor
                 writing.end();
                 element.remove();
             }""",
-            [text, pieces],
+            [text(length), pieces],
         )
         return spent() - before
 
-    times: dict[str, float] = {}
-    for kind, text in LONG_LINES.items():
-        few, many = (min(work(text(length)) for _ in range(2)) for length in (25_000, 200_000))
-        times[kind] = many / max(few, 0.005)  # what costs next to nothing is not measured well
-    assert {kind: round(ratio) for kind, ratio in times.items() if ratio > 24} == {}
+    ratios = {kind: round(growth(partial(work, text), 25_000, 200_000)) for kind, text in LONG_LINES.items()}
+    assert {kind: ratio for kind, ratio in ratios.items() if ratio > MUCH} == {}
 
 
 def test_a_wide_table_is_not_larger_than_its_text(server: Server, visitor: Visitor) -> None:

@@ -300,7 +300,7 @@ def test_the_time_for_a_message_grows_with_its_length_and_no_faster(message: Cal
     titles = [f"thing {n}" for n in range(100)]
     short, long = (min(seconds(message(n), titles) for _ in range(2)) for n in (times // 2, times))
     assert long < max(3 * short, 0.15)
-    assert long < 0.3
+    assert long < 1
 
 
 def test_no_word_of_the_grammar_is_slow_when_it_is_repeated() -> None:

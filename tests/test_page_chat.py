@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from browsing import ENDLESS, Visitor, idle, meter, say, until, words
+from browsing import ENDLESS, MUCH, Visitor, growth, idle, meter, say, until, words
 from conftest import Client, Server
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -298,8 +298,7 @@ def test_what_a_model_sends_costs_no_more_than_it_is_long(server: Server, visito
         )
         return spent() - before
 
-    few, many = (min(work(length) for _ in range(3)) for length in (25_000, 200_000))
-    assert many / max(few, 0.005) < 24
+    assert growth(work, 25_000, 200_000) <= MUCH
     assert page.locator(".step summary, .status").first.evaluate("(element) => element.offsetHeight") < 400
 
 
@@ -332,8 +331,7 @@ def test_a_long_frame_in_small_pieces_is_read_in_linear_time(server: Server, vis
         assert frames == [["text", 1000 * pieces], ["done", 0]]
         return spent() - before
 
-    few, many = (min(work(pieces) for _ in range(2)) for pieces in (1000, 8000))
-    assert many / max(few, 0.005) < 24
+    assert growth(work, 1000, 8000) <= MUCH
 
 
 # What a model of the common kind answers to the suggestions: the tools that it calls first, and its words.

@@ -14,14 +14,14 @@ import statistics
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Server, missing
-from faults import SEED, Record, Table, call, join, paced_server, request, rounds, say, settled, words
+from conftest import PATIENCE, SOON, Server, missing
+from faults import SEED, Record, Stream, Table, call, join, paced_server, request, rounds, say, settled, words
 from postgres import PASSWORD, Bouncer, Postgres, as_its_user, folder, line, look, needed, programs, running
 
 from todochat.db import INTERRUPTED
@@ -36,7 +36,6 @@ Start = Callable[..., Awaitable[list[Server]]]
 
 TURN = 'say 3 8\ncall add_task {"title": "sesame"}\nsay 3 8'
 FRAMES = 1 + 3 + 2 + 1 + 3  # thinking, text, tool call and result, paragraph, text
-WITHIN = 8.0  # seconds, for what takes 6 on a machine that does nothing else
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def port_of(url: str) -> int:
     return int(url.rsplit(":", 1)[1].split("/")[0])
 
 
-async def eventually(work: Callable[[], Any], wanted: Any, seconds: float = 15) -> float:
+async def eventually(work: Callable[[], Any], wanted: Any, seconds: float = PATIENCE) -> float:
     """Call until it returns what is wanted; return how long that took."""
     begun = time.monotonic()
     while (found := await work()) != wanted:
@@ -121,7 +120,7 @@ async def test_an_answer_of_another_process_can_be_joined_from_every_frame(url: 
     p50, p99 = statistics.median(lags), lags[len(lags) * 99 // 100]
     tried(f"a live answer joined elsewhere (later by {p50:.2f} s, p99 {p99:.2f} s)", len(joined), lost)
     assert lost == 0
-    assert p50 < 1, "a quarter of a second is meant"
+    assert p50 < (whole.times[-1] - whole.times[0]) / 3, "it is not followed, but read when it is over"
     assert (await join(two, thread)).status == 204
 
 
@@ -135,10 +134,10 @@ async def test_around_a_tools_commit_somebody_elsewhere_ends_the_answer(url: str
     async def end(n: int) -> tuple[bool, bool]:
         user = f"user-{n}"
         async with request(one, "POST", "/chatkit", {"message": program}, user=user) as stream:
-            await stream.take(1)
+            await stream.take(chance.randint(1, 11))  # frame 11 is the second result
             thread = stream.record.thread
             reading = asyncio.create_task(stream.rest())
-            await asyncio.sleep(chance.uniform(0, 0.06))
+            await asyncio.sleep(chance.uniform(0, 0.01))
             if how == "stop":
                 status, answer = await call(two, "POST", f"/api/conversations/{thread}/stop", user=user)
             else:
@@ -184,7 +183,7 @@ async def test_readers_who_stop_an_answer_are_counted_on_all_processes(url: str,
         frames = await readers[0][1].take(60)  # it goes on for more than two checkpoints
         assert not frames.complete
         await readers[0][0].__aexit__(None, None, None)
-        _, answer = await settled(two, thread, user, patience=5)
+        _, answer = await settled(two, thread, user)
         assert answer["status"] == "stopped"
 
     await asyncio.gather(leave("alice", 0), leave("bob", 1))
@@ -272,25 +271,33 @@ async def test_a_process_that_ends_leaves_its_conversations_to_the_others(url: s
     """On SIGTERM readers here and elsewhere are told, and the next message is answered elsewhere at once."""
     one, two = await start(url, MAX_LIVE_PER_USER=20)
     threads = [(await say(one, "say 1 0")).thread for _ in range(10)]
-    reading = [asyncio.create_task(say(one, "say 1000 10", thread)) for thread in threads]
-    await asyncio.sleep(0.5)
-    elsewhere = [asyncio.create_task(join(two, thread)) for thread in threads]
-    await asyncio.sleep(0.5)
-    took = await asyncio.to_thread(one.kill, signal.SIGTERM)
-    begun = time.monotonic()
-    after = await asyncio.gather(*(say(two, "say 1 0", thread) for thread in threads))
-    assert time.monotonic() - begun < 3
-    assert took < 5
-    lost = 0
-    for record, other, thread, next_one in zip(
-        await asyncio.gather(*reading), await asyncio.gather(*elsewhere), threads, after, strict=True
-    ):
+    async with AsyncExitStack() as stack:
+
+        async def read(server: Server, method: str, path: str, body: Any = None) -> Stream:
+            stream = await stack.enter_async_context(request(server, method, path, body))
+            await stream.take(20)
+            return stream
+
+        own = [await read(one, "POST", "/chatkit", {"message": "say 10000 10", "thread_id": n}) for n in threads]
+        elsewhere = [await read(two, "GET", f"/api/conversations/{n}/stream") for n in threads]
+        reading = asyncio.gather(*(stream.rest() for stream in (*own, *elsewhere)))
+        took = await asyncio.to_thread(one.kill, signal.SIGTERM)
+        after = await asyncio.gather(*(say(two, "say 1 0", thread) for thread in threads))
+        seen = await reading
+    broken = []
+    for record, other, thread, next_one in zip(seen[:10], seen[10:], threads, after, strict=True):
         answer = (await settled(two, thread))[3]
-        lost += answer != answer | fold(record.seen) or answer["status"] != "interrupted"
-        lost += not record.complete or other.frames != record.frames or next_one.text() != "w0 "
-        assert "shutting down" in record.of("error")[0]["message"]
-    tried("SIGTERM of one process with live answers", len(threads), lost)
-    assert lost == 0
+        promises = {
+            "it is stored as it was shown": answer == answer | fold(record.seen),
+            "it is interrupted": answer["status"] == "interrupted",
+            "its reader is told": record.complete and "shutting down" in record.of("error")[0]["message"],
+            "its readers elsewhere see the same": other.frames == record.frames,
+            "the next message is answered, without waiting for a lease to end": next_one.text() == "w0 ",
+        }
+        broken += [(promise, record.frames[-3:], other.frames[-3:]) for promise, kept in promises.items() if not kept]
+    tried("SIGTERM of one process with live answers", len(threads), len(broken))
+    assert broken == []
+    assert took < SOON
 
 
 PLACES = {
@@ -330,7 +337,7 @@ async def test_a_process_that_sleeps_and_wakes_up_changes_nothing(url: str, star
                 await asyncio.sleep(0.5)
                 one.process.send_signal(signal.SIGCONT)
                 cable.go_on.set()
-                record = await asyncio.wait_for(stream.rest(), 10)
+                record = await asyncio.wait_for(stream.rest(), PATIENCE)
                 assert record.complete
                 told_here = record.of("error")[0]["message"]
                 assert "elsewhere" in told_here or "not saved" in told_here, (place, told_here)
@@ -347,7 +354,7 @@ async def test_a_process_that_sleeps_and_wakes_up_changes_nothing(url: str, star
     took = await asyncio.gather(*(sleep(place) for place in PLACES))
     for place, seconds in zip(PLACES, took, strict=True):
         tried(f"paused {place}, taken over from, woken up", 1)
-        assert seconds < WITHIN, place
+        assert seconds < SOON, place
 
 
 async def test_a_process_that_was_buried_can_begin_a_turn_at_once(url: str, start: Start) -> None:
@@ -485,7 +492,7 @@ class Pair:
         self.standby.start()
         self.primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
         self.primary.execute("SELECT pg_reload_conf()")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while self.primary.execute("SELECT sync_state FROM pg_stat_replication") != [("sync",)]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -576,13 +583,11 @@ async def test_a_begin_that_nobody_knows_of_leaves_no_answer_that_lives_for_ever
         headers = {"Idempotency-Key": "k"}
         assert (await say(one, "say 1 0")).text() == "w0 "
         cable.cut_after, cable.silent_after_cut = b"COMMIT", True
-        begun = time.monotonic()
         refused = await say(one, "say 100 10", headers=headers)
         assert (refused.status, "retry-after" in refused.headers) == (503, True)
-        assert time.monotonic() - begun < 12
         cable.open.set()
         [(thread,)] = look(url, "SELECT conversation_id FROM messages WHERE content = 'say 100 10'")
-        _, answer = await settled(one, thread, patience=10)
+        _, answer = await settled(one, thread)
         assert (answer["status"], answer["error"]) == ("interrupted", INTERRUPTED)
         assert (await say(one, "say 100 10", headers=headers)).of("error")[0]["message"] == INTERRUPTED
         assert (await say(one, "say 2 0", thread)).text() == words(2)
@@ -626,17 +631,15 @@ async def in_trouble(
         ):
             await together.wait()
             await together.wait()
-            begun = time.monotonic()
             messages = await asyncio.gather(*(say(server, "say 1 0", thread) for server in servers))
             tasks = await asyncio.gather(
                 *(call(server, "POST", "/api/tasks", {"title": "sesame"}) for server in servers)
             )
-            assert time.monotonic() - begun < 15
             if reads:
                 assert (await call(servers[1], "GET", f"/api/conversations/{thread}"))[0] == 200
-            record = await asyncio.wait_for(stream.rest(), 30)
+            record = await asyncio.wait_for(stream.rest(), PATIENCE)
             await together.wait()
-            told = await asyncio.wait_for(other.rest(), 30)
+            told = await asyncio.wait_for(other.rest(), PATIENCE)
         assert [message.status for message in messages] == [503] * len(messages), messages
         refused = [(message.status, message.detail) for message in messages]
         refused += [(status, body["detail"]) for status, body in tasks]
@@ -648,7 +651,7 @@ async def in_trouble(
         for seen in (record, told):
             assert seen.complete
             assert seen.of("error")[0]["message"].endswith("."), "its tool could not be done"
-        _, answer = await settled(servers[1], record.thread, patience=30)
+        _, answer = await settled(servers[1], record.thread)
         lost += answer["status"] not in ("failed", "interrupted") or not answer["content"].startswith(words(57))
         lost += await titles(servers[1], "alice") != []
         lost += len((await call(servers[1], "GET", f"/api/conversations/{thread}"))[1]["messages"]) != 2
@@ -727,7 +730,7 @@ async def test_a_full_disk_of_the_database_is_said_in_words(small_disk: tuple[Pa
             assert refused.status == 503
             assert "full" in refused.detail
             assert (await call(two, "GET", "/api/conversations"))[0] == 200, "reading works on a full disk"
-            record = await asyncio.wait_for(live.rest(), 30)
+            record = await asyncio.wait_for(live.rest(), PATIENCE)
             assert record.complete
         filler.unlink()
         _, answer = await settled(two, record.thread)

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Server
+from conftest import PATIENCE, Server
 
 from todochat.connections import Connections
 from todochat.db import Limits, Progress, Store, TurnRequest
@@ -166,7 +166,7 @@ def test_readers_of_one_answer(make_server: Callable[..., Server]) -> None:
         joined = [stack.enter_context(client.stream("GET", path)) for _ in range(READERS + 5)]
         assert [response.status_code for response in joined] == [200] * (READERS - 1) + [429] * 6
         joined[0].close()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE
         while (again := stack.enter_context(client.stream("GET", path))).status_code != 200:
             assert time.monotonic() < deadline
         client.post(path.replace("/stream", "/stop"))
@@ -181,7 +181,7 @@ def test_bodies_in_flight(make_server: Callable[..., Server]) -> None:
         for _ in range(BODIES):
             half = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
             half.sendall(f'{head}Authorization: {client.headers["authorization"]}\r\n\r\n{{"title"'.encode())
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE
         while client.post("/api/tasks", json={"title": "x"}).status_code != 429:
             assert time.monotonic() < deadline
         assert bob.post("/api/tasks", json={"title": "x"}).status_code == 201
@@ -209,7 +209,7 @@ def test_connections_of_one_address(
         time.sleep(0.5)  # more would be closed meanwhile
         closed = select.select(made, [], [], 0)[0]
         assert len(made) - len(closed) == kept
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while True:  # they are counted no longer
         try:
             assert httpx.get(f"{server.url}/health").status_code == 200

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 from browsing import STAND_IN, Visitor
-from conftest import ROOT, Server, npm_package, prepare, running
+from conftest import PATIENCE, ROOT, Server, npm_package, prepare, running
 from playwright.sync_api import expect
 from serving import environment
 
@@ -41,7 +41,7 @@ class BetterAuth:
     def __init__(self, url: str, page: Path) -> None:
         self.url = url
         self.page = page  # what it shows at any other address
-        self.client = httpx.Client(base_url=url, headers={"Origin": url}, timeout=30)
+        self.client = httpx.Client(base_url=url, headers={"Origin": url}, timeout=PATIENCE)
 
     def sign_up(self) -> str:
         """Make a user, who is signed in then; return the user's id."""
@@ -165,7 +165,7 @@ def test_the_pages_get_a_new_token_for_each_request(
         tab.on("request", lambda r: tokens.append(r.headers["authorization"]) if r.method == "POST" else None)
         better.page.write_text(page.replace("http://127.0.0.1:8000", server.url))
         tab.goto(better.url)
-        expect(tab.locator("#answer")).to_contain_text("Added: buy milk", timeout=20_000)
+        expect(tab.locator("#answer")).to_contain_text("Added: buy milk")
         better.page.write_text(component.replace("http://127.0.0.1:8000", server.url))
         tab.goto(better.url)
         expect(tab.locator("openai-chatkit")).to_have_text("1 threads, local-dev")
@@ -181,7 +181,7 @@ def test_a_cookie_session_of_the_host(tmp_path: Path) -> None:
     program = "import todochat, uvicorn; uvicorn.main()"  # of this checkout, which is installed nowhere
     command = [sys.executable, "-c", program, "host:app", "--port", str(port), "--timeout-graceful-shutdown", "3"]
     env = environment(SESSION_SECRET="s" * 40, PYTHONPATH=f"{tmp_path}:{ROOT}")
-    with running(command, "Uvicorn running", cwd=tmp_path, env=env), httpx.Client(timeout=30) as client:
+    with running(command, "Uvicorn running", cwd=tmp_path, env=env), httpx.Client(timeout=PATIENCE) as client:
         base = f"http://127.0.0.1:{port}"
         assert client.get(f"{base}/todo/api/tasks").status_code == 401
         assert client.get(f"{base}/in").headers["location"] == "/todo/"
