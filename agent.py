@@ -256,8 +256,9 @@ async def stream_turn(
 ) -> AsyncGenerator[Event, None]:
     """Run `agent` on a conversation and yield what happens, as it happens.
 
-    `messages` is the stored conversation, the user's new message last; `context` reaches the tools; `conversation_id`
-    is for the log. If there is no whole answer the last event is an "error".
+    `messages` is the stored conversation, the user's new message last: the model gets its texts and its tool calls
+    with their results, but not its reasoning, and no more than `options` allow (turns/history.py). `context` reaches
+    the tools; `conversation_id` is for the log. If there is no whole answer the last event is an "error".
     """
     observer = observer or Observer()
     pulse = begin_pulse(options.share)
@@ -287,8 +288,8 @@ async def stream_turn(
     finally:
         watchdog.stop()
         result.cancel()  # leaving the loop would not: the SDK's run goes on without its reader
-        # Not public in openai-agents 0.24: a function for runs in a sandbox, which holds the result that holds it, and
-        # so all that a run has made until the garbage collector comes. Should its name change, memory is freed later.
+        # Not public in openai-agents 0.24: a function for runs in a sandbox. It and the result hold each other, which
+        # keeps all that the run has made until the garbage collector comes. Should its name change, that is all.
         result._sandbox_cleanup = None
         usage = result.context_wrapper.usage
         observer.tokens_used(usage.input_tokens, usage.output_tokens)

@@ -127,7 +127,7 @@ class Progress:
 class Wishes:
     """What other processes want of a live answer: whether it is to stop, and how many of them have `stop_readers`.
 
-    That is None if none of them has had any.
+    These are readers by whose leaving it is stopped; None if no other process has had any.
     """
 
     stop: bool
@@ -314,13 +314,13 @@ class Store(TaskStore, Versions):
 
     # ---- turns ----
 
-    async def begin_turn(self, request: TurnRequest, limits: Limits) -> Turn:
+    async def begin_turn(self, request: TurnRequest, limits: Limits, admit: Callable[[], None] = lambda: None) -> Turn:
         """Store what the user says, if it is new, and an empty answer that is `streaming`.
 
         A retry removes what came after the message that it answers. A key that was used before stores nothing, and
         returns the earlier answer. Raises `NotFound`, `Busy` if the conversation has a live answer, `Conflict` if the
-        key came with another request, `TooMany` or `ServerFull` if `limits` allows no other live answer, and what
-        `shares.admit_turn` raises.
+        key came with another request, `TooMany` if the user may have no further live answer, and what
+        `shares.admit_turn` raises, and `admit`, which is called last.
         """
 
         async def work(sql: Sql) -> Turn:
@@ -331,13 +331,15 @@ class Store(TaskStore, Versions):
             if conversation["live"]:
                 raise Busy(BUSY)
             if request.retry_of is not None:
+                # The message itself is counted anew if it is another one, and stays counted if not.
                 await make_room(sql, conversation["id"], request.retry_of + (0 if request.message else 1))
                 await sql(
                     "DELETE FROM messages WHERE conversation_id = ? AND id > ?", (conversation["id"], request.retry_of)
                 )
                 if request.message:
                     await sql("UPDATE messages SET content = ? WHERE id = ?", (request.message, request.retry_of))
-            await self._admit(sql, request.user_id, limits)
+            await _admit(sql, request.user_id, limits)
+            admit()
             is_new = conversation["id"] != request.conversation_id
             history = [] if is_new else await _messages(sql, conversation["id"], last=limits.history)
             *question, answer = await self._insert_messages(sql, conversation["id"], request, now)
@@ -354,24 +356,6 @@ class Store(TaskStore, Versions):
 
         # Locked, or two that come at once would both be the last one allowed.
         return await self.engine.write(work, lock=request.user_id)
-
-    async def _admit(self, sql: Sql, user_id: str, limits: Limits) -> None:
-        """Raise `TooMany` or `ServerFull` if no other answer may be live, and what `admit_turn` raises."""
-        stored, of_user = stored_of(user_id)
-        [has] = await sql(
-            f"""
-            SELECT * FROM ({stored}) AS stored, (
-                SELECT COUNT(CASE WHEN owner = ? THEN 1 END) AS ours, COUNT(CASE WHEN user_id = ? THEN 1 END) AS theirs
-                FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE m.status = 'streaming'
-            ) AS live
-            """,
-            (*of_user, self.process, user_id),
-        )
-        if has["theirs"] >= limits.live_per_user:
-            raise TooMany("You have too many answers running. Wait for one to end, or stop it.")
-        if has["ours"] >= limits.live:
-            raise ServerFull("The server is busy with other answers. Please try again in a moment.")
-        admit_turn(has, limits.room)
 
     async def _insert_messages(self, sql: Sql, conversation_id: int, request: TurnRequest, now: str) -> list[Message]:
         """Insert what the user says, if it is new, and the empty answer; return them in this order."""
@@ -436,6 +420,23 @@ class Store(TaskStore, Versions):
 # ---- what several units of work do ----
 
 
+async def _admit(sql: Sql, user_id: str, limits: Limits) -> None:
+    """Raise `TooMany` if the user may have no further live answer, and what `admit_turn` raises."""
+    stored, parameters = stored_of(user_id)
+    [has] = await sql(
+        f"""
+        SELECT * FROM ({stored}) AS stored, (
+            SELECT COUNT(*) AS live FROM messages m JOIN conversations c ON c.id = m.conversation_id
+            WHERE m.status = 'streaming' AND user_id = ?
+        ) AS live
+        """,
+        (*parameters, user_id),
+    )
+    if has["live"] >= limits.live_per_user:
+        raise TooMany("You have too many answers running. Wait for one to end, or stop it.")
+    admit_turn(has, limits.room)
+
+
 async def _find(sql: Sql, user_id: str, conversation_id: int) -> Conversation | None:
     rows = await sql(
         f"SELECT {CONVERSATION} FROM conversations WHERE id = ? AND user_id = ?", (conversation_id, user_id)
@@ -468,7 +469,7 @@ async def _events(sql: Sql, answer_id: int) -> list[Event]:
 
 
 async def _append(sql: Sql, *progress: Progress) -> None:
-    # Twice from the same number on: the longer list has more of the same, whichever comes first.
+    # The same `first` may be written twice, in any order: the longer list begins with the shorter one.
     if progress := tuple(new for new in progress if new.events):
         await sql(
             f"""
@@ -495,8 +496,6 @@ async def _finish(
     )
     if not conversations:
         return False
-    if tokens is not None:
-        await count_tokens(sql, conversations[0]["id"], sum(tokens))
     # Then the events, so that the message is written to the pages of the file that they leave free.
     if not keep_events:
         await sql("DELETE FROM live_events WHERE answer_id = ?", (last.answer_id,))
@@ -508,9 +507,14 @@ async def _finish(
         """,
         (*texts, status, body["error"], *(tokens or (None, None)), last.answer_id),
     )
-    if stored and keep_events:
+    if not stored:  # another process has ended it while this waited for the conversation, and has counted its size
+        await sql("UPDATE conversations SET size = size - ? WHERE id = ?", (size_of(*texts), conversations[0]["id"]))
+        return False
+    if tokens is not None:
+        await count_tokens(sql, conversations[0]["id"], sum(tokens))
+    if keep_events:
         await _append(sql, last)
-    return bool(stored)
+    return True
 
 
 async def interrupt(sql: Sql, which: str, *parameters: Value, keep_events: bool = False) -> None:

@@ -4,7 +4,7 @@ An answer in the making is a list of events that only grows, a `Feed`. Readers f
 database keeps it as it is while the answer lives (`dump`, `load`). When the answer ends, `fold` makes the row of it
 that stays; `unfold` turns such a row into events again, for whoever reads it later. How a client sees an event is the
 business of the dialects: each event is one frame of the simple dialect, so the number of a live answer's frame is its
-index here.
+index here. The frame is the event as it is, but that `started` is shown as a "thinking", and no `state` is shown.
 """
 
 import asyncio
@@ -122,7 +122,8 @@ class Feed:
                     yielded = yielded[1], clock()
                     yield batch
                 elif self.ended:
-                    # A process has died that had shown more than it had stored: this reader would miss the error.
+                    # Of a process that died: it had shown more than it had stored, so that this reader, who goes on
+                    # where it was, asks for what comes after the error, and would not be told of it.
                     missed = after > len(self.events) or not (yielded[1] or was_over)
                     if missed and self.events and self.events[-1]["type"] == "error":
                         yield self.events[-1:]

@@ -127,7 +127,7 @@ class Processes:
             raise Unavailable("The answer does not end yet. Please try again in a moment.")
         return mirror.id
 
-    async def stop_readers(self, mirror: Feed, change: int) -> None:
+    async def count_stop_readers(self, mirror: Feed, change: int) -> None:
         """Tell the owner of an answer of the first of our readers by whose leaving it is stopped, or of the last's."""
         count = "UPDATE messages SET stop_readers = COALESCE(stop_readers, 0) + ? WHERE id = ?"
         try:

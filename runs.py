@@ -7,7 +7,7 @@ follow the same one. The life of an answer:
 2. The run's producer appends the events that the agent makes (agent.py); readers follow the list by index.
 3. Every 0.2 s one checkpoint stores what is new in all runs. A tool's result is stored before it is shown.
 4. The producer ends: because the answer is whole, or failed, or because `Run.stop` cancels it.
-5. `_conclude` waits for tools that are still at work, and stores the end: the events, folded into one message.
+5. `_conclude` waits for to-do tools that are still at work, and stores the end: the events, folded into one message.
 6. Then the readers see the end. If the database does not answer, they are told that the end is not saved yet, and it is
    stored when that is possible again. If the process dies before, the next start ends the answer as `interrupted`.
 
@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from todochat.agent import Observer
-from todochat.db import AnswerOver, Limits, Progress, Store, Turn, TurnRequest
+from todochat.db import AnswerOver, Limits, Progress, ServerFull, Store, Turn, TurnRequest
 from todochat.engines import T, Unavailable
 from todochat.events import Body, Event, Feed, ToolCall, ToolResult, fold
 from todochat.logs import TurnLog, log_mistake
@@ -56,10 +56,11 @@ class ShuttingDown(Exception):
 class Run(Feed, Observer):
     """One answer in the making: the feed of its events, and the task that makes them.
 
-    A tool's result can come by three ways, of which the first to come counts. A tool that works on our store has it
-    stored in the transaction of its work (`run_tool_atomically`). Any other function tool is heard of when it ends
-    (`tool_ended`), and not when the slowest of those called at once has ended. What is no function tool (a handoff, a
-    provider's own tool) comes as an event of the run. By each way it is stored first and then shown.
+    A tool's result is stored first and then shown. It can come by three ways, of which the first to come counts:
+    1. That of a to-do tool is stored with its work: `run_tool_atomically` if the tasks are in our store, and
+       `run_tool_then_store` if they are the host's.
+    2. Of any other function tool the SDK tells when it ends (`tool_ended`).
+    3. What is no function tool (a handoff, a provider's own tool) comes as an event of the run.
     """
 
     def __init__(self, store: Store, answer_id: int, conversation_id: int, user_id: str) -> None:
@@ -76,7 +77,7 @@ class Run(Feed, Observer):
         self._store = store
         self._in_doubt: int | None = None  # the number of an event that is not committed yet
         self._own_calls: set[str] = set()  # those of this run, and not of an agent inside a tool
-        self._answered: set[str] = set()  # the calls whose results are stored
+        self._stored_results: set[str] = set()  # by call
 
     # ---- what readers see ----
 
@@ -106,7 +107,7 @@ class Run(Feed, Observer):
                 output = await self._store.record_tool(
                     self.id, work, lambda output: self._append_in_doubt(_result(call, output))
                 )
-                self._answered.add(call_id)
+                self._stored_results.add(call_id)
                 return output
 
         return await self._run_tool(call_id, work, work_and_store)
@@ -138,7 +139,7 @@ class Run(Feed, Observer):
 
     async def tool_ended(self, result: ToolResult) -> None:
         """See `Observer`; for a result that has been stored already this does nothing."""
-        if result["id"] not in self._answered:
+        if result["id"] not in self._stored_results:
             await self._wait_for_call(result["id"])
             await self._finish_tool(self._store_result(result))
 
@@ -152,11 +153,11 @@ class Run(Feed, Observer):
 
     async def _store_result(self, result: ToolResult) -> None:
         async with self._one_result():
-            if result["id"] not in self._answered:
+            if result["id"] not in self._stored_results:
                 new = self._append_in_doubt(result)
                 if self.id not in await self._store.save_progress(lambda: [new]):
                     raise AnswerOver
-                self._answered.add(result["id"])
+                self._stored_results.add(result["id"])
 
     @asynccontextmanager
     async def _one_result(self) -> AsyncIterator[None]:
@@ -202,7 +203,7 @@ class Run(Feed, Observer):
             return await asyncio.shield(task)
         except AnswerOver as over:
             self.stop("stopped", None if over.asked else ELSEWHERE)  # as the next checkpoint would have
-            # Not as an error: at one that comes while the run is being cancelled the SDK does not look.
+            # The SDK ignores an ordinary exception that comes while it is being cancelled, and would go on.
             raise asyncio.CancelledError from over
 
     def _tool_finished(self, tool: asyncio.Task[T]) -> None:
@@ -219,14 +220,20 @@ class Run(Feed, Observer):
             self.producer.cancel()
 
     def is_left(self, elsewhere: int | None) -> bool:
-        """Whether readers whose leaving counts as Stop have all left; `elsewhere` is how many other processes have."""
+        """Return whether there were readers whose leaving counts as Stop, and all of them have left.
+
+        `elsewhere` is how many other processes still have such readers, None if none ever had.
+        """
         return (self.stop_reader_left or elsewhere is not None) and not self.stop_readers and not elsewhere
 
-    async def finish_tools(self) -> None:
-        """Wait for the tools that are still at work, and cancel those that do not come to an end."""
+    async def finish_tools(self, seconds: float) -> None:
+        """Wait so long for the tools that are still at work, and cancel those that do not come to an end."""
         if self.tool_tasks:
-            await asyncio.wait(self.tool_tasks, timeout=FINISHING)
+            await asyncio.wait(self.tool_tasks, timeout=seconds)
         self.given_up = True  # a unit of work goes on when its caller is cancelled: it must not commit any more
+        while self._in_doubt is not None:  # what is being committed already would be missing from the end
+            self._news.clear()
+            await self._news.wait()
         for tool in self.tool_tasks:
             tool.cancel()
 
@@ -270,6 +277,7 @@ class Runs:
         self._live: dict[int, Run] = {}  # by conversation; a run stays until its final state is stored
         self._deferred: dict[int, _End] = {}  # by answer: ends that could not be stored yet
         self._beginnings: set[asyncio.Task[tuple[Turn, Feed | None]]] = set()
+        self._admitted: set[object] = set()  # those of them that take a place among the live ones
         self._checkpoints: asyncio.Task[None] | None = None
         self._close_by: float | None = None  # when the shutdown stops waiting
         self.others = Processes(store, lambda: [run.id for run in self._live.values()])
@@ -289,10 +297,11 @@ class Runs:
         return run if run.user_id == user_id else None
 
     async def begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None]:
-        """Store a turn and start its run, whose events `produce` makes: both, whoever gives up waiting.
+        """Store a turn and start its run, whose events `produce` makes: both, even if the caller is cancelled.
 
         Returns the turn and the feed of its answer. If the turn had been begun before (an idempotency key), that is the
-        one which is live, or None if the answer is complete. Raises `ShuttingDown`, and what `Store.begin_turn` raises.
+        one which is live, or None if the answer is complete. Raises `ShuttingDown`, `ServerFull` if as many answers are
+        live as may be, and what `Store.begin_turn` raises.
         """
         if self._close_by is not None:
             raise ShuttingDown("The server is shutting down. Please try again in a moment.")
@@ -302,11 +311,21 @@ class Runs:
         return await asyncio.shield(task)
 
     async def _begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None]:
+        me = object()
+
+        def admit() -> None:
+            if me not in self._admitted and len(self._live) + len(self._admitted) >= self._limits.live:
+                raise ServerFull("The server is busy with other answers. Please try again in a moment.")
+            self._admitted.add(me)
+
         while True:
             await self.store_deferred_ends()
-            turn = await self._store.begin_turn(request, self._limits)
-            if not turn.earlier:
-                return turn, self._start(turn, request.user_id, produce)
+            try:
+                turn = await self._store.begin_turn(request, self._limits, admit)
+                if not turn.earlier:
+                    return turn, self._start(turn, request.user_id, produce)
+            finally:
+                self._admitted.discard(me)
             if turn.answer["status"] != "streaming":
                 return turn, None
             live = await self.live(request.user_id, turn.conversation["id"])
@@ -360,7 +379,7 @@ class Runs:
         answer.stop_readers += 1
         if not isinstance(answer, Run) and answer.stop_readers == 1:
             try:
-                await self.others.stop_readers(answer, +1)
+                await self.others.count_stop_readers(answer, +1)
             except BaseException:
                 answer.stop_readers -= 1
                 raise
@@ -376,7 +395,7 @@ class Runs:
                 with suppress(Unavailable):  # then it is one of the next checkpoints that stops it
                     await self._checkpoint()  # which knows of the readers on other processes
             else:
-                await self.others.stop_readers(answer, -1)
+                await self.others.count_stop_readers(answer, -1)
 
         return leave
 
@@ -394,12 +413,15 @@ class Runs:
         return run.ended
 
     async def close(self) -> None:
-        """End all runs as interrupted, store them, and begin no more."""
+        """End all runs as interrupted, store them, and begin no more.
+
+        At a signal serve.py calls this first, while the readers are still connected; so does the end of the lifespan.
+        """
         self._close_by = self._close_by or time.monotonic() + CLOSING
-        if self._beginnings:
-            await asyncio.wait(self._beginnings, timeout=self._time_to_close())
         for run in self._live.values():
             run.stop("interrupted", SHUT_DOWN)
+        if self._beginnings:  # what they begin is stopped by `_start`
+            await asyncio.wait(self._beginnings, timeout=self._time_to_close())
         if finishing := [run.conclusion for run in self._live.values() if run.conclusion is not None]:
             await asyncio.wait(finishing, timeout=self._time_to_close())
         with suppress(Unavailable, TimeoutError):
@@ -437,13 +459,12 @@ class Runs:
     async def _conclude(self, run: Run) -> None:
         assert run.producer is not None
         await asyncio.wait((run.producer,))
-        await run.finish_tools()
+        await run.finish_tools(FINISHING if self._close_by is None else CLOSING / 2)
         ending, sentence = self._outcome(run, run.producer)
-        error: list[Event] = [] if sentence is None else [{"type": "error", "message": sentence}]
-        events = [*run.events[: run.visible], *error]
-        end = _End(
-            run.conversation_id, Progress(run.id, run.saved, events[run.saved :]), ending, fold(events), run.log.tokens
-        )
+        failure: list[Event] = [] if sentence is None else [{"type": "error", "message": sentence}]
+        events = [*run.events[: run.visible], *failure]
+        last = Progress(run.id, run.saved, events[run.saved :])
+        end = _End(run.conversation_id, last, ending, fold(events), run.log.tokens)
         try:
             end = await self._store_end(end)
             sentence = end.body["error"]
@@ -500,7 +521,7 @@ class Runs:
                 await self._checkpoint()
             except Unavailable as error:
                 log.warning("checkpoint: %s", error)
-            except Exception as error:  # the other answers must be saved all the same, the next time
+            except Exception as error:  # it must be tried again, for the sake of the other answers
                 log_mistake("checkpoint", error)
 
     async def _checkpoint(self) -> None:

@@ -43,8 +43,8 @@ WIDTH = 72  # of what a fault is called
 # The files whose tests of the service run on each engine; those of the others run on SQLite.
 ON_EACH_ENGINE = {"changes", "chat", "chatkit", "chatkit_http", "mcp", "rest", "retry"}
 
-# The files that take the longest, most of the time waiting: begun first, they are not what all the others wait for.
-LONGEST = ("test_processes", "test_faults", "test_page_lists", "test_page", "test_tokens", "test_attacks", "test_start")
+# The files with the longest tests, most of the time waiting: begun first, they are not what all the others wait for.
+LONGEST = ("test_processes", "test_faults", "test_tokens", "test_attacks", "test_postgres", "test_page_lists")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -116,9 +116,15 @@ async def opened(folder: Path, **options: Any) -> AsyncIterator[Store]:
 
 
 def report(config: Any, name: str, table: Any) -> None:
-    """Keep a table to be printed at the end, by the process that prints (pytest-xdist runs the tests in others)."""
+    """Keep a table to be printed at the end, by the process that prints (pytest-xdist runs the tests in others).
+
+    What was tried in several processes is added up; of what was measured the last counts.
+    """
     tables = getattr(config, "workeroutput", config.__dict__.setdefault("reports", {}))
-    tables.setdefault(name, {}).update(table)
+    rows = tables.setdefault(name, {})
+    for row, (first, second) in table.items():
+        before = rows.get(row, (0, 0)) if name.startswith("faults") else (0, 0)
+        rows[row] = (before[0] + first, before[1] + second)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -40,6 +40,7 @@ class Table(dict[str, tuple[int, int]]):
             """Hand the table over to be printed when all tests are over."""
             yield
             report(request.config, name, self)
+            self.clear()
 
         self.fixture = table
 

@@ -251,6 +251,7 @@ class Line:
         self.open = asyncio.Event()  # nothing passes while it is not set: a network that is silent
         self.open.set()
         self.silent_after: bytes | None = None  # it becomes silent when a client has sent this
+        self.is_silent = asyncio.Event()  # ... which has happened
         self.cut_before: bytes | None = None  # the connection is lost when a client sends this, which is not sent on
         self.cut_after: bytes | None = None  # ... or which is sent on, but not the server's answer
         self.silent_after_cut = False
@@ -316,6 +317,7 @@ class Line:
             if self.silent_after is not None and self.silent_after in data:
                 self.silent_after = None
                 self.open.clear()
+                self.is_silent.set()
             before = self.cut_before is not None and self.cut_before in data
             after = self.cut_after is not None and self.cut_after in data
             if before or after:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -311,6 +312,11 @@ class Provider(ThreadingHTTPServer):
     def url(self) -> str:
         """Return the base URL to give to a client."""
         return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that has hung up; a mistake of the script is told."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 def three_turns(client: Client, server: Provider, word: str, status: str = "done") -> list[Turn]:

@@ -67,10 +67,8 @@ class Target:
             assert time.monotonic() < deadline, "it does not recover"
             time.sleep(1)
         assert self.memory() < before + GROWTH
-        table = getattr(self._config, "workeroutput", self._config.__dict__.setdefault("reports", {}))
-        table = dict(table.get("attacks", {}))
-        table[f"{attack}: {size}"] = [round(statistics.median(seen["times"])), round(max(seen["times"]))]
-        report(self._config, "attacks", table)
+        median, worst = round(statistics.median(seen["times"])), round(max(seen["times"]))
+        report(self._config, "attacks", {f"{attack}: {size}": (median, worst)})
 
     def watched(self, seconds: float, when: str) -> list[float]:
         """Return the times of a user's requests, in milliseconds."""

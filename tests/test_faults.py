@@ -506,6 +506,25 @@ async def test_a_tool_that_cannot_be_ended_does_not_keep_the_process(make: Calla
     tried("SIGTERM while a tool blocks", 1)
 
 
+async def test_a_tool_that_takes_long_is_not_waited_for_in_a_shutdown(
+    make: Callable[..., Server], tmp_path: Path
+) -> None:
+    """SIGTERM while a tool works on the host's own tasks: the reader is told why the answer ends, and it is stored."""
+    server = make(HOST_TASKS=tmp_path / "host.db")
+    body = {"message": 'say 1 0\ncall ponder {"title": "x", "seconds": 90}'}
+    async with request(server, "POST", "/chatkit", body) as stream:
+        await stream.take(3)
+        await asyncio.sleep(0.2)  # the tool has most likely begun; what is told must be the same if not
+        took = await asyncio.to_thread(server.kill, signal.SIGTERM)
+        record = await stream.rest()
+    assert took < SOON
+    assert record.complete
+    assert "shutting down" in record.of("error")[0]["message"]
+    [(status, error)] = server.rows("SELECT status, error FROM messages WHERE role = 'assistant'")
+    assert (status, error) == ("interrupted", record.of("error")[0]["message"])
+    tried("SIGTERM while a tool takes its time", 1)
+
+
 async def test_a_second_signal_ends_the_process_at_once(make: Callable[..., Server]) -> None:
     """Who cannot wait sends a second signal; what was stored stays."""
     server = make()

@@ -811,58 +811,43 @@ async def test_an_older_version_goes_on_beside_a_newer_one(
     tried("an older process beside a newer one", 1)
 
 
-# These two come last: by then much has been done, and nothing for a while.
-
-
-@pytest.fixture(scope="module", autouse=True)
-def idle(
-    cluster: Postgres, bouncer: Bouncer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[tuple[list[Server], str]]]:
-    """Two groups of processes, directly and by PgBouncer, that have answered once, and the names of their databases."""
-    groups: list[tuple[list[Server], str]] = []
-    with cluster.database() as one, cluster.database() as two:
-        try:
-            for url, name in ((cluster.url(one), one), (bouncer.url(two), two)):
-                servers = [paced_server(tmp_path_factory.mktemp("idle"), DATABASE_URL=url) for _ in range(2)]
-                groups.append((servers, name))
-                for server in servers:
-                    with server.start().client() as client:
-                        assert client.say(TURN).complete
-            yield groups
-        finally:
-            for servers, _ in groups:
-                for server in servers:
-                    server.close()
-
-
 async def test_the_database_may_sleep_while_nobody_uses_the_app(
-    idle: list[tuple[list[Server], str]], cluster: Postgres
+    cluster: Postgres, bouncer: Bouncer, start: Start
 ) -> None:
     """A minute after the last request nothing is sent to the database any more; the next request is answered."""
-    for servers, name in idle:
+    with cluster.database() as one, cluster.database() as two:
+        groups = {one: await start(cluster.url(one)), two: await start(bouncer.url(two))}
+        for servers in groups.values():
+            for server in servers:
+                assert (await say(server, TURN)).complete
 
-        async def seconds_of_silence(name: str = name) -> float:
+        async def sleeps(name: str) -> bool:
             [(seconds,)] = cluster.execute(
                 f"""
                 SELECT extract(epoch FROM now() - max(query_start))::float FROM pg_stat_activity
                 WHERE datname = '{name}' AND backend_type = 'client backend'
                 """
             )
-            return float(seconds)
+            return bool(seconds >= 15)
 
-        deadline = time.monotonic() + 60 + 15
-        while await seconds_of_silence() < 15:
-            assert time.monotonic() < deadline, "something is still sent"
-            await asyncio.sleep(1)
-        for server in servers:
-            assert (await say(server, "say 2 0")).text() == words(2)
-        tried("two processes that nobody uses for a minute (lost: statements)", 1)
+        for name, servers in groups.items():
+            await eventually(partial(sleeps, name), True, 60 + SOON)
+            for server in servers:
+                assert (await say(server, "say 2 0")).text() == words(2)
+            tried("two processes that nobody uses for a minute (lost: statements)", 1)
+            for server in servers:
+                server.close()
 
 
 async def test_nothing_that_users_said_is_in_the_logs_of_the_database(
-    cluster: Postgres, bouncer: Bouncer, fragile: Postgres, fragile_bouncer: Bouncer
+    cluster: Postgres, bouncer: Bouncer, fragile: Postgres, fragile_bouncer: Bouncer, start: Start
 ) -> None:
-    """After all of this, PostgreSQL's and PgBouncer's own logs hold nothing of what was said."""
+    """PostgreSQL's and PgBouncer's own logs hold nothing of what was said, here and in the tests before this one."""
+    for database, pooler in ((cluster, bouncer), (fragile, fragile_bouncer)):
+        with database.database() as name:
+            for server in await start(database.url(name), 1) + await start(pooler.url(name), 1):
+                assert (await say(server, TURN)).complete
+                server.close()
     for program in (cluster, bouncer, fragile, fragile_bouncer):
         for said in ("sesame", "say ", "w0 w1"):
             assert said not in program.log()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -18,7 +19,7 @@ from starlette.types import Message as ASGIMessage
 
 from todochat import app, runs
 from todochat.agent import TurnContext, TurnOptions, stream_turn, todo_agent
-from todochat.db import Limits, Progress, Store, Turn, TurnRequest, Wishes
+from todochat.db import Limits, Progress, ServerFull, Store, Turn, TurnRequest, Wishes
 from todochat.engines import Unavailable
 from todochat.events import MAX_BATCH, Event, Message, ToolResult, fold, load
 from todochat.runs import Run, Runs
@@ -417,7 +418,7 @@ async def test_an_end_that_cannot_be_stored_yet_is_stored_later(tmp_path: Path) 
         other.execute("BEGIN IMMEDIATE")
 
     with closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as other:
-        async with opened(tmp_path, patience=0.1) as store, running(store) as live:
+        async with opened(tmp_path, patience=0.5) as store, running(store) as live:
             run = await begin(live, events)
             assert await seen(run) == [STARTED, word("whole"), {"type": "error", "message": runs.UNSAVED}]
             assert (await stored(store, run))["status"] == "streaming"
@@ -446,6 +447,34 @@ async def test_an_answer_that_was_ended_in_the_file_does_not_hide_the_next(
     assert await seen(second) == [STARTED, word("word")]
     assert await live.live("alice", first.conversation_id) is None
     assert (await stored(store, second))["status"] == "done"
+
+
+# ---- how many there may be ----
+
+
+async def test_of_many_that_begin_at_once_as_many_live_as_may(any_store: Store) -> None:
+    """Exactly as many answers live in a process as may, whoever's they are; when one ends there is room for another."""
+    live = Runs(any_store, Limits(live=3), "none")
+
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield word("word")
+        await asyncio.sleep(600)
+
+    def ask(n: int) -> Any:
+        return live.begin(TurnRequest(f"user-{n}", "hi", title="hi", key="k", digest="d"), awaited(events))
+
+    try:
+        begun = await asyncio.gather(*(ask(n) for n in range(12)), return_exceptions=True)
+        assert Counter(type(one) for one in begun) == {ServerFull: 9, tuple: 3}
+        n = next(n for n, one in enumerate(begun) if isinstance(one, tuple))
+        turn, answer = await ask(n)
+        assert (turn.earlier, answer is None) == (True, False), "the same request again takes no other place"
+        assert await live.stop(f"user-{n}", turn.conversation["id"]) is not None
+        again = await asyncio.gather(*(ask(n) for n in range(20, 30)), return_exceptions=True)
+        assert Counter(type(one) for one in again) == {ServerFull: 9, tuple: 1}
+        assert len(live) == 3
+    finally:
+        await live.close()
 
 
 # ---- how it ends ----

@@ -402,7 +402,7 @@ async def test_two_engines_do_not_take_each_others_transactions(engine: SqliteEn
 
 async def test_a_lock_of_another_program_is_a_sentence_within_the_patience(path: Path) -> None:
     """While another program holds the file, writing says so in words and leaves nothing; afterwards it works."""
-    async with open_engine(path, patience=0.2) as engine:
+    async with open_engine(path, patience=0.5) as engine:
         with locked_by_another_process(path):
             for work in (engine.write, engine.transaction):
                 with pytest.raises(Unavailable, match="in use by another program"):
@@ -413,7 +413,7 @@ async def test_a_lock_of_another_program_is_a_sentence_within_the_patience(path:
 
 async def test_a_tool_that_works_for_too_long_is_a_sentence_for_those_who_wait(path: Path) -> None:
     """Who waits for longer than the patience is told so, and is not written afterwards."""
-    async with open_engine(path, patience=0.1) as engine:
+    async with open_engine(path, patience=0.5) as engine:
         async with at_work(engine) as tool:
             outcomes = await asyncio.gather(
                 *(elsewhere(engine.write(add("x"))) for _ in range(3)), return_exceptions=True
