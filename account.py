@@ -7,11 +7,12 @@ from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import ASGIApp
 
 from todochat.dates import utc_now
 from todochat.db import MOST, Store
 from todochat.dialects import shown
-from todochat.engines import Row, Sql
+from todochat.engines import Row, Sql, Value
 from todochat.runs import Runs
 from todochat.shares import Shares
 
@@ -26,23 +27,29 @@ OTHERS = {
 }
 
 
-def export(store: Store, shares: Shares, user_id: str) -> Response:
+def export(store: Store, shares: Shares, user_id: str) -> ASGIApp:
     """Return all that is stored of a user as a JSON document, which is made while it is sent."""
     name = "attachment; filename=todochat-export.json"
-    return StreamingResponse(
+    response = StreamingResponse(
         _document(store, shares, user_id), media_type="application/json", headers={"Content-Disposition": name}
     )
+    return shares.sending(user_id, response)
 
 
 async def _document(store: Store, shares: Shares, user_id: str) -> AsyncGenerator[str, None]:
     yield f'{{"user": {json.dumps(user_id)}, "exported_at": "{utc_now()}", "conversations": ['
-    after, comma = None, ""
-    while page := await store.page_of_conversations(user_id, after=after, newest_first=False, limit=PAGE):
-        for conversation in page:
-            yield f'{comma}{json.dumps(conversation)[:-1]}, "messages": ['
-            async for message in _messages(store, shares, user_id, conversation["id"]):
+    after, comma = 0, ""
+    ids = "SELECT id FROM conversations WHERE user_id = ? AND id > ? ORDER BY id LIMIT ?"
+    while page := await store.engine.read(partial(_rows, ids, (user_id, after, PAGE))):
+        for row in page:
+            after = row["id"]
+            conversation = await store.get_conversation(user_id, after, last=0)
+            if conversation is None:  # deleted meanwhile
+                continue
+            yield f"{comma}{json.dumps({**conversation, 'messages': []})[:-2]}"
+            async for message in _messages(store, shares, user_id, after):
                 yield message
-            after, comma = conversation["id"], ", "
+            comma = ", "
             yield "]}"
     yield '], "tasks": ['
     last, comma = 0, ""
@@ -51,13 +58,13 @@ async def _document(store: Store, shares: Shares, user_id: str) -> AsyncGenerato
         last, comma = tasks[-1]["id"], ", "
     yield "]"
     for name, statement in OTHERS.items():
-        rows = await store.engine.read(partial(_rows_of_user, statement, user_id))
+        rows = await store.engine.read(partial(_rows, statement, (user_id,)))
         yield f', "{name}": {json.dumps([{**row} for row in rows])}'
     yield "}"
 
 
-async def _rows_of_user(statement: str, user_id: str, sql: Sql) -> Sequence[Row]:
-    return await sql(statement, (user_id,))
+async def _rows(statement: str, parameters: Sequence[Value], sql: Sql) -> Sequence[Row]:
+    return await sql(statement, parameters)
 
 
 async def _messages(store: Store, shares: Shares, user_id: str, conversation_id: int) -> AsyncGenerator[str, None]:

@@ -148,7 +148,8 @@ async def chatkit_protocol(request: Request, service: Service, user_id: str, bod
     """POST /chatkit with a `type`: the protocol of the <openai-chatkit> component. A disconnect is its Stop button."""
     kind, params = chatkit.request_in(body)
     if kind not in chatkit.STREAMING:
-        reply = await chatkit.reply(kind, params, service.store, user_id, service.runs.end_deleted)
+        async with service.shares.reading(user_id):
+            reply = await chatkit.reply(kind, params, service.store, user_id, service.runs.end_deleted)
         return Response(json.dumps(reply), media_type="application/json")
     thread = None if kind == "threads.create" else chatkit.id_in(params, "thread_id")
     if kind == "threads.retry_after_item":
@@ -231,7 +232,7 @@ async def stop(request: Request) -> Response:
 # ---- handlers: conversations, tasks ----
 
 
-async def list_conversations(request: Request) -> Response:
+async def list_conversations(request: Request) -> ASGIApp:
     """GET /api/conversations?limit=50&offset=0&q=."""
     service, user_id = await signed_in(request)
     inputs.only(request, "limit", "offset", "q")
@@ -241,7 +242,7 @@ async def list_conversations(request: Request) -> Response:
     return await etags.answer(request, service.shares, user_id, version, read)
 
 
-async def get_conversation(request: Request) -> Response:
+async def get_conversation(request: Request) -> ASGIApp:
     """GET /api/conversations/{id}?limit=&before=: with its messages, or the last of them before one."""
     service, user_id = await signed_in(request)
     inputs.only(request, "limit", "before")
@@ -274,7 +275,7 @@ async def delete_conversation(request: Request) -> Response:
     return JSONResponse({"status": "deleted"})
 
 
-async def list_tasks(request: Request) -> Response:
+async def list_tasks(request: Request) -> ASGIApp:
     """GET /api/tasks?status=all|pending|completed&limit=1000&after=0."""
     service, user_id = await signed_in(request)
     inputs.only(request, "status", "limit", "after")
@@ -339,7 +340,7 @@ async def delete_me(request: Request) -> Response:
     return await account.delete(service.store, service.runs, user_id)
 
 
-async def export(request: Request) -> Response:
+async def export(request: Request) -> ASGIApp:
     """GET /api/export: all that is stored of the user, as one document."""
     service, user_id = await signed_in(request)
     if request.method == "HEAD":  # it would read everything for nobody

@@ -16,6 +16,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from todochat.dialects.sse import STALL
 from todochat.logs import Sparing
 
 FIRST = 10.0  # seconds for a request to come, with all of its headers
@@ -157,7 +158,15 @@ class Guarded(H11Protocol):
         self._waits_for = what
         if what is not None:
             self._all.waiting[self] = None
-            self._timer = self.loop.call_later(FIRST if what == "request" else BODY, self.drop, f"no {what} came")
+            self._timer = self.loop.call_later(FIRST if what == "request" else BODY, self._too_late, what)
+
+    def _too_late(self, what: str, unread: int = 0) -> None:
+        """Close the connection, unless its client still takes what it was sent: that may need longer."""
+        left = self.transport.get_write_buffer_size() if what == "request" else 0
+        if left and left != unread:
+            self._timer = self.loop.call_later(STALL, self._too_late, what, left)
+        else:
+            self.drop(f"no {what} came")
 
     def drop(self, why: str) -> None:
         """Close the connection at once."""

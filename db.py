@@ -12,12 +12,13 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal, NotRequired, TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 from todochat.dates import utc_now
 from todochat.engines import Engine, Row, Sql, T, Value, open_engine
-from todochat.events import Body, Event, Message, Status, dump, fold, load
+from todochat.events import Body, Event, Message, Status, dump, fold, joined, load
 from todochat.shares import Room, TooMany, admit_turn, count_tokens, make_room, size_of, size_of_question, stored_of
+from todochat.store.feedback import FeedbackStore
 from todochat.store.search import like_any, patterns_for
 from todochat.store.tasks import TaskStore
 from todochat.store.versions import Versions
@@ -28,6 +29,7 @@ CONVERSATION = """id, title, created_at, updated_at, EXISTS (
 MESSAGE = "id, role, content, tool_calls, reasoning, citations, status, error, feedback, created_at"
 
 MOST = 2**63 - 1  # no limit
+AT_ONCE = 20  # answers that are ended in one unit of work
 LARGE = 20_000  # characters of JSON that are not read at one go with others like it, so that nobody waits
 KEY_LIFETIME = timedelta(days=1)
 BUSY = "An answer is still being written in this conversation. Wait for it, or stop it."
@@ -134,7 +136,7 @@ class Wishes:
     stop_readers: int | None
 
 
-class Store(TaskStore, Versions):
+class Store(TaskStore, FeedbackStore, Versions):
     """What is stored; what it does with tasks is in store/tasks.py.
 
     Made by `await Store.open(database)`, ended by `await store.close()`. Where several processes share a database,
@@ -156,7 +158,8 @@ class Store(TaskStore, Versions):
         store = cls(await open_engine(database, patience))
         try:
             if not store.engine.shared:
-                await store.engine.write(lambda sql: interrupt(sql, "1 = 1"))
+                while await store.engine.write(lambda sql: interrupt(sql, "1 = 1")):
+                    pass
         except BaseException:
             await store.close()
             raise
@@ -292,25 +295,6 @@ class Store(TaskStore, Versions):
             )
         )
         return bool(rows)
-
-    async def give_feedback(
-        self, user_id: str, conversation_id: int, message_ids: set[int], kind: Literal["positive", "negative"]
-    ) -> bool:
-        """Store what the user thinks of answers; False, and nothing, if one of them is not in this conversation."""
-        places = ", ".join("?" * len(message_ids))
-        answers = f"conversation_id = ? AND role = 'assistant' AND id IN ({places})"
-
-        async def work(sql: Sql) -> bool:
-            if await _find(sql, user_id, conversation_id) is None:
-                return False
-            found = await sql(f"SELECT id FROM messages WHERE {answers}", (conversation_id, *message_ids))
-            if len(found) < len(message_ids):
-                return False
-            await sql("UPDATE conversations SET version = version + 1 WHERE id = ?", (conversation_id,))
-            await sql(f"UPDATE messages SET feedback = ? WHERE {answers}", (kind, conversation_id, *message_ids))
-            return True
-
-        return await self.engine.write(work)
 
     # ---- turns ----
 
@@ -458,14 +442,19 @@ async def _message(sql: Sql, row: Row) -> Message:
     message = _message_in(row)
     if len(row["tool_calls"]) > LARGE:
         await asyncio.sleep(0)
-    if message["status"] == "streaming" and (events := await _events(sql, message["id"])):
-        message.update(cast(Message, fold(events)))
+    if message["status"] == "streaming":
+        message.update(cast(Message, fold((await _events(sql, message["id"]))[1])))
     return message
 
 
-async def _events(sql: Sql, answer_id: int) -> list[Event]:
-    rows = await sql("SELECT events FROM live_events WHERE answer_id = ? ORDER BY first", (answer_id,))
-    return [event for row in rows for event in load(row["events"])]
+async def _events(sql: Sql, answer_id: int) -> tuple[int, list[Event]]:
+    """Return how many events are stored of a live answer, and what they are, neighbouring texts as one."""
+    count, events = 0, list[Event]()
+    for row in await sql("SELECT events FROM live_events WHERE answer_id = ? ORDER BY first", (answer_id,)):
+        count += len(new := load(row["events"]))
+        events += joined(new)
+        await asyncio.sleep(0)  # others are served, however long the answer is
+    return count, events
 
 
 async def _append(sql: Sql, *progress: Progress) -> None:
@@ -517,22 +506,23 @@ async def _finish(
     return True
 
 
-async def interrupt(sql: Sql, which: str, *parameters: Value, keep_events: bool = False) -> None:
+async def interrupt(sql: Sql, which: str, *parameters: Value, keep_events: bool = False) -> bool:
     """End live answers that nobody makes any more, with what was stored of them: those for which `which` is true.
 
-    An answer that was asked to stop is stopped.
+    An answer that was asked to stop is stopped. They are ended a few at a time: returns whether there are more.
     """
-    columns = f"{MESSAGE}, asked"
-    for row in await sql(
-        f"SELECT {columns} FROM messages WHERE status = 'streaming' AND {which} ORDER BY id", parameters
-    ):
-        answer, events = await _message(sql, row), await _events(sql, row["id"])
-        last: list[Event] = []
-        if not row["asked"]:
-            answer["error"] = INTERRUPTED
-            last.append({"type": "error", "message": INTERRUPTED})
-        end = Progress(row["id"], len(events), last)
-        await _finish(sql, end, row["asked"] or "interrupted", answer, None, keep_events)
+    which = f"status = 'streaming' AND {which} ORDER BY id LIMIT {AT_ONCE}"
+    found = await sql(f"SELECT id, conversation_id FROM messages WHERE {which}", parameters)
+    for one in found:
+        # Locked, in the order of `_finish`: its process may just wake up, and store a tool's result.
+        await sql("UPDATE conversations SET version = version WHERE id = ?", (one["conversation_id"],))
+        ours = "UPDATE messages SET owner = owner WHERE id = ? AND status = 'streaming' RETURNING asked"
+        for row in await sql(ours, (one["id"],)):
+            count, events = await _events(sql, one["id"])
+            last: list[Event] = [] if row["asked"] else [{"type": "error", "message": INTERRUPTED}]
+            end = Progress(one["id"], count, last)
+            await _finish(sql, end, row["asked"] or "interrupted", fold([*events, *last]), None, keep_events)
+    return len(found) == AT_ONCE
 
 
 async def _conversation_for(sql: Sql, request: TurnRequest, now: str) -> Conversation:
@@ -574,20 +564,23 @@ async def _earlier(sql: Sql, request: TurnRequest) -> Turn | None:
         return None
     if rows[0]["request"] != request.digest:
         raise Conflict("This Idempotency-Key was used for a different request. Send each new message with a new key.")
-    if rows[0]["answer_id"] is None:
-        raise Conflict("This message was answered before, and that answer has been deleted since.")
     answer_id = rows[0]["answer_id"]
-    [conversation] = await sql(
+    messages = await sql(
+        f"""
+        SELECT {MESSAGE} FROM messages
+        WHERE id <= ? AND conversation_id = (SELECT conversation_id FROM messages WHERE id = ?)
+        ORDER BY id DESC LIMIT 2
+        """,
+        (answer_id, answer_id),
+    )
+    conversations = await sql(
         f"SELECT {CONVERSATION} FROM conversations WHERE id = (SELECT conversation_id FROM messages WHERE id = ?)",
         (answer_id,),
     )
-    question, answer = reversed(
-        await sql(
-            f"SELECT {MESSAGE} FROM messages WHERE conversation_id = ? AND id <= ? ORDER BY id DESC LIMIT 2",
-            (conversation["id"], answer_id),
-        )
-    )
-    return Turn(_conversation(conversation), [await _message(sql, question)], await _message(sql, answer), earlier=True)
+    if not conversations:
+        raise Conflict("This message was answered before, and that answer has been deleted since.")
+    answer, question = [await _message(sql, row) for row in messages]
+    return Turn(_conversation(conversations[0]), [question], answer, earlier=True)
 
 
 # ---- rows ----

@@ -9,7 +9,9 @@ index here. The frame is the event as it is, but that `started` is shown as a "t
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal, NotRequired, TypedDict, assert_never
 
 Status = Literal["streaming", "done", "stopped", "failed", "interrupted"]
@@ -275,6 +277,15 @@ def _call_events(call: StoredCall) -> list[Event]:
     if "result" not in call:
         return [asked]
     return [asked, {"type": "tool_result", "id": call["id"], "name": call["name"], "result": call["result"]}]
+
+
+def joined(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield events that fold to the same, neighbouring pieces of text as one."""
+    for kind, some in groupby(events, itemgetter("type")):
+        if kind == "text":
+            yield {"type": "text", "content": "".join(event["content"] for event in some if event["type"] == "text")}
+        else:
+            yield from some
 
 
 def dump(events: Sequence[Event]) -> str:

@@ -25,6 +25,7 @@ from todochat.dates import utc_now
 from todochat.db import Store, interrupt
 from todochat.engines import Sql, Unavailable
 from todochat.events import Event, Feed, load
+from todochat.logs import log_mistake
 
 log = logging.getLogger("todochat")
 
@@ -63,6 +64,7 @@ class Processes:
         self._own_live = own_live
         self._mirrors: dict[int, Feed] = {}  # by answer
         self._places: dict[int, Place] = {}  # by answer
+        self._read: dict[int, float] = {}  # by answer: when its mirror was seen to have readers
         self._tasks: dict[str, asyncio.Task[None]] = {}  # what is done in the background
         self._seen: dict[str, tuple[str, float]] = {}  # by process: its beat, and since when it is that one
         self._unmade: set[int] = set()  # answers of ours that nobody made at the last look
@@ -110,6 +112,7 @@ class Processes:
         if answer_id not in self._mirrors:
             self._mirrors[answer_id], self._places[answer_id] = Feed(answer_id, conversation_id, user_id), Place()
         mirror = self._mirrors[answer_id]
+        self._read[answer_id] = time.monotonic()
         self._keep_doing("poll", self._poll_always)
         await self._poll()
         return mirror
@@ -136,18 +139,19 @@ class Processes:
             log.warning("an answer of another process is not stopped: %s", error)
 
     async def _poll_always(self) -> None:
-        read = {}  # by answer: when its mirror was seen to have readers
         while self._mirrors:
             await asyncio.sleep(POLL_EVERY)
             try:
                 await self._poll()
             except Unavailable as error:
                 log.warning("following the answers of other processes: %s", error)
+            except Exception as error:  # their readers must not wait for ever
+                log_mistake("following the answers of other processes", error)
             for mirror in list(self._mirrors.values()):
-                if mirror.readers or mirror.id not in read:
-                    read[mirror.id] = time.monotonic()
-                if mirror.ended or time.monotonic() - read[mirror.id] > UNREAD:
-                    del self._mirrors[mirror.id], self._places[mirror.id], read[mirror.id]
+                if mirror.readers:
+                    self._read[mirror.id] = time.monotonic()
+                if mirror.ended or time.monotonic() - self._read[mirror.id] > UNREAD:
+                    del self._mirrors[mirror.id], self._places[mirror.id], self._read[mirror.id]
 
     async def _poll(self) -> None:
         """Give all mirrors what is new, by one look at the database."""
@@ -181,6 +185,8 @@ class Processes:
             except Unavailable as error:
                 log.warning("looking after other processes: %s", error)
                 self._seen.clear()  # they could not say that they live either
+            except Exception as error:  # the next beat must come all the same
+                log_mistake("looking after other processes", error)
             await asyncio.sleep(LOOK_EVERY)
 
     async def _beat(self) -> None:
@@ -211,7 +217,8 @@ class Processes:
             if moment - self._seen[process][1] >= DEAD_AFTER:
                 log.warning("process %s shows no sign of life: its answers are ended", process)
                 del self._seen[process]  # what it begins when it wakes up is another matter
-                await self._store.engine.write(partial(_bury, process=process, beat=beat))
+                while await self._store.engine.write(partial(_bury, process=process, beat=beat)):
+                    beat = ""  # of the row that was made for the rest of them
         return bool(beats)
 
     async def _end_unmade(self) -> None:
@@ -253,11 +260,12 @@ async def _end(sql: Sql, answer_id: int) -> None:
     await interrupt(sql, "id = ?", answer_id, keep_events=True)
 
 
-async def _bury(sql: Sql, process: str, beat: str) -> None:
-    """End the answers of a process, unless it has shown a new beat meanwhile."""
+async def _bury(sql: Sql, process: str, beat: str) -> bool:
+    """End some answers of a process, unless it has shown a new beat meanwhile; return whether there are more."""
     await sql("INSERT INTO servers (id, beat) VALUES (?, '') ON CONFLICT (id) DO NOTHING", (process,))
-    if await sql("DELETE FROM servers WHERE id = ? AND beat = ? RETURNING id", (process, beat)):
-        await interrupt(sql, "owner = ?", process, keep_events=True)
+    if not await sql("DELETE FROM servers WHERE id = ? AND beat = ? RETURNING id", (process, beat)):
+        return False
+    return await interrupt(sql, "owner = ?", process, keep_events=True)
 
 
 async def _sweep(sql: Sql) -> None:

@@ -17,6 +17,7 @@ from todochat.dates import utc_now
 from todochat.engines import Row, Sql, T, Value
 
 READERS = 100  # of one answer: tabs and devices of one user
+LARGE = 4  # answers of over a megabyte that one user is being sent
 BODIES = 16  # of one user that are being read, of a megabyte each at most
 
 ROW = 100  # characters that a message counts beside its texts
@@ -121,6 +122,7 @@ class Shares:
         self._buckets: dict[str, tuple[float, float]] = {}  # by user: how many turns there were left, and when
         self._readers: Counter[int] = Counter()  # by answer
         self._bodies: Counter[str] = Counter()  # by user
+        self._sent: Counter[str] = Counter()  # by user
         self._readings: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by user
 
     def take_turn(self, user_id: str) -> None:
@@ -149,6 +151,15 @@ class Shares:
     def reading(self, user_id: str) -> asyncio.Lock:
         """Return what is held while a list or a conversation of the user's is read: others wait for one at most."""
         return self._readings.setdefault(user_id, asyncio.Lock())
+
+    def sending(self, user_id: str, response: ASGIApp) -> ASGIApp:
+        """Return a large response that counts until the user has taken it; it raises `TooMany` at once."""
+
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            with _one_more(self._sent, user_id, LARGE, "You are loading too much at once. Please try again later."):
+                await response(scope, receive, send)
+
+        return counted
 
     def follow(self, answer_id: int, stream: ASGIApp, leave: Callable[[], Awaitable[None]] | None = None) -> ASGIApp:
         """Return the response by which a reader follows an answer; it raises `TooMany` at once if there are too many.

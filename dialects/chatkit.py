@@ -7,8 +7,6 @@ threads; what its items are is said in chatkit_items.py.
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -16,13 +14,15 @@ from starlette.exceptions import HTTPException
 from todochat.db import Conversation, Store, Turn
 from todochat.dialects.chatkit_items import ItemWriter, Json, items, user_message
 from todochat.dialects.sse import frame
-from todochat.events import Event
+from todochat.events import Event, joined
 from todochat.web import inputs
 
 Page = Json  # {"data", "has_more"} and, if there is more, "after"
 
 PAGE = 20  # threads or items, if the request does not say
 MAX_PAGE = 100
+SLICE = 21  # messages that are read at once
+LARGE_PAGE = 500_000  # characters, after which a page ends
 MAX_FEEDBACK = 100  # items in one request
 ID = "[1-9][0-9]{0,17}"  # what SQLite takes for an id
 ANSWER_ITEM = rf"({ID})\.(?:0|[1-9][0-9]{{0,8}})"
@@ -141,13 +141,26 @@ async def _items_of(params: Mapping[str, Any], store: Store, user_id: str) -> tu
     cursor = re.fullmatch(f"({ID})|{ANSWER_ITEM}", after or "")
     # A question is one item and an answer may be none: twice as many messages as items, and the cursor's own.
     since = int(cursor[1] or cursor[2]) if cursor else None
-    conversation, messages = inputs.found(
-        await store.page_of_messages(user_id, thread_id, since=since, newest_first=newest_first, limit=2 * limit + 4)
-    )
-    data = [item for message in messages for item in items(thread_id, message)[:: -1 if newest_first else 1]]
-    if after is not None:  # from behind the cursor; if it is not there (any more), there is nothing behind it
-        place = next((n for n, item in enumerate(data) if item["id"] == after), len(data))
-        data = data[place + 1 :]
+    data: list[Json] = []
+    size, more = 0, True
+    while more and len(data) <= limit:
+        conversation, messages = inputs.found(
+            await store.page_of_messages(user_id, thread_id, since=since, newest_first=newest_first, limit=SLICE)
+        )
+        # The last one of a whole slice is the first of the next.
+        more = len(messages) == SLICE
+        for message in messages[: SLICE - 1]:
+            if size > LARGE_PAGE:
+                return conversation, _page(data, min(limit, len(data)), more=True)
+            told = items(thread_id, message)[:: -1 if newest_first else 1]
+            if after is not None:  # from behind the cursor, an item of the first message; if it is gone, nothing is
+                place = next((n for n, item in enumerate(told) if item["id"] == after), None)
+                if place is None:
+                    return conversation, _page([], limit)
+                told, after = told[place + 1 :], None
+            data += told
+            size += len(str(message))
+        since = messages[-1]["id"] if more else None
     return conversation, _page(data, limit)
 
 
@@ -169,16 +182,17 @@ async def _feedback(params: Mapping[str, Any], store: Store, user_id: str) -> Js
         raise HTTPException(400, f"item_ids is required: a list of 1 to {MAX_FEEDBACK} ids, as text.")
     named = [re.fullmatch(ANSWER_ITEM, item_id) if isinstance(item_id, str) else None for item_id in ids]
     answers = {int(name[1]) for name in named if name}
-    messages = [await store.get_message(user_id, answer) for answer in answers]
-    known = [item["id"] for message in messages if message is not None for item in items(thread_id, message)]
-    inputs.found(
-        all(item_id in known for item_id in ids) and await store.give_feedback(user_id, thread_id, answers, kind)
-    )
+    known: list[str] = []
+    for answer in answers:
+        if (message := await store.get_message(user_id, answer)) is not None:
+            known += [item["id"] for item in items(thread_id, message)]
+    are_items = all(item_id in known for item_id in ids)
+    inputs.found(are_items and await store.give_feedback(user_id, thread_id, answers, kind))
     return {}
 
 
-def _page(data: list[Json], limit: int) -> Page:
-    if len(data) <= limit:
+def _page(data: list[Json], limit: int, *, more: bool = False) -> Page:
+    if len(data) <= limit and not more:
         return {"data": data, "has_more": False}
     return {"data": data[:limit], "has_more": True, "after": data[limit - 1]["id"]}
 
@@ -217,7 +231,7 @@ async def frames(kind: str, turn: Turn, batches: AsyncGenerator[list[Event], Non
     writer = ItemWriter(turn.conversation["id"], turn.answer["id"], turn.answer["created_at"])
     async for batch in batches:
         # A thought is not sent again for each of its pieces: there may be nothing to send.
-        if chunk := "".join([frame(told) for event in _joined(batch) for told in writer.write(event)]):
+        if chunk := "".join([frame(told) for event in joined(batch) for told in writer.write(event)]):
             yield chunk.encode("ascii")
     if chunk := "".join(map(frame, writer.close())):
         yield chunk.encode("ascii")
@@ -233,12 +247,3 @@ def _opening(kind: str, turn: Turn) -> Iterator[Json]:
     if kind == "threads.create":
         yield {"type": "thread.updated", "thread": thread(turn.conversation)}
     yield {"type": "stream_options", "stream_options": {"allow_cancel": True}}
-
-
-def _joined(batch: list[Event]) -> Iterator[Event]:
-    """Yield the events of a batch, neighbouring pieces of text as one."""
-    for kind, events in groupby(batch, itemgetter("type")):
-        if kind == "text":
-            yield {"type": "text", "content": "".join(event["content"] for event in events if event["type"] == "text")}
-        else:
-            yield from events

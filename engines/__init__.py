@@ -110,6 +110,13 @@ class Engine(ABC):
         return await _whole(self._transaction(work))
 
     @abstractmethod
+    async def lock(self, sql: Sql, name: str) -> None:
+        """In a unit of work that writes: wait until no other one, on any process, has locked this name in this way.
+
+        It is locked until the unit's transaction ends.
+        """
+
+    @abstractmethod
     async def close(self) -> None:
         """Wait for the units of work that are under way, then let go of the database. There is no way back."""
 

@@ -17,7 +17,7 @@ import socket
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,13 @@ UPGRADES: dict[int, str] = {}  # from which version: the statements that lead to
 
 CONNECTIONS = 8  # of a process, at most
 KEPT = 3  # of these, the ones that are not for tools, which may take their time
+LONG = 2  # of these, the ones that long reads may have
 TOOL_IDLES = 60  # seconds that a tool may spend without a statement
 GRACE = 1.0  # seconds after its patience, at which a server that does not even say that it is busy is given up
 PAUSE = 0.05  # seconds before work is done again
 UPGRADE_TAKES = 600.0  # seconds, at most
 ATTEMPTS = 3  # at work that finds changed what it has just read
-LOCKS = 0x746F646F  # the class of our advisory locks
+LOCKS = 0x746F646F  # the class of our advisory locks of whole units; the next one is that of `Engine.lock`
 
 GONE = "The database does not answer at the moment. Please try again."
 BUSY = "The database is busy. Please try again in a moment."
@@ -113,8 +114,7 @@ class _Connection:
         if kind.tool:
             statements.append("SAVEPOINT work")
         if kind.lock is not None:  # by a number: several statements in one trip cannot have parameters
-            number = zlib.crc32(kind.lock.encode()) - 2**31
-            statements.append(f"SELECT pg_advisory_xact_lock({LOCKS}, {number})")
+            statements.append(f"SELECT pg_advisory_xact_lock({LOCKS}, {_number_of(kind.lock)})")
         await self._execute("; ".join(statements).encode())
         self._until = None if kind.tool else deadline + GRACE
 
@@ -177,6 +177,7 @@ class PostgresEngine(Engine):
         self._idle: list[_Connection] = []
         self._places = asyncio.Semaphore(CONNECTIONS)
         self._places_for_tools = asyncio.Semaphore(CONNECTIONS - KEPT)
+        self._places_for_long_reads = asyncio.Semaphore(LONG)
         self._lines: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # by the name that is locked
         self._closing = False
         self._reachable = True
@@ -216,7 +217,9 @@ class PostgresEngine(Engine):
     # ---- units of work ----
 
     async def _read(self, work: Work[T], long: bool) -> T:
-        return await self._unit(_READ, lambda connection: work(connection.sql))
+        deadline = time.monotonic() + self._patience
+        async with self._place(self._places_for_long_reads, deadline) if long else nullcontext():
+            return await self._unit(_READ, lambda connection: work(connection.sql), deadline - time.monotonic())
 
     async def _write(self, work: Work[T], lock: str | None) -> T:
         async def write(connection: _Connection) -> T:
@@ -249,6 +252,10 @@ class PostgresEngine(Engine):
 
         async with self._place(self._places_for_tools, time.monotonic() + self._patience):
             return await self._unit(_TOOL, run)
+
+    async def lock(self, sql: Sql, name: str) -> None:
+        """See `Engine.lock`."""
+        await sql("SELECT pg_advisory_xact_lock(?, ?)", (LOCKS + 1, _number_of(name)))
 
     async def _apart(self, transaction: Transaction, work: Work[T]) -> T:
         """See `Engine._apart`."""
@@ -367,6 +374,11 @@ class PostgresEngine(Engine):
                 **self._parameters, autocommit=True, prepare_threshold=None, row_factory=dict_row
             )
         return _Connection(driver, self._patience)
+
+
+def _number_of(name: str) -> int:
+    """Return the number by which a name is locked; another name may have it too, and then waits in vain."""
+    return zlib.crc32(name.encode()) - 2**31
 
 
 def _idles(seconds: float) -> str:

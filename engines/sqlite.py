@@ -17,7 +17,7 @@ from typing import Any
 
 import aiosqlite
 
-from todochat.engines import Engine, Row, StoreError, T, Transaction, Unavailable, Value, Work
+from todochat.engines import Engine, Row, Sql, StoreError, T, Transaction, Unavailable, Value, Work
 from todochat.files import open_own
 
 MEMORY = ":memory:"
@@ -214,6 +214,9 @@ class SqliteEngine(Engine):
                 return await transaction.run(work, lambda: self._writer.execute_fetchall("COMMIT"))
             finally:
                 await self._roll_back(self._writer)
+
+    async def lock(self, sql: Sql, name: str) -> None:
+        """See `Engine.lock`: here only one writes at a time."""
 
     async def _apart(self, transaction: Transaction, work: Work[T]) -> T:
         """See `Engine._apart`."""

@@ -68,6 +68,7 @@ class TaskStore:
         """Add a pending task and return it. Raises `shares.Full` if the user may not have another one."""
 
         async def work(sql: Sql) -> Task:
+            await self.engine.lock(sql, user_id)  # or two that come at once would both be the last one allowed
             await admit_task(sql, user_id, self.room)
             now = utc_now()
             [row] = await sql(

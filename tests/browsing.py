@@ -206,11 +206,11 @@ def growth(work: Callable[[int], float], few: int, many: int) -> float:
     Others on the machine can only add to a time: so it is the least of several, and measured again if it is much.
     """
     least = {few: float("inf"), many: float("inf")}
-    for attempt in range(8):
+    for _ in range(8):
         for size in least:
             least[size] = min(least[size], work(size))
         ratio = least[many] / max(least[few], 0.005)  # what costs next to nothing is not measured well
-        if attempt and ratio <= MUCH:
+        if ratio <= MUCH:
             break
     return ratio
 

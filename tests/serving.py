@@ -9,6 +9,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -55,9 +56,12 @@ def missing(what: str) -> None:
 class Process(ForkServerProcess):
     """A script in a process of its own, with its output in a file. Ended with the tests, whatever happens."""
 
-    def __init__(self, script: Path, env: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, script: Path, env: dict[str, str], log: Path, *arguments: str, folder: Path | None = None
+    ) -> None:
         super().__init__(daemon=True)
-        self._script, self._env_of_it, self._log = script, env, log
+        self._command, self._env_of_it, self._log = [str(script), *arguments], env, log
+        self._folder = folder or log.parent  # where it runs
 
     def run(self) -> None:
         """Be that script: called in the new process."""
@@ -66,9 +70,9 @@ class Process(ForkServerProcess):
             os.dup2(log.fileno(), 2)
         os.environ.clear()
         os.environ.update(self._env_of_it)
-        os.chdir(self._log.parent)
-        sys.argv = [str(self._script)]
-        runpy.run_path(str(self._script), run_name="__main__")
+        os.chdir(self._folder)
+        sys.argv = self._command
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
     def send_signal(self, sig: int) -> None:
         """Send it a signal, by its own pid."""
@@ -84,6 +88,15 @@ class Process(ForkServerProcess):
         self.join(seconds)
         assert self.exitcode is not None, f"the process has not ended within {seconds} seconds"
         return self.exitcode
+
+
+def run_app(folder: Path, *arguments: str, **settings: Any) -> tuple[int, str]:
+    """Run `python app.py` in a folder to its end; return its exit code and what it printed, errors included."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        log = Path(elsewhere) / "log.txt"
+        process = Process(ROOT / "app.py", environment(**settings), log, *arguments, folder=folder)
+        process.start()
+        return process.wait(PATIENCE), log.read_text()
 
 
 class Server:

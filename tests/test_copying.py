@@ -1,15 +1,13 @@
 """Moving from a SQLite file to PostgreSQL: `python app.py copy`."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Server
 from postgres import PASSWORD
-from serving import environment
+from serving import run_app
 
 from todochat.db import Limits, Progress, Store, TurnRequest
 from todochat.events import Event, fold
@@ -23,15 +21,9 @@ BOTH = pytest.mark.parametrize("database", ["postgres", "pgbouncer"], indirect=T
 DIRECT = pytest.mark.parametrize("database", ["postgres"], indirect=True)
 
 
-def copy_to(url: str, file: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command that copies a file to a database on a server."""
-    return subprocess.run(
-        [sys.executable, ROOT / "app.py", "copy", f"sqlite:///{file}", url],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def copy_to(url: str, file: Path) -> tuple[int, str]:
+    """Run the command that copies a file to a database on a server; return its exit code and what it said."""
+    return run_app(file.parent, "copy", f"sqlite:///{file}", url)
 
 
 async def fill(file: Path) -> None:
@@ -59,9 +51,8 @@ async def fill(file: Path) -> None:
 async def test_a_file_is_copied_to_a_server(database: str, tmp_path: Path) -> None:
     """Everything is there afterwards, as it was, and ids go on where they were; a second copy is refused."""
     await fill(tmp_path / "chat.db")
-    copied = copy_to(database, tmp_path / "chat.db")
-    assert (copied.returncode, copied.stderr) == (0, "")
-    assert copied.stdout == "Copied 2 conversations, 4 messages, 3 idempotency_keys, 128 tasks, 1 token_counts.\n"
+    copied = "Copied 2 conversations, 4 messages, 3 idempotency_keys, 128 tasks, 1 token_counts.\n"
+    assert copy_to(database, tmp_path / "chat.db") == (0, copied)
     old, new = await Store.open(str(tmp_path / "chat.db")), await Store.open(database)
     try:
         for n in (2, 3):
@@ -77,8 +68,8 @@ async def test_a_file_is_copied_to_a_server(database: str, tmp_path: Path) -> No
     finally:
         await old.close()
         await new.close()
-    refused = copy_to(database, tmp_path / "chat.db")
-    assert (refused.returncode, "not empty" in refused.stderr) == (2, True)
+    code, said = copy_to(database, tmp_path / "chat.db")
+    assert (code, "not empty" in said) == (2, True)
 
 
 def test_the_tables_to_copy_are_those_that_there_are() -> None:
@@ -98,7 +89,7 @@ def test_what_cannot_be_copied_is_said_in_a_line(
     server = make_server(script="tests/unpaced.py")
     in_use = copy_to(database, server.database)
     to_a_file = copy_to("sqlite:///other.db", server.database)
-    for refused, says in ((missing_file, "no database"), (in_use, "in use"), (to_a_file, "postgresql://")):
-        [line_] = refused.stderr.splitlines()
-        assert (refused.returncode, says in line_, PASSWORD in line_) == (2, True, False)
+    for (code, said), says in ((missing_file, "no database"), (in_use, "in use"), (to_a_file, "postgresql://")):
+        [line_] = said.splitlines()
+        assert (code, says in line_, PASSWORD in line_) == (2, True, False)
     assert not (tmp_path / "none.db").exists()

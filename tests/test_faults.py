@@ -100,7 +100,7 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path: Path
     In a file the next start ends the answers, on PostgreSQL another process does, and tells its readers.
     """
     url = database if "://" in database else None
-    times = 100 if url is None else rounds(50)
+    times = rounds(100 if url is None else 50)
     lost = kill_often(tmp_path, times, lambda user: WITH_TOOLS % (user, user), url=url)
     if url is None:
         tried("kill -9 at a random moment of two streaming turns", times, lost)
@@ -114,8 +114,9 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path: Path
 
 def test_kill_9_during_tools_of_the_hosts_loses_no_result_that_was_shown(tmp_path: Path) -> None:
     """Killed while several tools at once work on the host's own tasks: what was shown is there, and had its effect."""
-    lost = kill_often(tmp_path, 60, lambda user: AT_ONCE % ((user,) * 6), host_tasks=True)
-    tried("kill -9 with tools on the host's own tasks", 60, lost)
+    times = rounds(60)
+    lost = kill_often(tmp_path, times, lambda user: AT_ONCE % ((user,) * 6), host_tasks=True)
+    tried("kill -9 with tools on the host's own tasks", times, lost)
     assert lost == 0, SEED
 
 

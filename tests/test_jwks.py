@@ -301,10 +301,8 @@ def test_a_key_that_is_withdrawn_is_over(issuer: Issuer, monkeypatch: pytest.Mon
         assert await found(keys, "old")
         assert issuer.asked == 1
         keys._asked -= jwks.MAX_AGE  # ten minutes ago
-        issuer.pause = PATIENCE
-        begun = time.monotonic()
-        assert await found(keys, "old")
-        assert time.monotonic() - begun < 3
+        issuer.pause = 4
+        assert await found(keys, "old"), "it waited until the keys had come, of which this is none"
         assert await found(keys, "new")
         assert not await found(keys, "old")
         assert issuer.asked == 2

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import ROOT, SECRET, SETTINGS, Server, running
+from serving import environment, run_app
 
 from todochat import auth
 from todochat.app import create_app
@@ -25,19 +26,10 @@ from todochat.serve import main
 from todochat.settings import BadSetting, Settings
 
 
-def run(
-    folder: Path, *arguments: str, program: Path = ROOT / "app.py", **settings: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end, with `folder` as the working directory."""
-    env = {name: value for name, value in os.environ.items() if name not in SETTINGS} | settings
-    return subprocess.run(
-        [sys.executable, str(program), *arguments],
-        env=env,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,  # for a busy machine: it ends by itself
-    )
+def run(folder: Path, program: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, in a Python of its own, with `folder` as the working directory."""
+    command = [sys.executable, str(program), *arguments]
+    return subprocess.run(command, env=environment(**settings), cwd=folder, capture_output=True, text=True)
 
 
 def test_without_settings_it_is_the_demo(make_server: Callable[..., Server]) -> None:
@@ -51,9 +43,9 @@ def test_without_settings_it_is_the_demo(make_server: Callable[..., Server]) -> 
     assert "offline demo model" in log
     secret = server.database.with_name("chat.db.secret")
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-    again = run(server.folder, "token", "alice", DATABASE_URL=f"sqlite:///{server.database}")
+    _, again = run_app(server.folder, "token", "alice", DATABASE_URL=f"sqlite:///{server.database}")
     made = auth.Verifier(FixedKeys("HS256", secret.read_text()))
-    assert asyncio.run(made.check(again.stdout.strip())) == "alice"
+    assert asyncio.run(made.check(again.strip())) == "alice"
     assert secret.read_text() not in log
 
 
@@ -105,12 +97,12 @@ def test_with_a_secret_no_token_is_printed(make_server: Callable[..., Server]) -
 )
 def test_a_bad_setting_is_one_line_and_exit_code_2(tmp_path: Path, settings: dict[str, str], says: str) -> None:
     """A setting that cannot be used ends the start with one clear line, never a traceback."""
-    ended = run(tmp_path, **({"PORT": "0", "DATABASE_URL": f"sqlite:///{tmp_path}/chat.db"} | settings))
-    assert ended.returncode == 2
-    [line] = ended.stderr.strip().splitlines()
+    code, said = run_app(tmp_path, **({"PORT": "0", "DATABASE_URL": f"sqlite:///{tmp_path}/chat.db"} | settings))
+    assert code == 2
+    [line] = said.strip().splitlines()
     assert line.startswith("todochat: ")
     assert says in line
-    assert SECRET not in ended.stderr
+    assert SECRET not in said
 
 
 PASSWORD = "hunter2-hunter2"
@@ -130,12 +122,12 @@ WITH_PASSWORD = [
 @pytest.mark.parametrize("url", WITH_PASSWORD)
 def test_no_password_of_a_database_url_is_shown(tmp_path: Path, url: str) -> None:
     """A database URL that cannot be used is refused without being quoted, and no file is made."""
-    ended = run(tmp_path, PORT="0", DATABASE_URL=url)
-    assert ended.returncode == 2
-    [line] = ended.stderr.strip().splitlines()
+    code, said = run_app(tmp_path, PORT="0", DATABASE_URL=url)
+    assert code == 2
+    [line] = said.strip().splitlines()
     assert line.startswith("todochat: DATABASE_URL")
     assert "sqlite:///path" in line
-    assert PASSWORD not in ended.stderr + ended.stdout
+    assert PASSWORD not in said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -177,16 +169,16 @@ def test_no_password_of_a_url_in_a_wrong_place_is_shown(
 @pytest.mark.parametrize("command", [[], ["token", "alice"], ["backup", "copy.db"]])
 def test_options_in_a_database_url_make_no_file_of_that_name(tmp_path: Path, command: list[str], url: str) -> None:
     """What looks like an option is refused in a sentence by every command, and no file is made."""
-    ended = run(tmp_path, *command, PORT="0", DATABASE_URL=url)
-    assert (ended.returncode, len(ended.stderr.strip().splitlines())) == (2, 1)
-    assert "no options" in ended.stderr
+    code, said = run_app(tmp_path, *command, PORT="0", DATABASE_URL=url)
+    assert (code, len(said.strip().splitlines())) == (2, 1)
+    assert "no options" in said
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_port_that_is_taken_is_one_line(make_server: Callable[..., Server], tmp_path: Path) -> None:
     """A port in use is one clear line and exit code 2."""
     port = make_server().url.rsplit(":", 1)[1]
-    ended = run(tmp_path, PORT=port, DATABASE_URL=f"sqlite:///{tmp_path}/other.db")
+    ended = run(tmp_path, ROOT / "app.py", PORT=port, DATABASE_URL=f"sqlite:///{tmp_path}/other.db")
     assert (ended.returncode, len(ended.stderr.strip().splitlines())) == (2, 1)
     assert f"port {port}" in ended.stderr
 
@@ -194,9 +186,9 @@ def test_a_port_that_is_taken_is_one_line(make_server: Callable[..., Server], tm
 def test_a_second_server_on_the_same_file_is_one_line(make_server: Callable[..., Server], tmp_path: Path) -> None:
     """A second process on the same file says that it is in use."""
     server = make_server()
-    ended = run(tmp_path, PORT="0", DATABASE_URL=f"sqlite:///{server.database}")
-    assert (ended.returncode, len(ended.stderr.strip().splitlines())) == (2, 1)
-    assert "in use by another server" in ended.stderr
+    code, said = run_app(tmp_path, PORT="0", DATABASE_URL=f"sqlite:///{server.database}")
+    assert (code, len(said.strip().splitlines())) == (2, 1)
+    assert "in use by another server" in said
     assert httpx.get(f"{server.url}/health").status_code == 200
 
 
@@ -204,9 +196,9 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     """The demo's secret must be its owner's only."""
     (tmp_path / "chat.db.secret").write_text("x" * 40)
     (tmp_path / "chat.db.secret").chmod(0o644)
-    ended = run(tmp_path, "token", "alice", DATABASE_URL=f"sqlite:///{tmp_path}/chat.db")
-    assert ended.returncode == 2
-    assert "chmod 600" in ended.stderr
+    code, said = run_app(tmp_path, "token", "alice", DATABASE_URL=f"sqlite:///{tmp_path}/chat.db")
+    assert code == 2
+    assert "chmod 600" in said
 
 
 @pytest.mark.parametrize("command", [[], ["token", "alice"]])
@@ -215,19 +207,19 @@ def test_a_secret_that_is_none_is_one_line(tmp_path: Path, command: list[str]) -
     database = {"PORT": "0", "DATABASE_URL": f"sqlite:///{tmp_path}/chat.db"}
     (tmp_path / "chat.db.secret").write_bytes(b"\xff" * 40)
     (tmp_path / "chat.db.secret").chmod(0o600)
-    unreadable = run(tmp_path, *command, **database)
-    key = run(tmp_path, *command, **database, BETTER_AUTH_SECRET="ssh-rsa " + "a" * 40)
-    for ended, says in ((unreadable, "Cannot read"), (key, "BETTER_AUTH_SECRET cannot be used")):
-        assert (ended.returncode, len(ended.stderr.strip().splitlines())) == (2, 1), ended.stderr
-        assert says in ended.stderr
+    unreadable = run_app(tmp_path, *command, **database)
+    key = run_app(tmp_path, *command, **database, BETTER_AUTH_SECRET="ssh-rsa " + "a" * 40)
+    for (code, said), says in ((unreadable, "Cannot read"), (key, "BETTER_AUTH_SECRET cannot be used")):
+        assert (code, len(said.strip().splitlines())) == (2, 1), said
+        assert says in said
 
 
 @pytest.mark.parametrize("arguments", [["help"], ["token"], ["token", "a", "b"], ["--help"]])
 def test_other_arguments_print_the_usage(tmp_path: Path, arguments: list[str]) -> None:
     """Arguments that mean nothing print what there is."""
-    ended = run(tmp_path, *arguments)
-    assert ended.returncode == 2
-    assert "python app.py token NAME" in ended.stderr
+    code, said = run_app(tmp_path, *arguments)
+    assert code == 2
+    assert "python app.py token NAME" in said
 
 
 def test_it_starts_about_as_fast_as_the_sdk_is_imported(make_server: Callable[..., Server]) -> None:
@@ -343,7 +335,7 @@ def test_the_wheel_has_all_of_the_code(checkout: Path, installed: Path) -> None:
 
 def test_in_a_checkout_the_database_is_beside_the_code(checkout: Path, tmp_path: Path) -> None:
     """From whatever folder it is started, whatever its own folder is called, a checkout keeps its database in it."""
-    ended = run(tmp_path, "token", "alice", program=checkout / "app.py")
+    ended = run(tmp_path, checkout / "app.py", "token", "alice")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert [path.name for path in checkout.glob("*.db*")] == ["todochat.db.secret"]
     assert list(tmp_path.iterdir()) == []
@@ -351,7 +343,7 @@ def test_in_a_checkout_the_database_is_beside_the_code(checkout: Path, tmp_path:
 
 def test_installed_the_database_is_in_the_working_directory(installed: Path, tmp_path: Path) -> None:
     """Nothing is put among installed packages."""
-    ended = run(tmp_path, "token", "alice", program=installed / "todochat" / "app.py")
+    ended = run(tmp_path, installed / "todochat" / "app.py", "token", "alice")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["todochat.db.secret"]
     assert list(installed.rglob("*.db*")) == []

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp
 
 from todochat.shares import Shares
 from todochat.web import inputs
@@ -18,7 +19,7 @@ _as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 
 async def answer(
     request: Request, shares: Shares, user_id: str, version: str, read: Callable[[], Awaitable[object]]
-) -> Response:
+) -> ASGIApp:
     """Return what `read` gives as JSON, or 304 if the client has it already; 404 if there is None of it any more.
 
     `version` is a text that is another one after each change. It must have been looked up before: what changes in
@@ -34,7 +35,8 @@ async def answer(
         pieces = [piece.encode() async for piece in _pieces(inputs.found(await read()))]
     if (size := sum(map(len, pieces))) > 5 * BREATH:
         headers["Content-Length"] = str(size)  # simple clients read no chunks
-        return StreamingResponse(_each(pieces), media_type="application/json", headers=headers)
+        response = StreamingResponse(_each(pieces), media_type="application/json", headers=headers)
+        return shares.sending(user_id, response)
     return Response(b"".join(pieces), media_type="application/json", headers=headers)
 
 
