@@ -5,7 +5,13 @@ import socket
 import time
 from collections.abc import Callable
 
+import pytest
 from conftest import Client, Server
+
+from todochat import account
+from todochat.db import Limits, Store
+from todochat.shares import Shares
+from turns import begin
 
 
 def test_an_export_has_everything_and_nothing_of_others(alice: Client, bob: Client) -> None:
@@ -43,6 +49,22 @@ def test_deleting_everything_ends_what_is_live(paced: Server, carol: Client) -> 
         assert len(dora.messages(kept)) == 2
         assert len(dora.tasks()) == 1
     assert carol.say("say 1 0").text == "w0 "
+
+
+@pytest.mark.anyio
+async def test_an_export_goes_on_when_a_conversation_goes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversation that is deleted while the document is sent is not in it, and all the others are."""
+    monkeypatch.setattr(account, "PAGE", 2)
+    for _ in range(7):
+        await begin(store, limits=Limits(live_per_user=9))
+    document = ""
+    async for piece in account._document(store, Shares(10), "alice"):
+        document += piece
+        if '"id": 2, "title"' in piece:  # it ends the first page, and 4 is on the next one
+            await store.delete_conversation("alice", 2)
+            await store.delete_conversation("alice", 4)
+    exported = [conversation["id"] for conversation in json.loads(document)["conversations"]]
+    assert exported == [1, 2, 3, 5, 6, 7]
 
 
 def test_a_broken_off_mcp_request_is_no_traceback(make_server: Callable[..., Server]) -> None:

@@ -26,12 +26,12 @@ from faults import Table
 from postgres import PASSWORD, Line, Postgres, free_port, line, look
 from serving import environment
 
-from todochat import db, runs
+from todochat import db, processes, runs
 from todochat.db import Limits, Progress, Store, TurnRequest
 from todochat.engines import Row, Sql, StoreError, T, Unavailable
 from todochat.engines.postgres import CONNECTIONS, GRACE, KEPT, PostgresEngine
 from todochat.events import Event, fold
-from todochat.shares import SIZE
+from todochat.shares import SIZE, Room
 from todochat.store.tasks import Task
 
 pytestmark = pytest.mark.anyio
@@ -1128,6 +1128,120 @@ async def test_a_tool_whose_commit_takes_long_is_in_the_end_of_its_answer(
         assert [call["result"]["title"] for call in answer["tool_calls"]] == ["x"]
         assert len(await store.list_tasks("alice")) == 1
         await live.close()
+
+
+@DIRECT
+async def test_a_process_that_wakes_up_in_its_burial_keeps_what_it_commits(database: str) -> None:
+    """It stores a tool's result while another one ends its answers: what stays of the answer has the result."""
+    port = int(database.rsplit(":", 1)[1].split("/")[0])
+    async with line(port) as cable, opened(cable.url(database), 20) as one, opened(database, 20) as two:
+        owner, other = Store(one), Store(two)
+        turn = await owner.begin_turn(TurnRequest("alice", "hi", title="hi"), Limits())
+        await owner.save_progress(lambda: [Progress(turn.answer["id"], 0, [TEXT, CALL])])
+        cable.halt_after = b"SET owner = owner"
+        work = owner.record_tool(
+            turn.answer["id"],
+            lambda: owner.add_task("alice", "x"),
+            lambda task: Progress(turn.answer["id"], 2, [RESULT]),
+        )
+        tool = elsewhere(work)
+        await cable.is_halted.wait()
+
+        async def bury(sql: Sql) -> bool:
+            return await db.interrupt(sql, "owner = ?", owner.process, keep_events=True)
+
+        burial = elsewhere(other.engine.write(bury))
+        await as_many_wait(database, 1)
+        cable.go_on.set()
+        assert (await tool)["title"] == "x"
+        assert await burial is False
+        answer = await other.get_message("alice", turn.answer["id"])
+        assert answer is not None
+        assert (answer["status"], answer["content"]) == ("interrupted", "One.")
+        assert [call["result"] for call in answer["tool_calls"]] == ["x"]
+
+
+async def test_many_answers_are_ended_a_few_at_a_time(any_store: Store) -> None:
+    """However many answers a process has left, ending them is no unit of work that takes too long."""
+    many = 2 * db.AT_ONCE + 3
+    for n in range(many):
+        turn = await any_store.begin_turn(TurnRequest(f"user-{n}", "hi", title="hi"), Limits())
+        await any_store.save_progress(lambda answer=turn.answer["id"]: [Progress(answer, 0, [TEXT])])
+    rounds = 1
+    while await any_store.engine.write(lambda sql: db.interrupt(sql, "1 = 1")):
+        rounds += 1
+    assert rounds == 3
+    ended = "SELECT content, status FROM messages WHERE role = 'assistant'"
+    rows = await any_store.engine.read(lambda sql: sql(ended))
+    assert [(row["content"], row["status"]) for row in rows] == [("One.", "interrupted")] * many
+
+
+@BOTH
+async def test_a_key_that_is_sent_again_beside_a_delete(database: str) -> None:
+    """It is the earlier answer or a conflict in words, whatever is deleted at that moment."""
+    async with opened(database) as one, opened(database) as two:
+        for n in range(30):
+            request = TurnRequest("alice", "hi", title="hi", key=f"k{n}", digest="d")
+            thread = (await Store(one).begin_turn(request, Limits())).conversation["id"]
+
+            async def delete(thread: int = thread, after: float = 0.0003 * n) -> None:
+                await asyncio.sleep(after)
+                await Store(two).delete_conversation("alice", thread)
+
+            again, _ = await asyncio.gather(Store(one).begin_turn(request, Limits()), delete(), return_exceptions=True)
+            assert isinstance(again, db.Conflict) or (isinstance(again, db.Turn) and again.earlier), again
+
+
+@BOTH
+async def test_of_many_tasks_at_once_as_many_are_added_as_may(database: str) -> None:
+    """However many are added at the same time, on whichever process, by hand or by tools."""
+    async with opened(database) as one, opened(database) as two:
+        stores = Store(one), Store(two)
+        for store in stores:
+            store.room = Room(tasks=3)
+
+        async def add_one(n: int) -> Task:
+            store = stores[n % 2]
+            if n % 3:
+                return await store.add_task("alice", f"task {n}")
+            return await store.engine.transaction(lambda sql: store.add_task("alice", f"task {n}"))
+
+        added = await asyncio.gather(*(elsewhere(add_one(n)) for n in range(20)), return_exceptions=True)
+        assert sorted(type(one).__name__ for one in added) == ["Full"] * 17 + ["dict"] * 3
+
+
+@BOTH
+async def test_long_reads_leave_connections_for_the_others(database: str) -> None:
+    """While more searches run than there are connections, everybody else reads and writes."""
+    async with opened(database, 20) as engine:
+        long = [elsewhere(engine.read(lambda sql: sql("SELECT pg_sleep(1)"), long=True)) for _ in range(CONNECTIONS)]
+        await asyncio.sleep(0.1)
+        await engine.write(add("a"))
+        assert await titles(engine) == ["a"]
+        assert not long[-1].done()
+        await asyncio.gather(*long)
+
+
+@BOTH
+async def test_a_mirror_is_there_for_a_reader_who_comes_back(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever it comes back: what is written afterwards is followed."""
+    monkeypatch.setattr(processes, "UNREAD", 0.05)
+    monkeypatch.setattr(processes, "POLL_EVERY", 0.01)
+    async with opened(database) as one, opened(database) as two:
+        owner, others = Store(one), processes.Processes(Store(two), list)
+        turn = await owner.begin_turn(TurnRequest("alice", "hi", title="hi"), Limits())
+        try:
+            for n in range(40):
+                assert await others.follow("alice", turn.conversation["id"]) is not None
+                await asyncio.sleep(0.04 + n * 0.001)
+                mirror = await others.follow("alice", turn.conversation["id"])
+                assert mirror is not None
+                await owner.save_progress(lambda n=n: [Progress(turn.answer["id"], n, [TEXT])])
+                async with asyncio.timeout(SOON):
+                    async for _ in mirror.follow(n):
+                        break
+        finally:
+            await others.close()
 
 
 @BOTH

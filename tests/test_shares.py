@@ -3,9 +3,10 @@
 import json
 import select
 import socket
+import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ from todochat.connections import Connections
 from todochat.db import Limits, Progress, Store, TurnRequest
 from todochat.events import fold
 from todochat.settings import BadSetting, Settings
-from todochat.shares import BODIES, READERS, SIZE, Full, Room, TooMany
+from todochat.shares import BODIES, LARGE, READERS, SIZE, Full, Room, TooMany
 from turns import EVENTS, LIMITS, begin, finish
 
 ENDS = ", more than this server allows, so it ends here. Please ask for less at once."
@@ -171,6 +172,29 @@ def test_readers_of_one_answer(make_server: Callable[..., Server]) -> None:
             assert time.monotonic() < deadline
         client.post(path.replace("/stream", "/stop"))
         assert again.status_code == 200
+
+
+def test_large_answers_at_a_time(make_server: Callable[..., Server]) -> None:
+    """A user is sent so many answers of over a megabyte at a time; small ones, and other users, are served."""
+    server = make_server(script="tests/unpaced.py")
+    with server.client() as client, server.client("bob") as bob, ExitStack() as stack:
+        path = f"/api/conversations/{client.say('help').thread}"
+        columns = "conversation_id, content, role, status, created_at"
+        row = f"INSERT INTO messages ({columns}) VALUES (1, ?, 'user', 'done', '')"
+        with closing(sqlite3.connect(server.database, timeout=PATIENCE)) as file:
+            file.executemany(row, [("x" * 1_000_000,)] * 12)  # more than the sockets hold
+            file.commit()
+        slow = [stack.enter_context(client.stream("GET", path)) for _ in range(LARGE)]
+        assert [response.status_code for response in slow] == [200] * LARGE
+        refused = client.get(path)
+        assert (refused.status_code, "loading too much" in refused.json()["detail"]) == (429, True)
+        assert client.get("/api/export").status_code == 429
+        assert client.get("/api/conversations").status_code == 200
+        assert bob.say("help").status == 200
+        assert len(slow[0].read()) > 12e6
+        deadline = time.monotonic() + PATIENCE
+        while stack.enter_context(client.stream("GET", path)).status_code != 200:
+            assert time.monotonic() < deadline
 
 
 def test_bodies_in_flight(make_server: Callable[..., Server]) -> None:
