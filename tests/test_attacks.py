@@ -34,9 +34,13 @@ class Target:
         self.database = log.with_name("chat.db")
         self.attacker = f"Authorization: Bearer {token('mallory')}"
 
-    def connect(self, sent: str = "") -> socket.socket:
-        """Open a connection and send something."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+    def connect(self, sent: str = "", *, buffer: int | None = None) -> socket.socket:
+        """Open a connection and send something; `buffer` is how much is received before anybody asks for it."""
+        connection = socket.socket()
+        connection.settimeout(PATIENCE)
+        if buffer is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        connection.connect(("127.0.0.1", self.port))
         connection.sendall(sent.encode())
         return connection
 
@@ -161,7 +165,7 @@ def test_a_slow_reader_gets_all_that_it_is_sent(app: Target) -> None:
     body = json.dumps({"type": "items.list", "params": {"thread_id": thread}})
     head = f"POST /chatkit HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token('slow')}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    with app.connect(head + body) as reader:
+    with app.connect(head + body, buffer=4096) as reader:
         time.sleep(12)  # a request would have ten seconds to come
         answer = b"".join(iter(lambda: reader.recv(65536), b""))
     headers, _, sent = answer.partition(b"\r\n\r\n")

@@ -1214,7 +1214,8 @@ async def test_of_many_tasks_at_once_as_many_are_added_as_may(database: str) -> 
 async def test_long_reads_leave_connections_for_the_others(database: str) -> None:
     """While more searches run than there are connections, everybody else reads and writes."""
     async with opened(database, 20) as engine:
-        long = [elsewhere(engine.read(lambda sql: sql("SELECT pg_sleep(1)"), long=True)) for _ in range(CONNECTIONS)]
+        search = "SELECT pg_sleep(0.3)"
+        long = [elsewhere(engine.read(lambda sql: sql(search), long=True)) for _ in range(2 * CONNECTIONS)]
         await asyncio.sleep(0.1)
         await engine.write(add("a"))
         assert await titles(engine) == ["a"]
