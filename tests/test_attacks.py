@@ -164,10 +164,10 @@ def test_a_slow_reader_gets_all_that_it_is_sent(app: Target) -> None:
         database.commit()
     body = json.dumps({"type": "items.list", "params": {"thread_id": thread}})
     head = f"POST /chatkit HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token('slow')}\r\n"
-    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     with app.connect(head + body, buffer=4096) as reader:
         time.sleep(12)  # a request would have ten seconds to come
-        answer = b"".join(iter(lambda: reader.recv(65536), b""))
+        answer = b"".join(iter(lambda: reader.recv(65536), b""))  # until the server closes what is idle
     headers, _, sent = answer.partition(b"\r\n\r\n")
     assert f"content-length: {len(sent)}".encode() in headers.lower()
     assert len(sent) > 8e6
