@@ -39,9 +39,9 @@ class CheckedModel:
     ) -> AsyncGenerator[TResponseStreamEvent, None]:
         """See `agents.Model`. When the server says that the conversation is too long it is asked again with half."""
         items, given_back, is_whole = addressed(input, self._name)
-        EXCHANGE.set(Exchange(given_back))
         limit = self._max_chars
         while True:
+            EXCHANGE.set(Exchange(given_back))
             told, fitting = history.cut(system_instructions, items, limit, is_whole)
             size, begun = history.size_of(fitting), False
             try:

@@ -52,7 +52,7 @@ _TOO_LONG = re.compile(
     r"|request too large|entity too large|payload too large|number of tokens to keep|max_new_tokens.{0,20} must be <="
 )
 # Of limits by time servers speak in the same words, with an address for whoever wants to pay for more.
-_PASSING = re.compile(r"(?:try again|retry) in\b|per (?:min|hour|day)|rate_limit_exceeded|request too large")
+_PASSING = re.compile(r"(?:try again|retry) (?:in|after)\b|per (?:min|hour|day)|rate_limit_exceeded|request too large")
 _KEY = re.compile(
     r"api.?key.{0,30}(?:invalid|incorrect|expired|missing|required|not )|unauthori[sz]ed|authentication"
     r"|(?:invalid|incorrect|no|missing|expired|wrong)[ _-](?:api.?key|auth|credential)"
