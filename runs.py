@@ -40,6 +40,7 @@ CHECKPOINT_EVERY = 0.2  # seconds: half a second is promised, and the machine ma
 FINISHING = 5.0  # seconds that a tool in the middle of its work is given when its run has ended; our store needs 3
 LOOK_AGAIN = 0.05  # seconds
 ENDING_ELSEWHERE = 1.0  # seconds for which an answer that another process may just be stopping is waited for
+MOST_TOKENS = 2**40  # that are counted of an answer in each direction, whatever a model's server says
 CLOSING = 2.0  # seconds that the ends of all answers are given at the shutdown
 
 STARTING = "The model is starting. This can take some minutes..."
@@ -149,7 +150,8 @@ class Run(Feed, Observer):
 
     def tokens_used(self, input_tokens: int, output_tokens: int) -> None:
         """See `Observer`."""
-        self.log.tokens = (input_tokens, output_tokens) if input_tokens or output_tokens else None
+        taken, made = (min(max(0, tokens), MOST_TOKENS) for tokens in (input_tokens, output_tokens))
+        self.log.tokens = (taken, made) if taken or made else None
 
     async def _store_result(self, result: ToolResult) -> None:
         async with self._one_result():
@@ -473,10 +475,12 @@ class Runs:
             self._deferred[run.id] = end
             sentence = UNSAVED
         finally:
-            run.log.write(self._model, end.ending)
-            if self._note_end is not None:
-                self._note_end(run.log, end.ending)
-            run.end(sentence)
+            try:
+                run.log.write(self._model, end.ending)
+                if self._note_end is not None:
+                    self._note_end(run.log, end.ending)
+            finally:  # whatever they do: no reader must wait for ever
+                run.end(sentence)
 
     async def _store_end(self, end: _End) -> _End:
         """Store the end of an answer; return what is stored: a failure, if the answer cannot be stored as it is."""

@@ -1,7 +1,8 @@
 """The keys of whoever issues the tokens, from the address where they are published: a JSON Web Key Set (RFC 7517).
 
 Anybody can make us look for a key, with a token that names one. So there is one fetch for all who wait, not more often
-than every 30 seconds; and whatever goes wrong with it, the keys of the last one that went well stay in use.
+than every 30 seconds, or every 2 while there are none: the issuer may start together with us. Whatever goes wrong with
+it, the keys of the last one that went well stay in use.
 """
 
 import asyncio
@@ -15,10 +16,12 @@ import httpx2
 from jose.backends.base import Key
 
 from todochat.auth.keys import KINDS, Refused, TokenKey, UnfitKey, key_of
+from todochat.logs import Sparing
 
 log = logging.getLogger("todochat")
 
 PAUSE = 30.0  # seconds at least between two fetches
+FIRST_PAUSE = 2.0  # the same, while there are no keys
 MAX_AGE = 600.0  # seconds; older keys are fetched again, so that one that was withdrawn does not work for ever
 MAX_TIME = 5.0  # seconds that a fetch may take
 MAX_SIZE = 64 * 1024  # bytes
@@ -35,6 +38,7 @@ class KeySet:
         self._keys: Sequence[TokenKey] = ()
         self._asked = float("-inf")  # when the last fetch began
         self._fetch: asyncio.Task[None] | None = None
+        self._warnings = Sparing()
 
     async def for_token(self, algorithm: str, kid: str | None) -> Sequence[Key]:
         """See `keys.Keys`: the key of that name; for a token that names none, the only key of its algorithm."""
@@ -42,7 +46,7 @@ class KeySet:
             raise Refused("algorithm")
         age = time.monotonic() - self._asked
         if not self._named(kid, algorithm):
-            await self._fetched(may_begin=age >= PAUSE)
+            await self._fetched(may_begin=age >= (PAUSE if self._keys else FIRST_PAUSE))
         elif age >= MAX_AGE:
             self._begin()  # and do not wait for it
         named = self._named(kid, algorithm)
@@ -75,7 +79,8 @@ class KeySet:
         except (Unusable, httpx2.HTTPError, TimeoutError, ValueError) as error:
             why = str(error) if isinstance(error, Unusable) else type(error).__name__
             kept = "those fetched before stay in use" if self._keys else "no token can be checked"
-            log.warning("JWT_JWKS_URL: the keys could not be fetched (%s), %s", why, kept)
+            if self._warnings.allows(why):
+                log.warning("JWT_JWKS_URL: the keys could not be fetched (%s), %s", why, kept)
         finally:
             self._fetch = None
 

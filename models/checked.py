@@ -19,6 +19,7 @@ from todochat.models.thoughts import Splitter, split
 from todochat.turns import history
 from todochat.turns.errors import raise_if_ended, too_long
 from todochat.turns.given_back import addressed, marked
+from todochat.turns.tool_output import mended
 from todochat.turns.watchdog import PULSE, Pulse, amount
 
 _PRELUDE = ("response.created", "response.queued", "response.in_progress")  # nothing of the answer
@@ -37,10 +38,10 @@ class CheckedModel:
         self, system_instructions: str | None, input: str | list[TResponseInputItem], *args: Any, **kwargs: Any
     ) -> AsyncGenerator[TResponseStreamEvent, None]:
         """See `agents.Model`. When the server says that the conversation is too long it is asked again with half."""
-        items, signatures, is_whole = addressed(input, self._name)
-        EXCHANGE.set(Exchange(signatures))
+        items, given_back, is_whole = addressed(input, self._name)
         limit = self._max_chars
         while True:
+            EXCHANGE.set(Exchange(given_back))
             told, fitting = history.cut(system_instructions, items, limit, is_whole)
             size, begun = history.size_of(fitting), False
             try:
@@ -66,6 +67,7 @@ class CheckedModel:
                 pulse.beat()
                 pulse.take(*amount(event, begun))
                 raise_if_ended(event)
+                _mend_names(event)
                 if event.type == "response.output_text.delta":
                     place = getattr(event, "output_index", None), getattr(event, "content_index", None)
                     text = texts.setdefault(place, Splitter())
@@ -98,7 +100,17 @@ class CheckedModel:
             used.add(call.call_id)
             if not call.arguments or call.arguments.strip() in ("", "null"):
                 call.arguments = "{}"
-        marked(output, self._name, keeps_thoughts=(EXCHANGE.get() or Exchange()).keeps_thoughts)
+        exchange = EXCHANGE.get() or Exchange()
+        marked(output, self._name, keeps_thoughts=exchange.keeps_thoughts, details=exchange.details)
+
+
+def _mend_names(event: Any) -> None:
+    """Have what the items of an event are called by be text that can be stored, which half a surrogate pair cannot."""
+    output = getattr(getattr(event, "response", None), "output", None)
+    for item in (getattr(event, "item", None), *(output or ())):
+        for field in ("id", "call_id", "name"):
+            if isinstance(name := getattr(item, field, None), str):
+                setattr(item, field, mended(name))
 
 
 def _told(event: Any, thought: str, text: str) -> Iterator[Any]:

@@ -13,7 +13,13 @@ from httpx2 import AsyncByteStream  # which openai 3.54 is made with
 from openai import APIResponseValidationError, AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
 from todochat.models.streams import EXCHANGE, ChatStream, ResponsesStream
+from todochat.turns.errors import TooMuch
 from todochat.turns.watchdog import PULSE, Pulse
+
+MAX_EVENT = 16 * 1024 * 1024  # bytes of one event of a stream
+MAX_ERROR = 64 * 1024  # bytes that are read of an error
+
+_BLANK_LINE = re.compile(rb"\n\n|\r\r|\n\r\n")  # ends an event
 
 
 class BadModel(Exception):
@@ -52,36 +58,48 @@ def client_for(key: str, url: str, silence: float) -> AsyncOpenAI:
 class _Heard(AsyncByteStream):
     """The bytes of a response, each of which is a sign of life, whatever it says: a comment, an empty event.
 
-    An object in the place of a stream, which is an error or a whole answer, becomes its one event.
+    An object in the place of a stream, which is an error or a whole answer, becomes its one event. Nothing is read
+    without end: neither an event, nor what is no answer at all.
     """
 
     def __init__(self, response: Any, pulse: Pulse) -> None:
         self._response, self._stream, self._pulse = response, response.stream, pulse
+        self._first = b""  # what it begins with; the client comes back for what is behind the end
 
     async def aclose(self) -> None:
         """See `httpx2.AsyncByteStream`."""
         await self._stream.aclose()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        first = b""
+        last, size = b"", 0
         async for chunk in self._stream:
+            if not self._response.is_success:
+                yield chunk
+                if (size := size + len(chunk)) >= MAX_ERROR:
+                    return
+                continue
             self._pulse.beat()
-            if not first and (chunk := chunk.removeprefix(BOM_UTF8).lstrip()):
-                first = chunk[:1]
-                if first not in b"deir:{":  # no line of a stream begins so: it is a page, or a greeting
+            if not self._first and (chunk := chunk.removeprefix(BOM_UTF8).lstrip()):
+                self._first = chunk[:1]
+                if self._first not in b"deir:{":  # no line of a stream begins so: it is a page, or a greeting
                     raise APIResponseValidationError(response=self._response, body=None)
-                chunk = b"data: " + chunk if first == b"{" else chunk
-            yield chunk.replace(b"\n", b" ") if first == b"{" else chunk
-        if first == b"{":
+                chunk = b"data: " + chunk if self._first == b"{" else chunk
+            chunk = chunk.replace(b"\r", b" ").replace(b"\n", b" ") if self._first == b"{" else chunk
+            size = len(chunk) + (0 if _BLANK_LINE.search(last + chunk) else size)
+            if size > MAX_EVENT:
+                raise TooMuch("The model's server sent too much at once. The server's owner must check its provider.")
+            last = (last + chunk)[-2:]
+            yield chunk
+        if self._first == b"{":
             yield b"\n\n"
 
 
 async def _listen(response: Any) -> None:
     """Have the turn take note of what comes from the model's server."""
     pulse = PULSE.get() or Pulse(0.0)
-    pulse.beat()
-    if response.is_success:
-        response.stream = _Heard(response, pulse)
+    if pulse.beating:  # some send the headers at once, and may then take long to start
+        pulse.beat()
+    response.stream = _Heard(response, pulse)
 
 
 async def _nothing_compressed(response: Any) -> None:
@@ -118,12 +136,18 @@ def _send_as_it_is(resource: Any, names: tuple[str, ...]) -> None:
 
 
 def _sign(messages: Iterable[dict[str, Any]]) -> None:
-    """Give Gemini's signatures back with the calls: openai-agents 0.24 does if "gemini" is in the model's name."""
-    signatures = exchange.signatures if (exchange := EXCHANGE.get()) is not None else {}
-    for message in messages if signatures else ():
+    """Give back with calls what openai-agents 0.24 keeps of Gemini's by the model's name only, and of OpenRouter's not.
+
+    Gemini's signatures belong to each call, and OpenRouter's details to the message that the calls are in.
+    """
+    given_back = exchange.given_back if (exchange := EXCHANGE.get()) is not None else {}
+    for message in messages if given_back else ():
         for call in message.get("tool_calls") or ():
-            if signature := signatures.get(call["id"]):
+            data = given_back.get(call["id"], {})
+            if signature := data.get("thought_signature"):
                 call["extra_content"] = {"google": {"thought_signature": signature}}
+            if details := data.get("reasoning_details"):
+                message["reasoning_details"] = details
 
 
 class _Client(AsyncOpenAI):

@@ -23,8 +23,9 @@ from todochat.turns.errors import EndedEarly
 class Exchange:
     """What the models of the Agents SDK have no place for, of one request and the answer to it."""
 
-    signatures: dict[str, Any] = field(default_factory=dict)  # to be given back with calls, by the ids of these
+    given_back: dict[str, dict[str, Any]] = field(default_factory=dict)  # with calls, by the ids of these
     keeps_thoughts: bool = True  # whether the server may want its thoughts back
+    details: list[Any] = field(default_factory=list)  # of these, in pieces, which OpenRouter wants back
 
 
 EXCHANGE: ContextVar[Exchange | None] = ContextVar("todochat_exchange", default=None)  # of the task that asks
@@ -39,14 +40,31 @@ _KINDS: dict[str, type[BaseModel]] = {
 }
 
 
-class ResponsesStream(AsyncStream[object]):
-    """A stream of the Responses API that is cleaned; as one of objects, it has plain JSON data from the client."""
+class _Stream(AsyncStream[object]):
+    """A stream of objects, which are plain JSON data from the client. An event without data says nothing."""
+
+    _over = _ended = False  # whether what was last taken is the end, and whether a "[DONE]" was
+
+    async def _iter_events(self) -> AsyncIterator[Any]:
+        # Not public: should it get another name, an event without data breaks an answer, a connection that stays open
+        # is waited for, and an empty `finish_reason` is never the end of a whole answer.
+        async for event in super()._iter_events():
+            if event.data.strip():
+                self._ended = event.data.startswith("[DONE]")
+                yield event
+            if self._over:
+                yield type(event)(data="[DONE]")  # at which the client lets go of the connection
+
+
+class ResponsesStream(_Stream):
+    """A stream of the Responses API that is cleaned."""
 
     async def __aiter__(self) -> AsyncIterator[BaseModel]:
         async for data in super().__aiter__():
             event: dict[str, Any] = {"type": ""} | _as(dict, data)
             if event.get("object") == "response":  # the whole answer, in the place of a stream
                 event = {"type": f"response.{event.get('status')}", "response": event}
+            self._over = event["type"] == "response.completed"  # each other end is an error, and nobody reads on
             yield _read(_KINDS.get(_as(str, event["type"]), BaseModel), _cleaned(event))
 
 
@@ -74,23 +92,18 @@ def _item(item: Any) -> Any:
 
 
 def _counts(usage: Any) -> Any:
-    """Return the counts of tokens that are some."""
-    return {name: n for name, n in usage.items() if isinstance(n, int | dict)} if isinstance(usage, dict) else None
+    """Return the counts of tokens that are some, and those that say more about them."""
+    given = _as(dict, usage)
+    details = {name: counts for name, n in given.items() if name.endswith("_details") and (counts := _counts(n))}
+    plain = {name: n for name, n in given.items() if isinstance(n, int) and not name.endswith("_details")}
+    return plain | details or None
 
 
-class ChatStream(AsyncStream[object]):
+class ChatStream(_Stream):
     """A stream of Chat Completions that is cleaned, and ends with an error when it broke off.
 
     openai 3.54 ends a stream that is cut as if it were complete, and openai-agents 0.24 checks only OpenAI's own.
     """
-
-    _ended = False  # with a "[DONE]"
-
-    async def _iter_events(self) -> AsyncIterator[Any]:
-        # Not public: should it get another name, an empty `finish_reason` is never the end of a whole answer.
-        async for event in super()._iter_events():
-            self._ended = event.data.startswith("[DONE]")
-            yield event
 
     async def __aiter__(self) -> AsyncIterator[BaseModel]:
         answer = _Answer()
@@ -171,7 +184,8 @@ class _Answer:
         self._calls: list[_Call] = []
         self._by_id: dict[str, _Call] = {}  # the latest that the server has given it
         self._by_place: dict[int | None, _Call] = {}
-        self._said = False
+        self._begun = False  # with a text, a thought or a call
+        self._said = False  # a text
         self.reason: Any = None  # why it has ended, if it has
 
     def cleaned(self, data: Any) -> dict[str, Any]:
@@ -182,7 +196,8 @@ class _Answer:
             if isinstance(choice, dict) and choice.get("index") in (0, None):
                 if (reason := choice.get("finish_reason")) is not None:
                     self.reason = reason or self.reason or ""
-                delta = self._delta(_as(dict, choice.get("delta", choice.get("message"))))
+                # Some end a stream with all of the answer, in the shape of one in a single piece.
+                delta = self._delta(_as(dict, choice.get("delta") or (not self._begun and choice.get("message"))))
                 self._add_sources(event, delta)
                 return event | {"choices": [{"index": 0, "delta": delta, "finish_reason": "stop" if reason else None}]}
         return event | {"choices": []}
@@ -204,13 +219,15 @@ class _Answer:
         text, thoughts = _in_parts(delta.get("content"))
         thoughts += _as(str, delta.get("reasoning_text"))
         clean |= {"content": text or None, "reasoning_content": clean["reasoning_content"] or thoughts}
-        if thoughts and (exchange := EXCHANGE.get()) is not None:
-            exchange.keeps_thoughts = False  # it knows no field for them
+        exchange = EXCHANGE.get() or Exchange()
+        exchange.keeps_thoughts = exchange.keeps_thoughts and not thoughts  # if in parts: it knows no field for them
+        exchange.details += _as(list, delta.get("reasoning_details"))
         if clean["reasoning"] == clean["reasoning_content"]:  # some say it twice, for clients of both kinds
             del clean["reasoning"]
         once = delta.get("function_call")  # what calls were before there could be several
         if calls := _as(list, delta.get("tool_calls")) or ([{"function": once}] if once else []):
             clean["tool_calls"] = [self._fragment(call) for call in calls if isinstance(call, dict)]
+        self._begun = self._begun or any(clean.get(name) for name in _CLEANED)
         return clean
 
     def _add_sources(self, data: dict[str, Any], delta: dict[str, Any]) -> None:

@@ -1,6 +1,10 @@
 """Thoughts that come as text: `<think>...</think>` at the very beginning of an answer."""
 
+import re
+
 _OPEN, _CLOSE = "<think>", "</think>"
+_THOUGHT = re.compile(rf"\s*{_OPEN}(.*?){_CLOSE}", re.DOTALL)
+_MOST_SPACE = 1000  # characters before a thought: where there are more, they are held back no longer
 
 
 class Splitter:
@@ -14,23 +18,22 @@ class Splitter:
         """Return what a piece of the text adds to the thoughts, and to the text."""
         if self._held is None:
             return "", delta
-        held = self._held + delta
-        if not self._thinking:
-            begun = held.lstrip()
-            self._thinking = begun.startswith(_OPEN)
-            if not self._thinking:
-                self._held = held if _OPEN.startswith(begun) else None
-                return "", "" if self._held is not None else begun if self._thought else held
-            self._thought = True
-            held = begun.removeprefix(_OPEN)
-        thought, closed, text = held.partition(_CLOSE)
-        if closed:
-            self._held, self._thinking = "", False
-            again, text = self.feed(text)
-            return thought + again, text
-        kept = max((n for n in range(1, len(_CLOSE)) if held.endswith(_CLOSE[:n])), default=0)
-        self._held = held[len(held) - kept :]
-        return held[: len(held) - kept], ""
+        text, at = (_OPEN if self._thinking else "") + self._held + delta, 0
+        thoughts: list[str] = []
+        while whole := _THOUGHT.match(text, at):
+            thoughts.append(whole[1])
+            at = whole.end()
+        said, text = text[at:], text[at:].lstrip()
+        self._thinking = text.startswith(_OPEN)
+        self._thought = self._thought or at > 0 or self._thinking
+        if self._thinking:
+            thought = text.removeprefix(_OPEN)
+            kept = max((n for n in range(1, len(_CLOSE)) if thought.endswith(_CLOSE[:n])), default=0)
+            self._held = thought[len(thought) - kept :]
+            return "".join(thoughts) + thought[: len(thought) - kept], ""
+        said = text if self._thought else said
+        self._held = said if _OPEN.startswith(text) and len(said) <= _MOST_SPACE else None
+        return "".join(thoughts), said if self._held is None else ""
 
     def end(self) -> tuple[str, str]:
         """Return what has been held back, now that nothing follows."""

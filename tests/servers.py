@@ -24,6 +24,9 @@ LATER = {
 }
 
 
+AT_ONCE = {"x-should-retry": "false"}  # has a client give up at once, so that a test need not wait for it
+
+
 def part(arguments: Any, call_id: Any = None, name: str | None = None, **more: Any) -> dict[str, Any]:
     """Return a delta with a fragment of a tool call; what is None is left out."""
     function = {"arguments": arguments} | ({} if name is None else {"name": name})
@@ -85,6 +88,9 @@ TWO_CALLS = {
         part({"title": "eggs"}, "a", "add_task", index=0),
         part({"title": "bread"}, "b", "add_task", index=1),
     ],
+    "half-a-character-in-the-ids": [
+        *(part(EGGS, "a\ud83d", "add_task", index=0), part(BREAD, "b\ud83d", "add_task", index=1)),
+    ],
     "said-again": [part(EGGS, "a", "add_task", index=0)] * 2 + [part(BREAD, "b", "add_task", index=1)] * 2,
     "an-empty-object-first": [
         *(part({}, "a", "add_task", index=0), part(EGGS, index=0)),
@@ -128,8 +134,30 @@ ANSWERS: dict[str, list[dict[str, Any]]] = {
     "odd-content": [*({"content": odd, "refusal": odd} for odd in ({"no": 1}, 1, False, [])), {"content": "whole"}],
     "odd-calls": [*({"tool_calls": odd} for odd in ({"no": 1}, "no", 1, [1, None, []])), {"content": "whole"}],
 }
+# The details of the thought "I think, therefore", as OpenRouter wants them back, and the pieces that it sends.
+_OF_TEXT, _SEALED = {"type": "reasoning.text", "index": 0}, {"type": "reasoning.encrypted", "index": 0}
+DETAILS = [
+    _OF_TEXT | {"text": "I think, therefore", "signature": "signed", "format": "f"},
+    _SEALED | {"data": "sealed", "id": "a"},
+    _SEALED | {"data": "again", "id": "b"},
+    {"type": "reasoning.summary", "index": 1, "summary": "thinks"},
+]
+_PIECES: list[Any] = [
+    [_OF_TEXT | {"text": "I think, ", "signature": None, "format": "f"}],
+    [_OF_TEXT | {"text": "therefore", "signature": None}, None, 1],
+    [_OF_TEXT | {"signature": "signed"}, _SEALED | {"data": "sealed", "id": "a"}],
+    [_SEALED | {"data": "aga", "id": "b"}, _SEALED | {"data": "in"}],
+    [{"type": "reasoning.summary", "index": 1, "summary": text} for text in ("thin", "ks")],
+    *("odd", None, {}),
+]
 # What servers want back in later turns, and refuse to answer without; others refuse it.
 WANTING = {
+    # OpenRouter: with each message that has calls, the details of its reasoning.
+    "openrouter": [
+        *({"reasoning": text, "content": ""} for text in ("I think, ", "therefore")),
+        *({"content": "", "reasoning_details": pieces} for pieces in _PIECES),
+        *TWO_CALLS["index-0-twice"],
+    ],
     # DeepSeek: with each message that has calls, its reasoning.
     "deepseek": [{"reasoning_content": "I think, "}, {"reasoning_content": "therefore"}, *TWO_CALLS["index-0-twice"]],
     "vllm": [{"reasoning": "I think, "}, {"reasoning": "therefore"}, *TWO_CALLS["fragments"]],
@@ -158,7 +186,10 @@ def missed(word: str, messages: list[dict[str, Any]]) -> str | None:
         field = {"deepseek": "reasoning_content", "vllm": "reasoning"}.get(word)
         if field and calls and message.get(field) != "I think, therefore":
             return f"The `{field}` in the thinking mode must be passed back to the API."
-        if unknown := message.keys() - FIELDS - {field}:
+        if word == "openrouter" and calls and message.get("reasoning_details") != DETAILS:
+            return "Function call is missing a thought_signature in functionCall parts."
+        theirs = {field} if word != "openrouter" else {"reasoning", "reasoning_details"}
+        if unknown := message.keys() - FIELDS - theirs:
             return f"Extra inputs are not permitted: {unknown}"
         if calls and word == "gemini" and not (calls[0].get("extra_content") and len(calls) == 2):
             return "Function call is missing a thought_signature in functionCall parts."
@@ -213,7 +244,14 @@ TOO_LONG: dict[str, tuple[int, Any]] = {
     "lm-studio": (400, "The number of tokens to keep from the initial prompt is greater than the context length."),
     "xai": (400, "This model's maximum prompt length is 8 but the request contains 9 tokens."),
     "bedrock": (400, {"message": "Input is too long for requested model."}),
-    "groq": (413, {"message": "Request too large for model `m`: Limit 8, Requested 9", "code": "rate_limit_exceeded"}),
+    "groq": (
+        413,
+        {"message": "Request too large: Limit 8, Requested 9. See /settings/billing", "code": "rate_limit_exceeded"},
+    ),
+    "openai-in-a-minute": (
+        429,
+        {"message": "Request too large for m on tokens per min: Limit 8, Requested 9.", "code": "rate_limit_exceeded"},
+    ),
     "nginx": (413, "<html><h1>413 Request Entity Too Large</h1></html>"),
     "tgi": (422, {"message": "`inputs` tokens + `max_new_tokens` must be <= 8. Given: 9"}),
 }
@@ -233,6 +271,16 @@ TROUBLES: dict[str, tuple[int, Any]] = {
     "no-quota": (429, {"message": "You exceeded your current quota", "code": "insufficient_quota"}),
     "no-balance": (402, {"message": "Insufficient Balance"}),
     "too-often": (429, {"message": "Rate limit reached for requests"}),
+    "too-often-groq": (
+        429,
+        {"message": "Rate limit reached: tokens per minute (TPM): Limit 8, Used 8. Please try again in 9s. /billing"},
+    ),
+    "too-often-gemini": (
+        429,
+        {"message": "You exceeded your current quota, please check your plan and billing. Please retry in 32.1s."},
+    ),
+    "too-often-cerebras": (429, {"message": "Tokens per minute limit exceeded - too many tokens processed."}),
+    "odd-code": (400, {"message": "No", "code": "sk-live-key"}),
     "overloaded": (529, {"message": "Overloaded"}),
     "filtered": (400, {"message": "The response was filtered", "code": "content_filter"}),
     "forbidden": (403, {"message": "Country not supported"}),
@@ -255,6 +303,10 @@ IN_THE_STREAM: dict[str, Any] = {
     "401-in-the-stream": {"message": "User not found.", "code": 401},
     "402-in-the-stream": {"message": "Pay first", "code": "402"},
     "429-in-the-stream": {"message": "Slow down", "code": 429},
+    "too-often-in-the-stream": {
+        "message": "Rate limit reached: number of tokens exceeded. Please try again in 2s. See /settings/billing",
+        "code": "rate_limit_exceeded",
+    },
     "bad-key-in-the-stream": {"message": "Incorrect API key provided", "code": "invalid_api_key"},
     "no-model-in-the-stream": "model 'm' not found",
     "too-long-behind-it": {"message": "Provider returned error", "metadata": {"raw": "maximum context length is 8"}},
@@ -264,7 +316,22 @@ COUNTS: dict[str, Any] = {
     "count-a-text": "none",
     "count-broken": {"prompt_tokens": 1.5, "completion_tokens": "2", "total_tokens": None},
     "count-empty": {},
+    "count-an-object": {"prompt_tokens": {"a": 1}, "completion_tokens": 1, "total_tokens": 1},
+    "count-negative": {"prompt_tokens": -5, "completion_tokens": -5, "total_tokens": -10},
+    "count-huge": {"prompt_tokens": 10**30, "completion_tokens": 10**30, "total_tokens": 10**30},
+    "count-details-numbers": dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 1)
+    | {"prompt_tokens_details": 5, "completion_tokens_details": 1.5},
+    "count-details-odd": dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 1)
+    | {"prompt_tokens_details": {"cached_tokens": 1.5}, "completion_tokens_details": {"reasoning_tokens": "none"}},
 }
+# The answer "whole" in events whose choices have a message in the place of a delta.
+MESSAGES: dict[str, list[dict[str, Any]]] = {
+    "message-again-at-the-end": [{"delta": {"content": "who"}}, {"delta": {"content": "le"}}, {}],
+    "message-for-a-delta": [{"delta": None}],
+    "message-behind-a-role": [{"delta": {"role": "assistant", "content": ""}}, {"delta": {}}],
+}
+# Blocks of a stream that are no events: they have no data.
+NO_DATA = b"retry: 3000\n\nevent: ping\n\ndata:\n\ndata: \n\nid: 1\n\n: ping\n\n"
 _SAID = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "whole"}]}
 # The answer "whole" over the Responses API: what of it comes before its end, and the output at its end.
 OUTPUTS: dict[str, tuple[list[dict[str, Any]], Any]] = {
@@ -273,6 +340,9 @@ OUTPUTS: dict[str, tuple[list[dict[str, Any]], Any]] = {
     "content-a-text": ([], [_SAID | {"content": "whole"}]),
     "output-null": ([{"type": "response.output_item.done", "item": _SAID}], None),
     "items-of-no-kind": ([{"type": "response.output_item.done", "item": None}, {"mood": "good"}], [None, {}, _SAID]),
+    "counts-odd": ([], [_SAID]),
+    "no-data": ([], [_SAID]),
+    "stays-open": ([], [_SAID]),
     "thought-at-the-end-only": ([], [_SAID | {"content": "<think>I think, therefore</think>whole"}]),
 }
 # What the end of an answer is called.
@@ -282,6 +352,10 @@ ENDS = {
     "ended-by-what": "whatever",
     "ended-by-ERROR": "ERROR",
     "ended-by-malformed": "MALFORMED_FUNCTION_CALL",
+    "ended-by-model-length": "model_length",
+    "ended-by-sensitive": "sensitive",
+    "ended-by-refusal": "refusal",
+    "ended-by-no-resources": "insufficient_system_resource",
     "ended-by-eos": "eos",
     "ended-by-end-turn": "end_turn",
     "ended-by-STOP": "STOP",
@@ -368,6 +442,8 @@ class Handler(BaseHTTPRequestHandler):
         self.first = messages[-1].get("role") == "user"  # of the requests of this turn
         word = self.asked.split()[-1]
         if word == "slow-start" and self.first:
+            if self.path.endswith("/responses"):  # the status comes before the model has started
+                self.begin()
             time.sleep(6)
         if word.startswith("3"):
             self.answer(int(word), "{}", "application/json", {"Location": f"{self.server.elsewhere}{self.path}"})
@@ -382,21 +458,26 @@ class Handler(BaseHTTPRequestHandler):
         elif word in TROUBLES:
             status, error = TROUBLES[word]
             text = error if isinstance(error, str) else json.dumps({"error": error})
-            self.answer(status, text, "text/plain" if isinstance(error, str) else "application/json")
+            kind = "text/plain" if isinstance(error, str) else "application/json"
+            self.answer(status, text, kind, AT_ONCE)
         elif word in TOO_LONG and len(json.dumps(messages)) > ROOM:
             status, error = TOO_LONG[word]
-            self.answer(status, json.dumps({"error": error}), "application/json")
+            self.answer(status, json.dumps({"error": error}), "application/json", AT_ONCE)
         elif (word in WANTING and (fault := missed(word, messages))) or (
             word == "sealed" and (fault := missed_in(messages))
         ):
             self.answer(400, json.dumps({"error": {"message": fault}}), "application/json")
         elif word in IN_PLACE and (word != "object-too-long" or len(json.dumps(messages)) > ROOM):
             self.answer(200, IN_PLACE[word][1], IN_PLACE[word][0])
-        elif word == "whole-object" and not self.path.endswith("/responses"):
-            self.answer(200, json.dumps(WHOLE_OBJECT, indent=2), "application/json")
-        elif word == "whole-object":
+        elif word.startswith("whole-object"):
             whole = {"object": "response", "status": "completed", "output": [_SAID]}
-            self.answer(200, json.dumps(whole, indent=2), "application/json")
+            text = json.dumps(whole if self.path.endswith("/responses") else WHOLE_OBJECT, indent=2)
+            text = text.replace("\n", "\r\n") if word == "whole-object-crlf" else text
+            self.answer(200, text, "application/json")
+        elif word in ("endless", "endless-error"):
+            self.begin(200 if word == "endless" else 400)
+            for _ in range(1000):  # 64 MB
+                self.write(b"data: " + b"x" * 65536)
         elif word == "reset":  # in the middle of its body
             self.close_connection = True
             self.send_response(200)
@@ -427,18 +508,24 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def begin(self) -> None:
+    def begin(self, status: int = 200) -> None:
         """Begin a stream that ends with the connection."""
+        if self.close_connection:  # begun already
+            return
         self.close_connection = True
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
 
     def send(self, data: dict[str, Any]) -> None:
         """Send one frame."""
+        self.write(f"data: {json.dumps(data)}\n\n".encode())
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of a body."""
         try:
-            self.wfile.write(f"data: {json.dumps(data)}\n\n".encode())
+            self.wfile.write(data)
             self.wfile.flush()
         except OSError:
             self.server.hung_up.set()
@@ -499,6 +586,7 @@ class Handler(BaseHTTPRequestHandler):
             "arguments-an-object": {"arguments": {"title": "eggs"}},
             "call-id-empty": {"call_id": ""},
             "call-id-null": {"call_id": None},
+            "call-id-half-a-character": {"call_id": "call_\ud83d", "id": "fc_\ud83d"},
         }
         if word in odd_calls and self.first:
             call |= odd_calls[word]
@@ -507,9 +595,16 @@ class Handler(BaseHTTPRequestHandler):
             return
         if word in OUTPUTS:
             before, output = OUTPUTS[word]
+            if word == "no-data":
+                self.write(NO_DATA)
             for event in before:
                 self.send(event)
-            self.send({"type": "response.completed", "response": {"id": "r", "output": output, "usage": "none"}})
+            odd = {"input_tokens": {"a": 1}, "output_tokens": 1.5, "input_tokens_details": 4}
+            odd |= {"total_tokens": -1, "output_tokens_details": {"reasoning_tokens": "none"}}
+            usage = odd if word == "counts-odd" else "none"
+            self.send({"type": "response.completed", "response": {"id": "r", "output": output, "usage": usage}})
+            if word == "stays-open":
+                time.sleep(8)
             return
         if word == "slow":
             for n in range(500):
@@ -600,6 +695,15 @@ class Handler(BaseHTTPRequestHandler):
         elif word in COUNTS:
             self.send(chunk({"content": "whole"}))
             self.send(chunk({}, "stop") | {"usage": COUNTS[word]})
+        elif word in MESSAGES:
+            for n, choice in enumerate(MESSAGES[word], 1):
+                last = {"message": {"role": "assistant", "content": "whole"}, "finish_reason": "stop"}
+                self.send({"choices": [choice | (last if n == len(MESSAGES[word]) else {})]})
+        elif word == "no-data":
+            self.write(NO_DATA)
+            self.send(chunk({"content": "whole"}))
+            self.write(NO_DATA)
+            self.send(chunk({}, "stop"))
         elif word == "mark":  # of the order of bytes, as some editors and proxies begin a text with
             self.wfile.write(b"\xef\xbb\xbf")
             self.send(chunk({"content": "whole"}))

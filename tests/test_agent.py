@@ -297,6 +297,7 @@ async def test_a_hosts_own_model_is_checked_and_so_are_those_handed_over_to(stor
                     function_call("add_task", {"title": "bread"}, call_id="again"),
                 ],
                 [function_call("add_task", {"title": "milk"}, call_id="")],
+                [function_call("no_tool\ud83d", {}, call_id="half a character: \ud83d")],
                 [assistant_message("<think>I think</think>Done.")],
             ]
         )
@@ -313,5 +314,6 @@ async def test_a_hosts_own_model_is_checked_and_so_are_those_handed_over_to(stor
     assert said(events) == "Done."
     assert [task["title"] for task in await store.list_tasks("alice")] == ["eggs", "bread", "milk"]
     ids = [event["id"] for event in events if event["type"] == "tool_call"]
-    assert len(set(ids)) == len(ids) == 3
+    assert len(set(ids)) == len(ids) == 4
     assert all(ids)
+    assert json.dumps(events, ensure_ascii=False).encode()  # which can be stored

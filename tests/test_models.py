@@ -15,7 +15,7 @@ import pytest
 from agents import OpenAIChatCompletionsModel, OpenAIResponsesModel
 from agents.models import get_default_model
 from conftest import ROOT, Client, Server, npm_package, running
-from servers import ANSWERS, BARE_CALLS, COUNTS, NOTHING, OUTPUTS, SECRET_TEXT, provider, three_turns
+from servers import ANSWERS, BARE_CALLS, COUNTS, MESSAGES, NOTHING, OUTPUTS, SECRET_TEXT, provider, three_turns
 
 from todochat import models
 from todochat.models.offline import OfflineModel
@@ -203,6 +203,12 @@ FAILURES = {
     "ended-by-an-error": ("reported an error", "half"),
     "ended-by-what": ("broke off", "half"),
     "ended-by-malformed": ("broke off", "half"),
+    "ended-by-model-length": ("ask for less", "half"),
+    "ended-by-sensitive": ("filter", "half"),
+    "ended-by-refusal": ("declined", "half"),
+    "ended-by-no-resources": ("try again in a minute", "half"),
+    "endless": ("too much at once", ""),
+    "endless-error": ("refused this request", ""),
     "ended-by-ERROR": ("reported an error", "half"),
     "ended-by-a-number": ("broke off", "half"),
     "ended-by-an-object": ("broke off", "half"),
@@ -224,9 +230,12 @@ def test_a_failing_model_ends_the_turn_in_words(
     """However a model fails: one `error` frame with a sentence of ours, `[DONE]`, and what there was is stored."""
     says, partial = FAILURES[word]
     server = served(api)
+    failing.hung_up.clear()
     with anybody(server) as client:
         failed, _, again = three_turns(client, failing, word, "failed")
         stored = client.messages(failed.thread)
+        if word.startswith("endless"):
+            assert failing.hung_up.wait(20), "the server still sends"
         for turn, answer in ((failed, stored[1]), (again, stored[5])):
             [error] = turn.of("error")
             assert set(error) == {"type", "message"}
@@ -250,8 +259,8 @@ def test_these_are_ends_of_whole_answers(served: Callable[[str], Server], failin
 @pytest.mark.parametrize(
     ("api", "word"),
     [
-        *(("chat", word) for word in (*COUNTS, "mark", "whole-object")),
-        *(("responses", word) for word in (*OUTPUTS, "whole-object")),
+        *(("chat", word) for word in (*COUNTS, *MESSAGES, "mark", "no-data", "whole-object", "whole-object-crlf")),
+        *(("responses", word) for word in (*OUTPUTS, "whole-object", "whole-object-crlf")),
     ],
 )
 def test_these_are_whole_answers(served: Callable[[str], Server], failing: Any, api: str, word: str) -> None:
@@ -311,7 +320,7 @@ def test_a_call_without_arguments_is_made(served: Callable[[str], Server], faili
     assert call["function"]["arguments"] == "{}"
 
 
-@pytest.mark.parametrize("word", ["arguments-an-object", "call-id-empty", "call-id-null"])
+@pytest.mark.parametrize("word", ["arguments-an-object", "call-id-empty", "call-id-null", "call-id-half-a-character"])
 def test_a_call_over_responses_is_made_however_it_is_sent(
     served: Callable[[str], Server], failing: Any, word: str
 ) -> None:

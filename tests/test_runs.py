@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from agents import FunctionTool, RunConfig, function_tool
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
-from conftest import awaited, opened
+from conftest import PATIENCE, awaited, opened
 from scripted import pieces, text, thought
 from starlette.types import Message as ASGIMessage
 
-from todochat import app, runs
+from todochat import app, metrics, runs
 from todochat.agent import TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.db import Limits, Progress, ServerFull, Store, Turn, TurnRequest, Wishes
 from todochat.engines import Unavailable
@@ -408,6 +408,46 @@ async def test_what_cannot_be_stored_ends_its_turn_and_no_more(store: Store, liv
     assert (answer["status"], answer["error"]) == ("failed", runs.BROKEN)
     again = await store.begin_turn(TurnRequest("alice", "hi", conversation_id=run.conversation_id), LIMITS)
     assert again.answer["status"] == "streaming"
+
+
+@pytest.mark.parametrize("tokens", [(-5, -(10**30)), (10**30, 10**30)])
+async def test_no_count_of_tokens_is_too_odd_to_be_stored(any_store: Store, tokens: tuple[int, int]) -> None:
+    """Whatever a model's server says that an answer took, the answer is stored, and all others of that day."""
+
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield word("whole")
+        run.tokens_used(*tokens)
+
+    counted = metrics.Metrics()
+    live = Runs(any_store, LIMITS, "none", counted.turn_ended)
+    try:
+        for _ in range(2):
+            run = await begin(live, events)
+            assert await asyncio.wait_for(seen(run), PATIENCE) == [STARTED, word("whole")]
+            assert (await stored(any_store, run))["status"] == "done"
+    finally:
+        await live.close()
+
+
+async def test_readers_are_let_go_whatever_happens_to_what_is_noted_of_the_end(store: Store) -> None:
+    """A fault where the ends of answers are counted leaves nobody waiting."""
+
+    def refuse(turn: object, ending: object) -> None:
+        raise ValueError(ending)
+
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield word("whole")
+
+    live = Runs(store, LIMITS, "none", refuse)
+    try:
+        run = await begin(live, events)
+        assert await asyncio.wait_for(seen(run), PATIENCE) == [STARTED, word("whole")]
+        assert run.conclusion is not None
+        with pytest.raises(ValueError, match="done"):
+            await run.conclusion
+        assert (await stored(store, run))["status"] == "done"
+    finally:
+        await live.close()
 
 
 async def test_an_end_that_cannot_be_stored_yet_is_stored_later(tmp_path: Path) -> None:

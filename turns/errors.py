@@ -37,7 +37,8 @@ def name_of(error: BaseException | None) -> str:
     names = []
     while error is not None:
         status = getattr(error, "status_code", None)
-        code = re.sub(r"[^\w.-]", "?", str(getattr(error, "code", None) or ""))[:50]  # such as "model_not_found"
+        code = str(getattr(error, "code", None) or "")
+        code = code if re.fullmatch(r"[A-Za-z_]{,40}|\d{3}", code) else "?"  # such as "model_not_found"
         names.append(" ".join([type(error).__name__, *([str(status)] if status else []), *([code] if code else [])]))
         error = error.__cause__ or error.__context__
     return " from ".join(names)
@@ -50,28 +51,37 @@ _TOO_LONG = re.compile(
     r"|(?:token count|input length|tokens?) .{0,60}exceed"
     r"|request too large|entity too large|payload too large|number of tokens to keep|max_new_tokens.{0,20} must be <="
 )
+# Of limits by time servers speak in the same words, with an address for whoever wants to pay for more.
+_PASSING = re.compile(r"(?:try again|retry) (?:in|after)\b|per (?:min|hour|day)|rate_limit_exceeded|request too large")
 _KEY = re.compile(
     r"api.?key.{0,30}(?:invalid|incorrect|expired|missing|required|not )|unauthori[sz]ed|authentication"
     r"|(?:invalid|incorrect|no|missing|expired|wrong)[ _-](?:api.?key|auth|credential)"
 )
 _FILTER = re.compile(
     r"content.?(?:filter|policy|management)|\bfiltered\b|responsible.?ai|safety|prohibited|moderation|recitation"
+    r"|^sensitive\b"
 )
-_QUOTA = re.compile(r"insufficient.{0,4}(?:quota|balance|credit|funds)|current quota|billing|out of credit")
+_QUOTA = re.compile(r"insufficient.{0,4}(?:quota|balance|credit|funds)|out of credit")
+_PERHAPS_QUOTA = re.compile(r"current quota|billing")
 _NO_MODEL = re.compile(
     r"model.{0,120}(?:not.{0,3}found|not exist|unknown|not available)"
     r"|(?:invalid|unknown|no such|valid|access to(?: the)?) model"
 )
 _NO_PLACE = re.compile(r"unexpected endpoint|(?:invalid|unknown) (?:url|path|endpoint|route)")
-_OFTEN = re.compile(r"rate.?limit|too many requests|overloaded")
-_LENGTH = ("length", "max_tokens", "max_output_tokens")  # the answer's, not the conversation's
+_OFTEN = re.compile(r"rate.?limit|too many requests|overloaded|insufficient_system_resource")
+_LENGTH = ("length", "max_tokens", "max_output_tokens", "model_length")  # the answer's, not the conversation's
 
 
 def too_long(error: BaseException) -> bool:
     """Return whether a server says, in whichever words, that the conversation is too long for the model."""
-    if getattr(error, "status_code", None) == 413:
-        return True
-    return isinstance(error, openai.APIError | EndedEarly) and bool(_TOO_LONG.search(_words(error)))
+    if not isinstance(error, openai.APIError | EndedEarly):
+        return getattr(error, "status_code", None) == 413
+    return _says_too_long(_status(error), _words(error))
+
+
+def _says_too_long(status: int, words: str) -> bool:
+    # Where it is about what is asked in a minute, only that is too long which is more than all of it.
+    return status == 413 or bool(_TOO_LONG.search(words) and (status != 429 or "request too large" in words))
 
 
 def _words(error: BaseException) -> str:
@@ -82,6 +92,7 @@ def _status(error: openai.APIError | EndedEarly) -> int:
     """Return the status of an error; if it came in the middle of a stream, the one that its code may be."""
     code = str(error.code)
     said = int(code) if re.fullmatch(r"[45]\d\d", code) else 0 if isinstance(error, EndedEarly) else 500
+    said = 429 if code == "rate_limit_exceeded" else said
     return getattr(error, "status_code", said)
 
 
@@ -105,7 +116,7 @@ def sentence_for(error: BaseException) -> str:
         case agents.ToolTimeoutError():
             return "A tool did not answer in time. Please try again."
         case agents.ModelRefusalError():
-            return "The model declined to answer this."
+            return _DECLINED
         case openai.APITimeoutError() | agents.ModelTimeoutError():
             return "The model did not answer in time. Please try again."
         case openai.APIConnectionError() | OSError():
@@ -123,15 +134,16 @@ def sentence_for(error: BaseException) -> str:
 
 
 _WRONG_URL = "There is no model's server at this address. The server's owner must check its base URL."
+_DECLINED = "The model declined to answer this."
 _BROKEN_OFF = "The model's answer broke off. Please try again."
 
 
 def _what_the_server_says(status: int, words: str, code: object) -> str:
     if 300 <= status < 400:
         return "The model's provider sent a redirect, which is not followed. The server's owner must check its URL."
-    if status == 402 or _QUOTA.search(words):
+    if status == 402 or _QUOTA.search(words) or (_PERHAPS_QUOTA.search(words) and not _PASSING.search(words)):
         return "The quota of the model's account is used up. The server's owner must look after it."
-    if status == 413 or _TOO_LONG.search(words):
+    if _says_too_long(status, words):
         return "This is more than the model can read at once. Please begin a new conversation, or write less."
     if _FILTER.search(words):
         return "The filter of the model's provider does not let this through. Please ask in other words."
@@ -145,6 +157,8 @@ def _what_the_server_says(status: int, words: str, code: object) -> str:
         return _WRONG_URL
     if 400 <= status < 500 and status not in (408, 409):
         return "The model's server refused this request. The server's owner must check its model and settings."
+    if str(code).lower() == "refusal":
+        return _DECLINED
     if str(code).lower() in _LENGTH:
         return "The model's answer was cut off at the greatest length that its server allows. Please ask for less."
     if status or "error" in str(code).lower():

@@ -5,11 +5,14 @@ from typing import Any
 
 from agents import TResponseInputItem
 
+_WANTED = {"thought_signature", "reasoning_details"}  # of a call's own: Gemini's, and OpenRouter's
 
-def marked(output: Sequence[Any], name: str, *, keeps_thoughts: bool) -> None:
+
+def marked(output: Sequence[Any], name: str, *, keeps_thoughts: bool, details: Sequence[Any] = ()) -> None:
     """Mark the items of a whole answer with what the model of that name may want back, and that it is this one.
 
-    `keeps_thoughts` is whether its thoughts came in fields of their own, which other servers refuse.
+    `keeps_thoughts` is whether its thoughts came in fields of their own, which other servers refuse; `details` are
+    OpenRouter's of these thoughts, in the pieces that came.
     """
     before: list[Any] = []
     for item in output:
@@ -19,9 +22,29 @@ def marked(output: Sequence[Any], name: str, *, keeps_thoughts: bool) -> None:
             before += [item.model_dump(exclude_none=True)] if wanted else []
             _mark(item, {"from": name if wanted else ""})
     calls = [item for item in output if item.type == "function_call"]
-    kept = before or any("thought_signature" in (getattr(call, "provider_data", None) or {}) for call in calls)
+    if calls and details:
+        _mark(calls[0], {"reasoning_details": _joined(details)})
+    kept = before or any(_WANTED & (getattr(call, "provider_data", None) or {}).keys() for call in calls)
     for n, call in enumerate(calls if kept else ()):
         _mark(call, {"from": name} | ({"joined": True} if n else {"before": before}))
+
+
+def _joined(pieces: Sequence[Any]) -> list[dict[str, Any]]:
+    """Put together the pieces of each detail: those of a type that have an index, and no id of another."""
+    details: list[dict[str, Any]] = []
+    latest: dict[str, dict[str, Any]] = {}
+    for piece in [piece for piece in pieces if isinstance(piece, dict)]:
+        place = str([piece.get("type"), piece.get("index")])
+        detail = latest.get(place)
+        if detail is None or piece.get("id") not in (None, detail.get("id")):
+            detail = latest[place] = {}
+            details.append(detail)
+        for name, value in piece.items():
+            if name in ("text", "summary", "data") and isinstance(value, str) and isinstance(detail.get(name), str):
+                detail[name] += value
+            elif value is not None or name not in detail:
+                detail[name] = value
+    return details
 
 
 def _mark(item: Any, data: dict[str, Any]) -> None:
@@ -30,15 +53,15 @@ def _mark(item: Any, data: dict[str, Any]) -> None:
 
 def addressed(
     given: str | list[TResponseInputItem], name: str
-) -> tuple[list[TResponseInputItem], dict[str, Any], bool]:
-    """Return a conversation as the model of that name is to have it, its signatures by the ids of their calls, and
+) -> tuple[list[TResponseInputItem], dict[str, dict[str, Any]], bool]:
+    """Return a conversation as the model of that name is to have it, what it wants back by the ids of its calls, and
     whether it is all of the conversation.
 
     A call may have `provider_data`: what the model that has made it, "from", wants back. That model gets it, "before"
     what it has thought before the call, and the calls that were "joined" in one answer together. No other gets it.
     """
     items: list[Any] = []
-    signatures: dict[str, Any] = {}
+    given_back: dict[str, dict[str, Any]] = {}
     is_whole = True
     for item in [{"role": "user", "content": given}] if isinstance(given, str) else given:
         plain: dict[str, Any] = {field: value for field, value in item.items() if field != "provider_data"}
@@ -50,7 +73,7 @@ def addressed(
             plain["provider_data"] = data
         place = len(items)
         if ours and plain.get("type") == "function_call":
-            signatures[plain["call_id"]] = data.get("thought_signature")
+            given_back[plain["call_id"]] = data
             if not _has_thought(items):  # in the turn that it was had in, the SDK has kept it
                 items += before
                 place = len(items)
@@ -58,7 +81,7 @@ def addressed(
                 place -= 1
         if ours or plain.get("type") != "reasoning":
             items.insert(place, plain)
-    return items, signatures, is_whole
+    return items, given_back, is_whole
 
 
 def _has_thought(items: list[Any]) -> bool:
