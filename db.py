@@ -443,7 +443,8 @@ async def _message(sql: Sql, row: Row) -> Message:
     if len(row["tool_calls"]) > LARGE:
         await asyncio.sleep(0)
     if message["status"] == "streaming":
-        message.update(cast(Message, fold((await _events(sql, message["id"]))[1])))
+        _, events = await _events(sql, message["id"])
+        message.update(cast(Message, fold(events) if events else {}))
     return message
 
 
@@ -516,12 +517,15 @@ async def interrupt(sql: Sql, which: str, *parameters: Value, keep_events: bool 
     for one in found:
         # Locked, in the order of `_finish`: its process may just wake up, and store a tool's result.
         await sql("UPDATE conversations SET version = version WHERE id = ?", (one["conversation_id"],))
-        ours = "UPDATE messages SET owner = owner WHERE id = ? AND status = 'streaming' RETURNING asked"
-        for row in await sql(ours, (one["id"],)):
+        live = f"UPDATE messages SET owner = owner WHERE id = ? AND status = 'streaming' RETURNING {MESSAGE}, asked"
+        for row in await sql(live, (one["id"],)):
             count, events = await _events(sql, one["id"])
-            last: list[Event] = [] if row["asked"] else [{"type": "error", "message": INTERRUPTED}]
-            end = Progress(one["id"], count, last)
-            await _finish(sql, end, row["asked"] or "interrupted", fold([*events, *last]), None, keep_events)
+            body: Body = fold(events) if events else _message_in(row)  # in which earlier versions kept it
+            last: list[Event] = []
+            if not row["asked"]:
+                body["error"] = INTERRUPTED
+                last.append({"type": "error", "message": INTERRUPTED})
+            await _finish(sql, Progress(one["id"], count, last), row["asked"] or "interrupted", body, None, keep_events)
     return len(found) == AT_ONCE
 
 
