@@ -66,11 +66,10 @@ async def _cleaned(stream: AsyncIterator[Any], name: str, given: Iterable[Any]) 
             pulse.take(*amount(event, begun))
             raise_if_ended(event)
             _mend_names(event)
-            parts: list[tuple[str, str]] = []  # thoughts and texts that are told before this event
+            told: Iterable[Any] = [event]
             if event.type == "response.output_text.delta":
                 place = getattr(event, "output_index", None), getattr(event, "content_index", None)
-                thought, event.delta = texts.setdefault(place, Splitter()).feed(event.delta)
-                parts = [(thought, "")]
+                told = _told(event, *texts.setdefault(place, Splitter()).feed(event.delta))
             elif event.type == "response.output_item.done":
                 done.append(event.item)
             elif event.type == "response.completed":
@@ -82,11 +81,10 @@ async def _cleaned(stream: AsyncIterator[Any], name: str, given: Iterable[Any]) 
                     if not texts:  # some send the whole answer with this alone
                         pulse.take(len(thought) + len(part.text))
                         parts.append((thought, part.text))
+                told = [*(one for part in parts for one in _told(event, *part)), event]
                 _finish(output, name, given)
-            for told in _told(parts):
-                yield told
-            if event.type != "response.output_text.delta" or event.delta:
-                yield event
+            for one in told:
+                yield one
 
 
 def _finish(output: Sequence[Any], name: str, given: Iterable[Any]) -> None:
@@ -112,10 +110,11 @@ def _mend_names(event: Any) -> None:
                 setattr(item, field, mended(name))
 
 
-def _told(parts: Iterable[tuple[str, str]]) -> Iterator[Any]:
-    """Yield thoughts and texts as events."""
-    for thought, text in parts:
-        if thought:
-            yield ResponseReasoningTextDeltaEvent.construct(type="response.reasoning_text.delta", delta=thought)
-        if text:
-            yield ResponseTextDeltaEvent.construct(type="response.output_text.delta", delta=text)
+def _told(event: Any, thought: str, text: str) -> Iterator[Any]:
+    """Yield the parts of a text as events in the place of one; of `response.completed`, beside it."""
+    if thought:
+        yield ResponseReasoningTextDeltaEvent.construct(type="response.reasoning_text.delta", delta=thought)
+    if text and text == getattr(event, "delta", None):
+        yield event
+    elif text:
+        yield ResponseTextDeltaEvent.construct(type="response.output_text.delta", delta=text)
