@@ -7,7 +7,6 @@ really send (streams.py); and every model is checked (checked.py).
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from agents import Model, ModelSettings, MultiProvider, OpenAIChatCompletionsModel, OpenAIResponsesModel
 from agents.models import get_default_model
@@ -70,13 +69,12 @@ def _settings(name: str, api: str, effort: str | None, *, at_openai: bool) -> Mo
     """Return what to ask of OpenAI and of servers like it: to keep nothing, and to let its reasoning be given back."""
     if effort and effort not in EFFORTS:
         raise BadModel(f"OPENAI_REASONING must be one of {', '.join(EFFORTS)}.")
-    values: dict[str, Any] = {"store": False} if at_openai else {}
-    if effort:
-        summary = {"summary": "auto"} if api == "responses" else {}
-        values["reasoning"] = Reasoning.model_validate({"effort": effort} | summary)
-    if at_openai and api == "responses" and (effort or REASONING.match(name)):  # others refuse to include it
-        values["response_include"] = ["reasoning.encrypted_content"]
-    return ModelSettings(**values)
+    reasons = at_openai and api == "responses" and (effort or REASONING.match(name))  # others refuse to include it
+    return ModelSettings(
+        store=False if at_openai else None,
+        reasoning=Reasoning.model_validate({"effort": effort, "summary": "auto"}) if effort else None,
+        response_include=["reasoning.encrypted_content"] if reasons else None,
+    )
 
 
 def _by_prefix(name: str) -> Model:

@@ -1,4 +1,4 @@
-"""One wrapper for every model: ours, LiteLLM's, a host's own. It mends what the Agents SDK takes at its word.
+"""One way to ask every model: ours, LiteLLM's, a host's own. It mends what the Agents SDK takes at its word.
 
 On the way to the model it cuts the conversation to a size that fits, and gives back what this model, and no other, has
 sent to be given back. On the way from it thoughts are told from text, calls get an id each, and an answer that is no
@@ -25,83 +25,80 @@ from todochat.turns.watchdog import PULSE, Pulse, amount
 _PRELUDE = ("response.created", "response.queued", "response.in_progress")  # nothing of the answer
 
 
-class CheckedModel:
-    """A model behind another: see the module. A conversation goes to it with at most `max_chars` characters."""
+async def stream_checked(
+    model: Model, max_chars: int, system: str | None, given: str | list[TResponseInputItem], *args: Any, **kwargs: Any
+) -> AsyncGenerator[TResponseStreamEvent, None]:
+    """Yield what a model answers to a conversation, of which it gets at most `max_chars` characters: see the module.
 
-    def __init__(self, model: Model, max_chars: int) -> None:
-        self._model, self._max_chars = whole(model), max_chars
-        # What it is known by, in what it wants back: another model would not understand it.
-        place = getattr(getattr(model, "_client", None), "base_url", None) or getattr(model, "base_url", None) or ""
-        self._name = f"{getattr(model, 'model', type(model).__name__)} {place}".strip()
+    What is behind them is as in `agents.Model.stream_response`, from the instructions on. When the server says that the
+    conversation is too long it is asked again with half.
+    """
+    # What it is known by, in what it wants back: another model would not understand it.
+    place = getattr(getattr(model, "_client", None), "base_url", None) or getattr(model, "base_url", None) or ""
+    name = f"{getattr(model, 'model', type(model).__name__)} {place}".strip()
+    items, given_back, is_whole = addressed(given, name)
+    while True:
+        EXCHANGE.set(Exchange(given_back))
+        told, fitting = history.cut(system, items, max_chars, is_whole)
+        size, begun = history.size_of(fitting), False
+        try:
+            stream = whole(model).stream_response(told, fitting, *args, **kwargs)
+            async with aclosing(_cleaned(stream, name, fitting)) as events:
+                async for event in events:
+                    begun = begun or event.type not in _PRELUDE
+                    yield event
+            return
+        except Exception as error:  # each client has its own: what they say tells whether it is about the length
+            max_chars = size // 2
+            if begun or not too_long(error) or history.size_of(history.fitted(items, max_chars)) >= size:
+                raise
 
-    async def stream_response(
-        self, system_instructions: str | None, input: str | list[TResponseInputItem], *args: Any, **kwargs: Any
-    ) -> AsyncGenerator[TResponseStreamEvent, None]:
-        """See `agents.Model`. When the server says that the conversation is too long it is asked again with half."""
-        items, given_back, is_whole = addressed(input, self._name)
-        limit = self._max_chars
-        while True:
-            EXCHANGE.set(Exchange(given_back))
-            told, fitting = history.cut(system_instructions, items, limit, is_whole)
-            size, begun = history.size_of(fitting), False
-            try:
-                stream = self._model.stream_response(told, fitting, *args, **kwargs)
-                async with aclosing(self._cleaned(stream, fitting)) as events:
-                    async for event in events:
-                        begun = begun or event.type not in _PRELUDE
-                        yield event
-                return
-            except Exception as error:  # each client has its own: what they say tells whether it is about the length
-                limit = size // 2
-                if begun or not too_long(error) or history.size_of(history.fitted(items, limit)) >= size:
-                    raise
 
-    async def _cleaned(self, stream: AsyncIterator[Any], given: list[TResponseInputItem]) -> AsyncGenerator[Any, None]:
-        """Yield the events of an answer as they should have been; raise `EndedEarly` when there is no whole one."""
-        texts: dict[object, Splitter] = {}
-        done: list[Any] = []
-        begun: set[object] = set()
-        pulse = PULSE.get() or Pulse(0.0)
-        async with closing(stream):
-            async for event in stream:
-                pulse.beat()
-                pulse.take(*amount(event, begun))
-                raise_if_ended(event)
-                _mend_names(event)
-                if event.type == "response.output_text.delta":
-                    place = getattr(event, "output_index", None), getattr(event, "content_index", None)
-                    text = texts.setdefault(place, Splitter())
-                    for told in _told(event, *text.feed(event.delta)):
-                        yield told
-                    continue
-                if event.type == "response.output_item.done":
-                    done.append(event.item)
-                elif event.type == "response.completed":
-                    output = event.response.output = event.response.output or done
-                    for told in [told for text in texts.values() for told in _told(event, *text.end())]:
-                        yield told
-                    messages = [item for item in output if item.type == "message"]
-                    for part in [part for said in messages for part in said.content if part.type == "output_text"]:
-                        thought, part.text = split(part.text or "")
-                        if not texts:  # some send the whole answer with this alone
-                            pulse.take(len(thought) + len(part.text))
-                            for told in _told(event, thought, part.text):
-                                yield told
-                    self._finish(output, given)
-                yield event
+async def _cleaned(stream: AsyncIterator[Any], name: str, given: Iterable[Any]) -> AsyncGenerator[Any, None]:
+    """Yield the events of an answer as they should have been; raise `EndedEarly` when there is no whole one."""
+    texts: dict[object, Splitter] = {}
+    done: list[Any] = []
+    begun: set[object] = set()
+    pulse = PULSE.get() or Pulse(0.0)
+    async with closing(stream):
+        async for event in stream:
+            pulse.beat()
+            pulse.take(*amount(event, begun))
+            raise_if_ended(event)
+            _mend_names(event)
+            told: Iterable[Any] = [event]
+            if event.type == "response.output_text.delta":
+                place = getattr(event, "output_index", None), getattr(event, "content_index", None)
+                told = _told(event, *texts.setdefault(place, Splitter()).feed(event.delta))
+            elif event.type == "response.output_item.done":
+                done.append(event.item)
+            elif event.type == "response.completed":
+                output = event.response.output = event.response.output or done
+                parts = [text.end() for text in texts.values()]
+                messages = [item for item in output if item.type == "message"]
+                for part in [part for said in messages for part in said.content if part.type == "output_text"]:
+                    thought, part.text = split(part.text or "")
+                    if not texts:  # some send the whole answer with this alone
+                        pulse.take(len(thought) + len(part.text))
+                        parts.append((thought, part.text))
+                told = [*(one for part in parts for one in _told(event, *part)), event]
+                _finish(output, name, given)
+            for one in told:
+                yield one
 
-    def _finish(self, output: Sequence[Any], given: Iterable[Any]) -> None:
-        """Have each call of a whole answer have an id of its own, and mark what this model may want back."""
-        used = {item.get("call_id") for item in given}
-        for call in [item for item in output if item.type == "function_call"]:
-            # The last two are what openai-agents 0.24 makes of an id that is missing.
-            if not call.call_id or call.call_id in {*used, "None", "__fake_id__"}:
-                call.call_id = secrets.token_hex(5)[:9]  # nine letters and digits, as Mistral's servers want it
-            used.add(call.call_id)
-            if not call.arguments or call.arguments.strip() in ("", "null"):
-                call.arguments = "{}"
-        exchange = EXCHANGE.get() or Exchange()
-        marked(output, self._name, keeps_thoughts=exchange.keeps_thoughts, details=exchange.details)
+
+def _finish(output: Sequence[Any], name: str, given: Iterable[Any]) -> None:
+    """Have each call of a whole answer have an id of its own, and mark what this model may want back."""
+    used = {item.get("call_id") for item in given}
+    for call in [item for item in output if item.type == "function_call"]:
+        # The last two are what openai-agents 0.24 makes of an id that is missing.
+        if not call.call_id or call.call_id in {*used, "None", "__fake_id__"}:
+            call.call_id = secrets.token_hex(5)[:9]  # nine letters and digits, as Mistral's servers want it
+        used.add(call.call_id)
+        if not call.arguments or call.arguments.strip() in ("", "null"):
+            call.arguments = "{}"
+    exchange = EXCHANGE.get() or Exchange()
+    marked(output, name, keeps_thoughts=exchange.keeps_thoughts, details=exchange.details)
 
 
 def _mend_names(event: Any) -> None:

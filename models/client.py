@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from httpx2 import AsyncByteStream  # which openai 3.54 is made with
 from openai import APIResponseValidationError, AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
-from todochat.models.streams import EXCHANGE, ChatStream, ResponsesStream
+from todochat.models.streams import EXCHANGE, ChatStream, Exchange, ResponsesStream
 from todochat.turns.errors import TooMuch
 from todochat.turns.watchdog import PULSE, Pulse
 
@@ -29,13 +29,12 @@ class BadModel(Exception):
 def client_for(key: str, url: str, silence: float) -> AsyncOpenAI:
     """Return a client for the server at a base URL, which may be silent for so many seconds. Raises `BadModel`."""
     try:
-        usable = bool(re.fullmatch(r"https?://[^/\s][^\s]*", url)) and urlsplit(url).port != 0
+        usable = bool(re.fullmatch(r"https?://[^/?#@\s]+([/?#]\S*)?", url)) and urlsplit(url).port != 0
     except ValueError:  # of a port that is none
         usable = False
-    if not usable:  # the URL is not shown, as it may hold a password
-        raise BadModel("The model's base URL must be like http://host:port/path, or with https.")
-    if "@" in urlsplit(url).netloc:  # the client would send these in place of the key
-        raise BadModel("The model's base URL must hold no user and password: the key has a setting of its own.")
+    # The client would send a user and a password in place of the key. The URL is not shown, as it may hold them.
+    if not usable:
+        raise BadModel("The model's base URL must be like http://host:port/path (or https), with no user and password.")
     if not re.fullmatch(r"[\x21-\x7e]+", key):
         raise BadModel("The model's API key has characters in it that no key has. Copy it again.")
     # The client's own timeout, 600 s, is for whole answers; ours is for silence.
@@ -140,8 +139,8 @@ def _sign(messages: Iterable[dict[str, Any]]) -> None:
 
     Gemini's signatures belong to each call, and OpenRouter's details to the message that the calls are in.
     """
-    given_back = exchange.given_back if (exchange := EXCHANGE.get()) is not None else {}
-    for message in messages if given_back else ():
+    given_back = (EXCHANGE.get() or Exchange()).given_back
+    for message in messages:
         for call in message.get("tool_calls") or ():
             data = given_back.get(call["id"], {})
             if signature := data.get("thought_signature"):
@@ -154,7 +153,5 @@ class _Client(AsyncOpenAI):
     """A client that reads streams as streams.py has it."""
 
     async def post(self, path: str, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("stream"):
-            ours = {"/chat/completions": ChatStream, "/responses": ResponsesStream}
-            kwargs["stream_cls"] = ours.get(path) or kwargs["stream_cls"]
-        return await super().post(path, *args, **kwargs)
+        ours = {"/chat/completions": ChatStream, "/responses": ResponsesStream}
+        return await super().post(path, *args, **kwargs | {"stream_cls": ours.get(path, kwargs.get("stream_cls"))})

@@ -122,10 +122,8 @@ def whole(model: Model) -> Model:
         return model
 
     async def fetch_cleaned(*args: Any, **kwargs: Any) -> Any:
-        fetched = await fetch(*args, **kwargs)
-        if isinstance(fetched, tuple) and not isinstance(fetched[1], ChatStream):
-            return fetched[0], _cleaned_chunks(fetched[1])
-        return fetched
+        response, stream = await fetch(*args, **kwargs)  # the stream: checked.py asks for nothing else
+        return response, stream if isinstance(stream, ChatStream) else _cleaned_chunks(stream)
 
     cleaning: Any = copy(model)
     cleaning._fetch_response = fetch_cleaned
@@ -137,9 +135,10 @@ async def _cleaned_chunks(stream: Any) -> AsyncIterator[BaseModel]:
     async with closing(stream):
         async for chunk in stream:
             yield _read(ChatCompletionChunk, answer.cleaned(chunk.model_dump()))
-        # LiteLLM says "stop" for nothing, for what it does not know, and for "ERROR"; here it keeps what there was.
-        if answer.is_whole():
-            answer.reason = getattr(stream, "received_finish_reason", answer.reason)
+        answer.end(True)
+        # LiteLLM says "stop" for nothing, for what it does not know, and for "ERROR"; here it keeps what there was,
+        # which must be the end of a whole answer as well.
+        answer.reason = getattr(stream, "received_finish_reason", answer.reason)
         answer.end(True)
 
 
@@ -155,8 +154,8 @@ async def closing(stream: Any) -> AsyncIterator[None]:
 
 _TEXTS = ("refusal", "reasoning_content", "reasoning")  # of a delta
 _CLEANED = (*_TEXTS, "content", "tool_calls", "function_call")
-# What the end of a whole answer is called: by OpenAI, Together, Anthropic and Cohere.
-_WHOLE = re.compile("(?i)stop|tool_calls|function_call|eos|eos_token|end_turn|stop_sequence|tool_use|complete")
+# What the end of a whole answer is called: by OpenAI, Together, Anthropic and Cohere; and by some nothing.
+_WHOLE = re.compile("(?i)stop|tool_calls|function_call|eos|eos_token|end_turn|stop_sequence|tool_use|complete|")
 
 
 @dataclass
@@ -181,11 +180,9 @@ class _Answer:
     def __init__(self) -> None:
         self._cited: set[str] = set()
         self._sources: list[dict[str, Any]] = []  # that wait for text
-        self._calls: list[_Call] = []
         self._by_id: dict[str, _Call] = {}  # the latest that the server has given it
-        self._by_place: dict[int | None, _Call] = {}
-        self._begun = False  # with a text, a thought or a call
-        self._said = False  # a text
+        self._by_place: dict[int | None, _Call] = {}  # the latest at each place, and at None the latest of all
+        self._come: set[str] = set()  # the fields with something in them
         self.reason: Any = None  # why it has ended, if it has
 
     def cleaned(self, data: Any) -> dict[str, Any]:
@@ -197,20 +194,16 @@ class _Answer:
                 if (reason := choice.get("finish_reason")) is not None:
                     self.reason = reason or self.reason or ""
                 # Some end a stream with all of the answer, in the shape of one in a single piece.
-                delta = self._delta(_as(dict, choice.get("delta") or (not self._begun and choice.get("message"))))
+                delta = self._delta(_as(dict, choice.get("delta") or (not self._come and choice.get("message"))))
                 self._add_sources(event, delta)
                 return event | {"choices": [{"index": 0, "delta": delta, "finish_reason": "stop" if reason else None}]}
         return event | {"choices": []}
-
-    def is_whole(self) -> bool:
-        """Return whether there has been a word for the end, and it is that of a whole answer."""
-        return _WHOLE.fullmatch(str(self.reason)) is not None
 
     def end(self, ended: bool) -> None:
         """Raise `ModelBehaviorError` if what has come is no whole answer; `ended` says whether there was a "[DONE]"."""
         if self.reason is None or (self.reason == "" and not ended):
             raise ModelBehaviorError("The stream ended without a finish_reason.")
-        if not self.is_whole() and self.reason != "":
+        if not _WHOLE.fullmatch(str(self.reason)):
             raise EndedEarly(self.reason)
 
     def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
@@ -227,7 +220,7 @@ class _Answer:
         once = delta.get("function_call")  # what calls were before there could be several
         if calls := _as(list, delta.get("tool_calls")) or ([{"function": once}] if once else []):
             clean["tool_calls"] = [self._fragment(call) for call in calls if isinstance(call, dict)]
-        self._begun = self._begun or any(clean.get(name) for name in _CLEANED)
+        self._come |= {name for name in _CLEANED if clean.get(name)}
         return clean
 
     def _add_sources(self, data: dict[str, Any], delta: dict[str, Any]) -> None:
@@ -242,8 +235,7 @@ class _Answer:
                 self._cited.add(url)
                 place = {"start_index": 0, "end_index": 0}  # which nobody needs: it may be one in a text with thoughts
                 self._sources.append({"type": "url_citation", "url_citation": {"url": url, "title": title, **place}})
-        self._said = self._said or bool(delta.get("content"))
-        if self._said and self._sources:  # it would not keep those that come before the text
+        if "content" in self._come and self._sources:  # it would not keep those that come before the text
             delta["annotations"], self._sources = self._sources, []
 
     def _fragment(self, fragment: dict[str, Any]) -> dict[str, Any]:
@@ -263,12 +255,11 @@ class _Answer:
         place = place if isinstance(place, int) else None
         call = self._by_id.get(call_id)
         if call is None or (place is not None and call.place not in (place, None)):
-            last = self._calls[-1] if self._calls else None
-            call = last if place is None else self._by_place.get(place) or (None if name or call_id else last)
+            call = self._by_place.get(place) or (None if name or call_id else self._by_place.get(None))
         if call is None or _begins_another(call, call_id, name, arguments):
-            call = _Call(len(self._calls), call_id or secrets.token_hex(5)[:9], place)
-            self._calls.append(call)
-            self._by_place[place] = call
+            index = self._by_place[None].index + 1 if self._by_place else 0
+            call = _Call(index, call_id or secrets.token_hex(5)[:9], place)
+            self._by_place[place] = self._by_place[None] = call
         if call_id:
             call.ids.add(call_id)
             self._by_id[call_id] = call

@@ -11,25 +11,25 @@ class Splitter:
     """Tells the thoughts at the beginning of a text from the rest of it, in whichever pieces it comes."""
 
     def __init__(self) -> None:
-        self._held: str | None = ""  # what may become a tag; None in the text itself, which holds nothing back
-        self._thinking = self._thought = False  # whether this is a thought, and whether there has been one
+        # What may become a tag, in a thought behind that which opened it; None in the text, which holds nothing back.
+        self._held: str | None = ""
+        self._thought = False  # whether there has been one
 
     def feed(self, delta: str) -> tuple[str, str]:
         """Return what a piece of the text adds to the thoughts, and to the text."""
         if self._held is None:
             return "", delta
-        text, at = (_OPEN if self._thinking else "") + self._held + delta, 0
+        text, at = self._held + delta, 0
         thoughts: list[str] = []
         while whole := _THOUGHT.match(text, at):
             thoughts.append(whole[1])
             at = whole.end()
         said, text = text[at:], text[at:].lstrip()
-        self._thinking = text.startswith(_OPEN)
-        self._thought = self._thought or at > 0 or self._thinking
-        if self._thinking:
+        self._thought = self._thought or at > 0 or text.startswith(_OPEN)
+        if text.startswith(_OPEN):
             thought = text.removeprefix(_OPEN)
             kept = max((n for n in range(1, len(_CLOSE)) if thought.endswith(_CLOSE[:n])), default=0)
-            self._held = thought[len(thought) - kept :]
+            self._held = _OPEN + thought[len(thought) - kept :]
             return "".join(thoughts) + thought[: len(thought) - kept], ""
         said = text if self._thought else said
         self._held = said if _OPEN.startswith(text) and len(said) <= _MOST_SPACE else None
@@ -38,7 +38,7 @@ class Splitter:
     def end(self) -> tuple[str, str]:
         """Return what has been held back, now that nothing follows."""
         held, self._held = self._held or "", None
-        return (held, "") if self._thinking else ("", held.lstrip() if self._thought else held)
+        return (held.removeprefix(_OPEN), "") if held.startswith(_OPEN) else ("", held)
 
 
 def split(text: str) -> tuple[str, str]:

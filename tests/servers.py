@@ -51,6 +51,10 @@ TWO_CALLS = {
         *(part("", "a", "add_task", index=0), part('{"title":', index=0), part('"eggs"}', index=0)),
         *(part("", "b", "add_task", index=0), part('{"title":', index=0), part('"bread"}', index=0)),
     ],
+    "index-for-each-fragment": [
+        *(part("", "a", "add_task", index=0), part('{"title":', index=1), part('"eggs"}', index=2)),
+        *(part("", "b", "add_task", index=3), part('{"title":', index=4), part('"bread"}', index=5)),
+    ],
     "fragments-no-index": [
         *(part("", "a", "add_task"), part('{"title":'), part('"eggs"}')),
         *(part("", "b", "add_task"), part('{"title":'), part('"bread"}')),

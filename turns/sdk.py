@@ -21,7 +21,7 @@ from agents.run import CallModelData, ModelInputData
 from openai.types.responses import Response, ResponseUsage
 
 from todochat.models import Choice
-from todochat.models.checked import CheckedModel
+from todochat.models.checked import stream_checked
 
 _ASKING: ContextVar[Agent[Any]] = ContextVar("todochat_asking")  # the agent that is about to ask its model
 
@@ -71,8 +71,8 @@ class RunModel(Model):
         """See `agents.Model`."""
         if self._chosen is None:
             model_settings = _with_those_of_its_name(_ASKING.get(), model_settings)
-        model = CheckedModel(self._model(), self._max_chars)
-        return model.stream_response(system_instructions, input, model_settings, *args, **kwargs)
+        request = system_instructions, input, model_settings
+        return stream_checked(self._model(), self._max_chars, *request, *args, **kwargs)
 
     async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
         """See `agents.Model`. Agents that are tools ask like this, for what all others get as a stream."""
