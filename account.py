@@ -18,6 +18,7 @@ from todochat.shares import Shares
 
 log = logging.getLogger("todochat")
 
+SLICE = 200  # conversations that are deleted at once: a server ends what takes longer than seconds
 PAGE = 50  # messages, or ten times as many tasks, that are read at once: nobody waits for a whole export
 
 # Beside the conversations and the tasks.
@@ -83,13 +84,17 @@ async def _messages(store: Store, shares: Shares, user_id: str, conversation_id:
 async def delete(store: Store, runs: Runs, user_id: str) -> Response:
     """Delete all that is stored of a user; what is live ends."""
 
-    async def work(sql: Sql) -> list[int]:
-        rows = await sql("DELETE FROM conversations WHERE user_id = ? RETURNING id", (user_id,))
+    async def delete_some(sql: Sql) -> Sequence[Row]:
+        some = "SELECT id FROM conversations WHERE user_id = ? ORDER BY id LIMIT ?"
+        return await sql(f"DELETE FROM conversations WHERE id IN ({some}) RETURNING id", (user_id, SLICE))
+
+    async def delete_others(sql: Sql) -> None:
         for table in ("tasks", *OTHERS):
             await sql(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
-        return [row["id"] for row in rows]
 
-    for conversation_id in await store.engine.write(work, lock=user_id):
-        await runs.end_deleted(conversation_id)
+    while deleted := await store.engine.write(delete_some, lock=user_id):
+        for row in deleted:
+            await runs.end_deleted(row["id"])
+    await store.engine.write(delete_others, lock=user_id)
     log.info("user=%r has deleted everything", user_id)
     return JSONResponse({"status": "deleted"})

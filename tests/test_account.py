@@ -10,6 +10,7 @@ from conftest import Client, Server
 
 from todochat import account
 from todochat.db import Limits, Store
+from todochat.runs import Runs
 from todochat.shares import Shares
 from turns import begin
 
@@ -65,6 +66,18 @@ async def test_an_export_goes_on_when_a_conversation_goes(store: Store, monkeypa
             await store.delete_conversation("alice", 4)
     exported = [conversation["id"] for conversation in json.loads(document)["conversations"]]
     assert exported == [1, 2, 3, 5, 6, 7]
+
+
+@pytest.mark.anyio
+async def test_however_much_there_is_all_of_it_is_deleted(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is deleted a part at a time, as a server ends a statement that takes too long; nothing of others goes."""
+    monkeypatch.setattr(account, "SLICE", 3)
+    for user in ["alice"] * 8 + ["bob"]:
+        await begin(any_store, user, limits=Limits(live_per_user=9))
+    await any_store.add_task("alice", "x")
+    await account.delete(any_store, Runs(any_store, Limits(), "none"), "alice")
+    assert await any_store.list_conversations("alice", 9) == await any_store.list_tasks("alice") == []
+    assert len(await any_store.list_conversations("bob", 9)) == 1
 
 
 def test_a_broken_off_mcp_request_is_no_traceback(make_server: Callable[..., Server]) -> None:
