@@ -64,6 +64,7 @@ class Visitor:
         page.goto(server.url + path + (f"#token={token(self.user)}" if signed_in else ""))
         if signed_in:
             expect(page.locator("#user")).to_have_text(self.user)
+        page.bring_to_front()  # on a busy machine the browser may take it for hidden, and the page would not look
         return page
 
     def complain(self, text: str) -> None:
