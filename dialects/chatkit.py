@@ -150,7 +150,7 @@ async def _items_of(params: Mapping[str, Any], store: Store, user_id: str) -> tu
         # The last one of a whole slice is the first of the next.
         more = len(messages) == SLICE
         for message in messages[: SLICE - 1]:
-            if size > LARGE_PAGE:
+            if data and size > LARGE_PAGE:
                 return conversation, _page(data, min(limit, len(data)), more=True)
             told = items(thread_id, message)[:: -1 if newest_first else 1]
             if after is not None:  # from behind the cursor, an item of the first message; if it is gone, nothing is

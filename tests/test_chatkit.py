@@ -4,6 +4,7 @@ Every frame and body is checked against the types of openai-chatkit, and every s
 """
 
 import asyncio
+import contextlib
 import json
 import re
 import signal
@@ -694,6 +695,28 @@ def test_delete_ends_a_live_answer(chat: Component) -> None:
     chat.json("threads.delete", thread_id=str(thread))
     reader.join(5)
     assert streams[0].events[-1]["message"] == "This conversation has been deleted."
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_large_items_come_in_smaller_pages(chat: Component, paced: Server, order: str) -> None:
+    """A page ends early where its items are large; the pages together have each item once."""
+    thread = chat.create("say 1 0").thread
+    with contextlib.closing(sqlite3.connect(paced.database, timeout=PATIENCE)) as file:
+        columns = "conversation_id, content, role, status, created_at"
+        row = f"INSERT INTO messages ({columns}) VALUES (?, ?, 'user', 'done', '2026-01-01T00:00:00.000001Z')"
+        file.executemany(row, [(thread, "x" * size) for size in (600_000, 600_000, 10, *[10] * 30, 600_000)])
+        file.commit()
+    pages, after = [], None
+    while True:
+        pages.append(chat.json("items.list", thread_id=thread, limit=9999, order=order, after=after))
+        if not pages[-1]["has_more"]:
+            break
+        after = pages[-1]["after"]
+    ids = [item["id"] for page in pages for item in page["data"]]
+    assert len(ids) == len(set(ids)) == 36
+    assert 3 <= len(pages) <= 5
+    assert all(len(json.dumps(page)) < 1_300_000 for page in pages)
 
 
 def test_feedback_is_stored_with_the_message(chat: Component, other: Component) -> None:
