@@ -904,6 +904,7 @@ def test_the_page_works_under_the_prefix_of_a_host(visitor: Visitor, tmp_path: P
         else:
             expect(page.locator("#tasks")).to_be_hidden()
             expect(page.locator("#notice")).to_be_hidden()
+        page.close()  # before its server goes, which it would complain of
 
 
 @contextmanager
