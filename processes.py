@@ -112,9 +112,14 @@ class Processes:
         if answer_id not in self._mirrors:
             self._mirrors[answer_id], self._places[answer_id] = Feed(answer_id, conversation_id, user_id), Place()
         mirror = self._mirrors[answer_id]
-        self._read[answer_id] = time.monotonic()
         self._keep_doing("poll", self._poll_always)
-        await self._poll()
+        mirror.readers += 1  # so that it is not dropped before its reader begins
+        try:
+            await self._poll()
+        finally:
+            mirror.readers -= 1
+            if answer_id in self._mirrors:
+                self._read[answer_id] = time.monotonic()
         return mirror
 
     async def stop(self, user_id: str, conversation_id: int) -> int | None:

@@ -1059,7 +1059,7 @@ async def as_many_wait(database: str, count: int) -> None:
 @BOTH
 async def test_two_who_end_an_answer_at_once_count_it_once(database: str) -> None:
     """Its own process ends an answer while another one takes that for dead: the conversation has grown once."""
-    async with opened(database) as one, opened(database) as two, opened(database) as three:
+    async with opened(database, 60) as one, opened(database, 60) as two, opened(database, 60) as three:
         owner, other = Store(one), Store(two)
 
         async def bury(sql: Sql) -> None:
@@ -1226,21 +1226,19 @@ async def test_long_reads_leave_connections_for_the_others(database: str) -> Non
 @BOTH
 async def test_a_mirror_is_there_for_a_reader_who_comes_back(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever it comes back: what is written afterwards is followed."""
-    monkeypatch.setattr(processes, "UNREAD", 0.05)
+    monkeypatch.setattr(processes, "UNREAD", 1.0)
     monkeypatch.setattr(processes, "POLL_EVERY", 0.01)
-    async with opened(database) as one, opened(database) as two:
+    async with opened(database, 30) as one, opened(database, 30) as two:
         owner, others = Store(one), processes.Processes(Store(two), list)
         turn = await owner.begin_turn(TurnRequest("alice", "hi", title="hi"), Limits())
         try:
-            for n in range(40):
+            for n in range(20):
                 assert await others.follow("alice", turn.conversation["id"]) is not None
-                await asyncio.sleep(0.04 + n * 0.001)
+                await asyncio.sleep(0.985 + n * 0.0015)
                 mirror = await others.follow("alice", turn.conversation["id"])
                 assert mirror is not None
                 await owner.save_progress(lambda n=n: [Progress(turn.answer["id"], n, [TEXT])])
-                async with asyncio.timeout(SOON):
-                    async for _ in mirror.follow(n):
-                        break
+                assert await asyncio.wait_for(anext(mirror.follow(n)), SOON) == [TEXT]
         finally:
             await others.close()
 
