@@ -450,7 +450,8 @@ async def _message(sql: Sql, row: Row) -> Message:
 
 async def _events(sql: Sql, answer_id: int) -> tuple[int, list[Event]]:
     """Return how many events are stored of a live answer, and what they are, neighbouring texts as one."""
-    count, events = 0, list[Event]()
+    count = 0
+    events: list[Event] = []
     for row in await sql("SELECT events FROM live_events WHERE answer_id = ? ORDER BY first", (answer_id,)):
         count += len(new := load(row["events"]))
         events += joined(new)

@@ -315,7 +315,7 @@ class Runs:
     async def _begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None]:
         me = object()
 
-        def admit() -> None:
+        def admit() -> None:  # perhaps again for the same turn: a unit of work may be done again
             if me not in self._admitted and len(self._live) + len(self._admitted) >= self._limits.live:
                 raise ServerFull("The server is busy with other answers. Please try again in a moment.")
             self._admitted.add(me)
