@@ -5,8 +5,10 @@ engines speak one subset of SQL, with `?` for a parameter.
 """
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -15,6 +17,7 @@ T = TypeVar("T")
 Value = str | int | None
 
 POSTGRES = ("postgresql://", "postgres://", "postgresql+psycopg://")
+BUSY = "The database is busy. Please try again in a moment."
 
 
 class StoreError(Exception):
@@ -39,6 +42,61 @@ class Sql(Protocol):
 
 
 Work = Callable[[Sql], Awaitable[T]]
+
+
+class Places:
+    """So many units of work at a time; the others wait for as long as any of them gets on, and `patience` seconds.
+
+    So a service that has too much to do is slow, and only a database that does not answer is said to be busy.
+    """
+
+    def __init__(self, patience: float, count: int = 1) -> None:
+        self._patience, self._count = patience, count
+        self._free = asyncio.Semaphore(count)
+        self._moved = 0.0  # when a unit got on, on the monotonic clock
+        self._closed = False
+
+    def moved(self) -> None:
+        """Note that a unit gets on."""
+        self._moved = time.monotonic()
+
+    @asynccontextmanager
+    async def place(self, deadline: float | None = None) -> AsyncIterator[float]:
+        """Have one; yields until when what is done there may take. Raises `Unavailable` if there is none in time.
+
+        `deadline`, of `time.monotonic`, is until when this waits if the others do not get on: by default the patience.
+        """
+        deadline = deadline or time.monotonic() + self._patience
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, self._extended(deadline) - time.monotonic())):
+                    await self._free.acquire()
+                break
+            except TimeoutError:
+                if self._extended(deadline) <= time.monotonic():
+                    raise Unavailable(BUSY) from None
+        try:
+            if self._closed:
+                raise Unavailable("The server is shutting down. Please try again in a moment.")
+            yield self._extended(deadline)
+            self.moved()
+        finally:
+            self._free.release()
+
+    def _extended(self, deadline: float) -> float:
+        return max(deadline, self._moved + self._patience)
+
+    @asynccontextmanager
+    async def closed(self) -> AsyncIterator[None]:
+        """Let nobody begin any more, wait for those who are at work, and have all places."""
+        self._closed = True
+        for _ in range(self._count):
+            await self._free.acquire()
+        try:
+            yield
+        finally:
+            for _ in range(self._count):  # for those who wait, and are to be told
+                self._free.release()
 
 
 @dataclass

@@ -29,7 +29,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo, TransactionStatus
 from psycopg.rows import dict_row
 
-from todochat.engines import Engine, Row, Sql, StoreError, T, Transaction, Unavailable, Value, Work
+from todochat.engines import BUSY, Engine, Places, Row, Sql, StoreError, T, Transaction, Unavailable, Value, Work
 
 log = logging.getLogger("todochat")
 
@@ -48,7 +48,6 @@ ATTEMPTS = 3  # at work that finds changed what it has just read
 LOCKS = 0x746F646F  # the class of our advisory locks of whole units; the next one is that of `Engine.lock`
 
 GONE = "The database does not answer at the moment. Please try again."
-BUSY = "The database is busy. Please try again in a moment."
 READ_ONLY = "The database cannot be written at the moment. Please try again later."
 # By SQLSTATE, or its class. What is in neither table is a mistake of ours.
 TROUBLE = {
@@ -175,11 +174,10 @@ class PostgresEngine(Engine):
     def __init__(self, parameters: dict[str, Any], patience: float) -> None:
         self._parameters, self._patience = parameters, patience
         self._idle: list[_Connection] = []
-        self._places = asyncio.Semaphore(CONNECTIONS)
-        self._places_for_tools = asyncio.Semaphore(CONNECTIONS - KEPT)
-        self._places_for_long_reads = asyncio.Semaphore(LONG)
-        self._lines: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # by the name that is locked
-        self._closing = False
+        self._places = Places(patience, CONNECTIONS)
+        self._places_for_tools = Places(patience, CONNECTIONS - KEPT)
+        self._places_for_long_reads = Places(patience, LONG)
+        self._lines: WeakValueDictionary[str, Places] = WeakValueDictionary()  # by the name that is locked
         self._reachable = True
 
     @classmethod
@@ -194,7 +192,7 @@ class PostgresEngine(Engine):
             engine._idle.append(await engine._connect(patience))
             # Not _READ: somebody else may make the tables just now, which are seen sooner than what is in them there.
             if await engine._unit(_UNMARKED, lambda connection: _version(connection.sql)) != SCHEMA_VERSION:
-                await engine._unit(_UNMARKED, _upgrade, UPGRADE_TAKES)
+                await engine._unit(_UNMARKED, _upgrade, time.monotonic() + UPGRADE_TAKES)
             return engine
         except (psycopg.Error, Unavailable, OSError) as error:
             reason = _reason(error)
@@ -207,19 +205,14 @@ class PostgresEngine(Engine):
 
     async def close(self) -> None:
         """See `Engine.close`."""
-        self._closing = True
-        for _ in range(CONNECTIONS):
-            await self._places.acquire()
-        await self._close_idle()
-        for _ in range(CONNECTIONS):  # for those who are to be told
-            self._places.release()
+        async with self._places.closed():
+            await self._close_idle()
 
     # ---- units of work ----
 
     async def _read(self, work: Work[T], long: bool) -> T:
-        deadline = time.monotonic() + self._patience
-        async with self._place(self._places_for_long_reads, deadline) if long else nullcontext():
-            return await self._unit(_READ, lambda connection: work(connection.sql), deadline - time.monotonic())
+        async with self._places_for_long_reads.place() if long else nullcontext() as deadline:
+            return await self._unit(_READ, lambda connection: work(connection.sql), deadline)
 
     async def _write(self, work: Work[T], lock: str | None) -> T:
         async def write(connection: _Connection) -> T:
@@ -229,10 +222,10 @@ class PostgresEngine(Engine):
 
         if lock is None:
             return await self._unit(_WRITE, write)
-        deadline = time.monotonic() + self._patience
         # One after the other here, too: or those who wait for one name would have all connections.
-        async with self._place(self._lines.setdefault(lock, asyncio.Semaphore(1)), deadline):
-            return await self._unit(replace(_WRITE, lock=lock), write, deadline - time.monotonic())
+        line = self._lines.setdefault(lock, Places(self._patience))
+        async with line.place() as deadline:
+            return await self._unit(replace(_WRITE, lock=lock), write, deadline)
 
     async def _transaction(self, work: Work[T]) -> T:
         async def run(connection: _Connection) -> T:
@@ -250,7 +243,7 @@ class PostgresEngine(Engine):
 
             return await Transaction(self, connection.sql).run(hurried, lambda: self._commit(connection))
 
-        async with self._place(self._places_for_tools, time.monotonic() + self._patience):
+        async with self._places_for_tools.place():
             return await self._unit(_TOOL, run)
 
     async def lock(self, sql: Sql, name: str) -> None:
@@ -267,14 +260,15 @@ class PostgresEngine(Engine):
                 await transaction.sql("ROLLBACK TO SAVEPOINT work")
             raise
 
-    async def _unit(self, kind: _Kind, work: Callable[[_Connection], Awaitable[T]], patience: float | None = None) -> T:
+    async def _unit(self, kind: _Kind, work: Callable[[_Connection], Awaitable[T]], deadline: float | None = None) -> T:
         """Do `work` in a transaction; if that is lost, again. What it does not commit itself is undone."""
-        deadline = time.monotonic() + (patience or self._patience)
+        deadline = deadline or time.monotonic() + self._patience
         told: Exception | None = None
         for attempt in itertools.count(1):
             begun = False
             try:
-                async with self._connection(deadline) as connection:
+                async with self._connection(deadline) as (connection, extended):
+                    deadline = extended if attempt == 1 else deadline  # or one that never succeeds would never end
                     await connection.begin(kind, deadline)
                     begun = True
                     return await work(connection)
@@ -326,26 +320,12 @@ class PostgresEngine(Engine):
     # ---- connections ----
 
     @asynccontextmanager
-    async def _place(self, places: asyncio.Semaphore, deadline: float) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                await places.acquire()
-        except TimeoutError:
-            raise Unavailable(BUSY) from None
-        try:
-            if self._closing:
-                raise Unavailable("The server is shutting down. Please try again in a moment.")
-            yield
-        finally:
-            places.release()
-
-    @asynccontextmanager
-    async def _connection(self, deadline: float) -> AsyncIterator[_Connection]:
-        """Have a connection for this task alone."""
-        async with self._place(self._places, deadline):
-            connection = self._idle.pop() if self._idle else await self._try_to_connect(deadline)
+    async def _connection(self, deadline: float) -> AsyncIterator[tuple[_Connection, float]]:
+        """Have a connection for this task alone, and the deadline for what is done by it (see `Places.place`)."""
+        async with self._places.place(deadline) as extended:
+            connection = self._idle.pop() if self._idle else await self._try_to_connect(extended)
             try:
-                yield connection
+                yield connection, extended
             finally:
                 if await connection.end():
                     self._idle.append(connection)

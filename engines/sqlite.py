@@ -17,7 +17,7 @@ from typing import Any
 
 import aiosqlite
 
-from todochat.engines import Engine, Row, Sql, StoreError, T, Transaction, Unavailable, Value, Work
+from todochat.engines import Engine, Places, Row, Sql, StoreError, T, Transaction, Unavailable, Value, Work
 from todochat.files import open_own
 
 MEMORY = ":memory:"
@@ -71,7 +71,7 @@ class _Unit:
     """A unit of work that waits to be written, or is written, and what came of it."""
 
     work: Work[Any]
-    begun: bool = False
+    deadline: float  # of `time.monotonic`: until when it waits, if nobody gets on
     result: Any = None
     error: Exception | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -89,11 +89,11 @@ class SqliteEngine(Engine):
     ) -> None:
         self._writer, self._lock_file = writer, lock_file
         self._patience = patience
-        # A connection is shared by all tasks: without its lock one's rollback would take another's statements.
-        self._writing = asyncio.Lock()
-        self._readers = [(reader, asyncio.Lock()) for reader in readers] or [(writer, self._writing)]
+        # A connection is shared by all tasks: one at a time, or one's rollback would take another's statements.
+        self._writing = Places(patience)
+        self._readers = [(reader, Places(patience)) for reader in readers] or [(writer, self._writing)]
         self._waiting: list[_Unit] = []  # to be written
-        self._closing = False
+        self._writes: asyncio.Task[None] | None = None  # writes what waits
 
     @classmethod
     async def open(cls, path: str, *, patience: float = 3.0) -> "SqliteEngine":
@@ -127,11 +127,10 @@ class SqliteEngine(Engine):
 
     async def close(self) -> None:
         """See `Engine.close`."""
-        self._closing = True
-        async with self._writing:
+        async with self._writing.closed():
             for reader, reading in self._readers:
                 if reader is not self._writer:
-                    async with reading:
+                    async with reading.closed():
                         await reader.close()
             await self._writer.close()
             if self._lock_file is not None:
@@ -143,9 +142,11 @@ class SqliteEngine(Engine):
         reader, reading = self._readers[-1 if long else 0]
 
         async def select(statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
-            return list(await reader.execute_fetchall(statement, parameters))
+            rows = list(await reader.execute_fetchall(statement, parameters))
+            reading.moved()
+            return rows
 
-        async with self._alone(reading):
+        async with _alone(reading):
             await reader.execute_fetchall("BEGIN")
             try:
                 return await work(select)
@@ -153,28 +154,30 @@ class SqliteEngine(Engine):
                 await self._roll_back(reader)
 
     async def _write(self, work: Work[T], lock: str | None) -> T:
-        """Write all that waits, unless somebody does it already: units wait for each other, whatever their `lock`."""
-        unit = _Unit(work)
+        """Have it written with all that waits: units wait for each other, whatever their `lock`."""
+        unit = _Unit(work, time.monotonic() + self._patience)
         self._waiting.append(unit)
-        try:
-            async with self._alone(self._writing) as deadline:
-                if not unit.begun:
-                    units, self._waiting = self._waiting, []
-                    await self._write_together(units, deadline)
-        except Unavailable:
-            if not unit.begun:  # it was not our turn in time, or is no longer
-                self._waiting.remove(unit)
-                raise
+        if self._writes is None or self._writes.done():
+            self._writes = asyncio.create_task(self._write_what_waits())
         await unit.over.wait()
         if unit.error is not None:
             raise unit.error
         result: T = unit.result
         return result
 
+    async def _write_what_waits(self) -> None:
+        while self._waiting:
+            try:
+                async with _alone(self._writing, self._waiting[0].deadline) as deadline:
+                    units, self._waiting = self._waiting, []
+                    await self._write_together(units, deadline)
+            except Unavailable as error:  # it was not their turn in time, or is no longer
+                unit = self._waiting.pop(0)
+                unit.error = error
+                unit.over.set()
+
     async def _write_together(self, units: Sequence[_Unit], deadline: float) -> None:
         """Do all units in one transaction, or, if one of them fails, each in its own."""
-        for unit in units:
-            unit.begun = True
         try:
             if len(units) == 1 or not await self._try_together(units, deadline):
                 for unit in units:
@@ -185,35 +188,27 @@ class SqliteEngine(Engine):
 
     async def _try_together(self, units: Sequence[_Unit], deadline: float) -> bool:
         try:
-            await self._begin(deadline)
-            for unit in units:
-                unit.result = await unit.work(self._execute)
-            await self._writer.execute_fetchall("COMMIT")
+            async with self._begun(deadline):
+                for unit in units:
+                    unit.result = await unit.work(self._execute)
+                await self._writer.execute_fetchall("COMMIT")
             return True
         except Exception:  # of one of them, which is told when it fails again, by itself
             return False
-        finally:
-            await self._roll_back(self._writer)
 
     async def _do(self, unit: _Unit, deadline: float) -> None:
         try:
             with _in_words():
-                await self._begin(deadline)
-                unit.result = await unit.work(self._execute)
-                await self._writer.execute_fetchall("COMMIT")
+                async with self._begun(deadline):
+                    unit.result = await unit.work(self._execute)
+                    await self._writer.execute_fetchall("COMMIT")
         except Exception as error:  # goes to whoever waits for it
             unit.error = error
-        finally:
-            await self._roll_back(self._writer)
 
     async def _transaction(self, work: Work[T]) -> T:
-        async with self._alone(self._writing) as deadline:
-            await self._begin(deadline)
+        async with _alone(self._writing) as deadline, self._begun(deadline):
             transaction = Transaction(self, self._execute)
-            try:
-                return await transaction.run(work, lambda: self._writer.execute_fetchall("COMMIT"))
-            finally:
-                await self._roll_back(self._writer)
+            return await transaction.run(work, lambda: self._writer.execute_fetchall("COMMIT"))
 
     async def lock(self, sql: Sql, name: str) -> None:
         """See `Engine.lock`: here only one writes at a time."""
@@ -233,33 +228,32 @@ class SqliteEngine(Engine):
                     await self._writer.execute_fetchall("RELEASE work")
 
     @asynccontextmanager
-    async def _alone(self, lock: asyncio.Lock) -> AsyncIterator[float]:
-        """Have a connection for this task alone; yields when its patience ends, on the monotonic clock."""
-        deadline = time.monotonic() + self._patience
-        try:
-            async with asyncio.timeout(self._patience):
-                await lock.acquire()
-        except TimeoutError:
-            raise Unavailable("The database is busy. Please try again in a moment.") from None
-        try:
-            if self._closing:
-                raise Unavailable("The server is shutting down. Please try again in a moment.")
-            with _in_words():
-                yield deadline
-        finally:
-            lock.release()
-
-    async def _begin(self, deadline: float) -> None:
+    async def _begun(self, deadline: float) -> AsyncIterator[None]:
+        """Begin a transaction; what is not committed at the end is undone."""
         patience = int(1000 * max(0.0, deadline - time.monotonic()))
         # IMMEDIATE: a transaction that reads first and writes later could fail with BUSY whatever the timeout.
         await self._writer.executescript(f"PRAGMA busy_timeout = {patience}; BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            await self._roll_back(self._writer)
 
     async def _roll_back(self, connection: aiosqlite.Connection) -> None:
         if connection.in_transaction:  # a full disk has rolled back already
             await connection.execute_fetchall("ROLLBACK")
 
     async def _execute(self, statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
-        return list(await self._writer.execute_fetchall(statement, parameters))
+        rows = list(await self._writer.execute_fetchall(statement, parameters))
+        self._writing.moved()
+        return rows
+
+
+@asynccontextmanager
+async def _alone(connection: Places, deadline: float | None = None) -> AsyncIterator[float]:
+    """Have a connection for this task alone (see `Places.place`)."""
+    async with connection.place(deadline) as extended:
+        with _in_words():
+            yield extended
 
 
 @contextmanager
