@@ -45,7 +45,7 @@ Work = Callable[[Sql], Awaitable[T]]
 
 
 class Places:
-    """So many units of work at a time; the others wait for as long as any of them gets on, and `patience` seconds.
+    """So many units of work at a time. The others wait `patience` seconds, anew whenever one gets on.
 
     So a service that has too much to do is slow, and only a database that does not answer is said to be busy.
     """
@@ -57,7 +57,7 @@ class Places:
         self._closed = False
 
     def moved(self) -> None:
-        """Note that a unit gets on."""
+        """Note that a unit gets on: those who wait have all their patience again."""
         self._moved = time.monotonic()
 
     @asynccontextmanager
@@ -79,7 +79,6 @@ class Places:
             if self._closed:
                 raise Unavailable("The server is shutting down. Please try again in a moment.")
             yield self._extended(deadline)
-            self.moved()
         finally:
             self._free.release()
 

@@ -326,6 +326,7 @@ class PostgresEngine(Engine):
             connection = self._idle.pop() if self._idle else await self._try_to_connect(extended)
             try:
                 yield connection, extended
+                self._places.moved()
             finally:
                 if await connection.end():
                     self._idle.append(connection)

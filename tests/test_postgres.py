@@ -361,6 +361,19 @@ async def test_who_waits_for_too_long_is_told_so(database: str) -> None:
         assert await titles(engine) == []
 
 
+@DIRECT
+async def test_who_waits_while_others_get_on_is_patient(database: str) -> None:
+    """Units wait for longer than their patience, if there are more than connections and each takes its time."""
+
+    async def slow(sql: Sql) -> None:
+        await sql("SELECT pg_sleep(0.5)")
+        await add("x")(sql)
+
+    async with opened(database, patience=1) as engine:
+        await asyncio.gather(*(engine.write(slow) for _ in range(5 * CONNECTIONS)))
+        assert len(await titles(engine)) == 5 * CONNECTIONS
+
+
 @BOTH
 async def test_a_task_that_outlives_its_tool_has_a_transaction_of_its_own(engine: PostgresEngine) -> None:
     """What a tool has begun and not waited for is written all the same, after it."""

@@ -423,6 +423,22 @@ async def test_a_tool_that_works_for_too_long_is_a_sentence_for_those_who_wait(p
         assert await titles(engine) == ["of the tool"]
 
 
+async def test_who_waits_for_somebody_who_gets_on_is_patient(path: Path) -> None:
+    """A unit waits for longer than its patience, as long as the one before it is slow and not stuck."""
+
+    async def slow(sql: Sql) -> None:
+        for n in range(6):
+            await add(str(n))(sql)
+            await asyncio.sleep(0.3)
+
+    async with open_engine(path, patience=1) as engine:
+        before = [asyncio.create_task(engine.write(slow)), elsewhere(engine.transaction(slow))]
+        await asyncio.sleep(0.1)
+        await engine.write(add("last"))
+        await asyncio.gather(*before)
+        assert (await titles(engine)).count("last") == 1
+
+
 async def test_patience_is_one_deadline_for_the_lock_and_the_file(path: Path) -> None:
     """Who has waited for another writer for most of its patience has only the rest of it for another program's lock."""
     async with open_engine(path, patience=2) as engine:
