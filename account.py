@@ -15,6 +15,7 @@ from todochat.dialects import shown
 from todochat.engines import Row, Sql, Value
 from todochat.runs import Runs
 from todochat.shares import Shares
+from todochat.store.pages import page_of_messages
 
 log = logging.getLogger("todochat")
 
@@ -72,7 +73,7 @@ async def _messages(store: Store, shares: Shares, user_id: str, conversation_id:
     since, comma = 0, ""
     while since < MOST:
         async with shares.reading(user_id):
-            page = await store.page_of_messages(user_id, conversation_id, since=since, newest_first=False, limit=PAGE)
+            page = await page_of_messages(store, user_id, conversation_id, since=since, newest_first=False, limit=PAGE)
         if page is None or not page[1]:  # deleted meanwhile, or at its end
             return
         for message in page[1]:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -29,11 +28,12 @@ from agents.items import RunItem, TResponseStreamEvent
 from agents.tool_context import ToolContext
 
 from todochat.dates import today
-from todochat.events import Event, Message, ToolCall, ToolResult
+from todochat.events import Event, Message, ToolResult
 from todochat.shares import Full
 from todochat.store.tasks import most_urgent
 from todochat.turns.errors import name_of, sentence_for
 from todochat.turns.history import model_input
+from todochat.turns.items import call_in, citations_in, field_of, hosted_result, is_hosted, without_half
 from todochat.turns.tool_output import as_json, in_words, mended
 from todochat.turns.watchdog import Patience, Share, Watchdog, begin_pulse
 from todochat.web.inputs import unfit
@@ -353,11 +353,11 @@ class _Translator:
         """Yield what an event of the model's becomes."""
         # By type: the arguments of a tool call come as events with a `delta` too.
         if data.type == "response.output_text.delta" or data.type == "response.refusal.delta":
-            self._half, delta = _without_half(self._half + data.delta)
+            self._half, delta = without_half(self._half + data.delta)
             if delta:
                 yield from self._text(delta)
         elif data.type == "response.reasoning_summary_text.delta" or data.type == "response.reasoning_text.delta":
-            self._half_thought, delta = _without_half(self._half_thought + data.delta)
+            self._half_thought, delta = without_half(self._half_thought + data.delta)
             if delta:
                 yield {"type": "thinking", "content": delta}
         elif data.type == "response.reasoning_summary_part.added" and data.summary_index > 0:
@@ -367,23 +367,23 @@ class _Translator:
             yield from self._citations([data.annotation])
         elif data.type == "response.output_item.done" and data.item.type == "message":
             for part in data.item.content:
-                yield from self._citations(_field(part, "annotations") or ())
-        elif data.type == "response.output_item.done" and _is_hosted(data.item):
+                yield from self._citations(field_of(part, "annotations") or ())
+        elif data.type == "response.output_item.done" and is_hosted(data.item):
             self._new_paragraph = True
             yield from self._hosted_call(data.item)
 
     def item(self, name: str, item: RunItem) -> Iterator[Event]:
         """Yield what an item of the run becomes: a tool's call or its output."""
-        if name == "tool_called" and _field(item.raw_item, "call_id"):
-            call = _call(item.raw_item)
+        if name == "tool_called" and field_of(item.raw_item, "call_id"):
+            call = call_in(item.raw_item)
             self.answered = self._new_paragraph = True
             self._running[call["id"]] = call["name"]
             yield call
-        elif name == "tool_called" and _is_hosted(item.raw_item):
+        elif name == "tool_called" and is_hosted(item.raw_item):
             # After all of the text that came of it: `raw` has shown it in its place, if the model streams its items.
             yield from self._hosted_call(item.raw_item)
         elif name == "tool_output":
-            call_id = str(_field(item.raw_item, "call_id"))
+            call_id = str(field_of(item.raw_item, "call_id"))
             if call_id in self._running:  # and not the second of two handoffs at once, which nobody was told of
                 self._tool_is_last = True
                 output = as_json(getattr(item, "output", None))
@@ -411,66 +411,18 @@ class _Translator:
         yield {"type": "text", "content": delta}
 
     def _citations(self, annotations: Iterable[object]) -> Iterator[Event]:
-        for note in annotations:
-            url, title, place = (_field(note, name) for name in ("url", "title", "start_index"))
-            # Only what is safe to be made a link of.
-            if re.match("https?://", str(url)) and (url, place) not in self._cited:
-                self._cited.add((url, place))
-                yield {"type": "citation", "url": mended(url), "title": mended(str(title or url))}
+        for citation, place in citations_in(annotations):
+            if (citation["url"], place) not in self._cited:
+                self._cited.add((citation["url"], place))
+                yield citation
 
     def _hosted_call(self, item: object) -> Iterator[Event]:
-        call = _call(item)
+        call = call_in(item)
         if call["id"] not in self._hosted:
             self._hosted.add(call["id"])
             self.answered = True
-            output = _field(item, "output") or _field(item, "error")
-            output = output or {"status": _field(item, "status") or "completed"}
             yield call
-            yield {"type": "tool_result", "id": call["id"], "name": call["name"], "result": as_json(output)}
-
-
-def _without_half(text: str) -> tuple[str, str]:
-    """Split off a trailing half of a surrogate pair, which some providers send in two deltas; mend the rest.
-
-    Returns what to hold back until the next delta, and text that can be stored as UTF-8.
-    """
-    if text.isascii():
-        return "", text
-    held = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
-    return held, mended(text[: len(text) - len(held)])
-
-
-# Of these calls the SDK runs the tool, and refuses one without a `call_id`.
-_RUN_HERE = (
-    "function_call",
-    "custom_tool_call",
-    "computer_call",
-    "shell_call",
-    "local_shell_call",
-    "apply_patch_call",
-)
-
-
-def _is_hosted(item: object) -> bool:
-    """Return whether this is a call of one of the provider's own tools, which has run over there already."""
-    kind = str(_field(item, "type"))
-    return kind.endswith("_call") and kind not in _RUN_HERE and not _field(item, "call_id")
-
-
-def _call(item: object) -> ToolCall:
-    call_id = _field(item, "call_id") or _field(item, "id")
-    name = _field(item, "name") or _field(item, "type")  # most of the provider's own tools have no name ...
-    arguments = _field(item, "arguments") or _field(item, "action") or "{}"  # ... and some have an action
-    call: ToolCall = {"type": "tool_call", "id": str(call_id), "name": str(name), "args": as_json(arguments)}
-    state = as_json(json.dumps(_field(item, "provider_data")))  # that puts halves of surrogate pairs together
-    if isinstance(state, dict) and "from" in state:
-        call["state"] = state
-    return call
-
-
-def _field(item: object, name: str) -> Any:
-    """Return a field of an item, which is a dict or an object, as the SDK has it."""
-    return item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)
+            yield {"type": "tool_result", "id": call["id"], "name": call["name"], "result": hosted_result(item)}
 
 
 def _unapproved(waiting: Sequence[ToolApprovalItem]) -> str:

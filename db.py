@@ -195,29 +195,11 @@ class Store(TaskStore, FeedbackStore, Versions):
             ),
             long=bool(search),
         )
-        return [_conversation(row) for row in rows]
-
-    async def page_of_conversations(
-        self, user_id: str, *, after: int | None, newest_first: bool, limit: int
-    ) -> list[Conversation]:
-        """Return up to `limit` conversations in the order they were begun in; none, if `after` is not the user's."""
-        compare, order = ("<", "DESC") if newest_first else (">", "ASC")
-        rows = await self.engine.read(
-            lambda sql: sql(
-                f"""
-                SELECT {CONVERSATION} FROM conversations
-                WHERE user_id = ? AND (CAST(? AS BIGINT) IS NULL OR id {compare} (
-                    SELECT id FROM conversations WHERE id = ? AND user_id = ?
-                )) ORDER BY id {order} LIMIT ?
-                """,
-                (user_id, after, after, user_id, limit),
-            )
-        )
-        return [_conversation(row) for row in rows]
+        return [conversation_in(row) for row in rows]
 
     async def has_conversation(self, user_id: str, conversation_id: int) -> bool:
         """Return whether the user has a conversation with this id."""
-        return await self.engine.read(lambda sql: _find(sql, user_id, conversation_id)) is not None
+        return await self.engine.read(lambda sql: find_conversation(sql, user_id, conversation_id)) is not None
 
     async def get_conversation(
         self, user_id: str, conversation_id: int, *, last: int = MOST, before: int = MOST
@@ -228,34 +210,10 @@ class Store(TaskStore, FeedbackStore, Versions):
         """
 
         async def work(sql: Sql) -> Conversation | None:
-            conversation = await _find(sql, user_id, conversation_id)
+            conversation = await find_conversation(sql, user_id, conversation_id)
             if conversation is not None:
                 conversation["messages"] = await _messages(sql, conversation_id, last, before)
             return conversation
-
-        return await self.engine.read(work)
-
-    async def page_of_messages(
-        self, user_id: str, conversation_id: int, *, since: int | None, newest_first: bool, limit: int
-    ) -> tuple[Conversation, list[Message]] | None:
-        """Return a conversation and up to `limit` of its messages from `since` on, in the order asked for.
-
-        None if the user has none with this id.
-        """
-        compare, order = ("<=", "DESC") if newest_first else (">=", "ASC")
-
-        async def work(sql: Sql) -> tuple[Conversation, list[Message]] | None:
-            conversation = await _find(sql, user_id, conversation_id)
-            if conversation is None:
-                return None
-            rows = await sql(
-                f"""
-                SELECT {MESSAGE} FROM messages
-                WHERE conversation_id = ? AND (CAST(? AS BIGINT) IS NULL OR id {compare} ?) ORDER BY id {order} LIMIT ?
-                """,
-                (conversation_id, since, since, limit),
-            )
-            return conversation, [await _message(sql, row) for row in rows]
 
         return await self.engine.read(work)
 
@@ -270,7 +228,7 @@ class Store(TaskStore, FeedbackStore, Versions):
                 """,
                 (message_id, user_id),
             )
-            return await _message(sql, rows[0]) if rows else None
+            return await read_message(sql, rows[0]) if rows else None
 
         return await self.engine.read(work)
 
@@ -285,7 +243,7 @@ class Store(TaskStore, FeedbackStore, Versions):
                 (title, conversation_id, user_id),
             )
         )
-        return _conversation(rows[0]) if rows else None
+        return conversation_in(rows[0]) if rows else None
 
     async def delete_conversation(self, user_id: str, conversation_id: int) -> bool:
         """Delete a conversation with its messages, a live answer included; False if the user has none with this id."""
@@ -353,7 +311,7 @@ class Store(TaskStore, FeedbackStore, Versions):
             """,
             [value for message in new for value in (conversation_id, now, *message)],
         )
-        return [_message_in(row) for row in sorted(rows, key=lambda row: int(row["id"]))]
+        return [message_in(row) for row in sorted(rows, key=lambda row: int(row["id"]))]
 
     async def save_progress(self, progress: Callable[[], Iterable[Progress]]) -> dict[int, Wishes]:
         """Add to what is stored of live answers, all in one transaction; return all that this process makes, by id.
@@ -421,11 +379,11 @@ async def _admit(sql: Sql, user_id: str, limits: Limits) -> None:
     admit_turn(has, limits.room)
 
 
-async def _find(sql: Sql, user_id: str, conversation_id: int) -> Conversation | None:
+async def find_conversation(sql: Sql, user_id: str, conversation_id: int) -> Conversation | None:
     rows = await sql(
         f"SELECT {CONVERSATION} FROM conversations WHERE id = ? AND user_id = ?", (conversation_id, user_id)
     )
-    return _conversation(rows[0]) if rows else None
+    return conversation_in(rows[0]) if rows else None
 
 
 async def _messages(sql: Sql, conversation_id: int, last: int, before: int = MOST) -> list[Message]:
@@ -434,12 +392,12 @@ async def _messages(sql: Sql, conversation_id: int, last: int, before: int = MOS
         f"SELECT {MESSAGE} FROM messages WHERE conversation_id = ? AND id < ? ORDER BY id DESC LIMIT ?",
         (conversation_id, before, last),
     )
-    return [await _message(sql, row) for row in reversed(rows)]
+    return [await read_message(sql, row) for row in reversed(rows)]
 
 
-async def _message(sql: Sql, row: Row) -> Message:
+async def read_message(sql: Sql, row: Row) -> Message:
     """Return the message in a row; that of a live answer is empty, and what there is of it is in its events."""
-    message = _message_in(row)
+    message = message_in(row)
     if len(row["tool_calls"]) > LARGE:
         await asyncio.sleep(0)
     if message["status"] == "streaming":
@@ -521,7 +479,7 @@ async def interrupt(sql: Sql, which: str, *parameters: Value, keep_events: bool 
         live = f"UPDATE messages SET owner = owner WHERE id = ? AND status = 'streaming' RETURNING {MESSAGE}, asked"
         for row in await sql(live, (one["id"],)):
             count, events = await _events(sql, one["id"])
-            body: Body = fold(events) if events else _message_in(row)  # in which earlier versions kept it
+            body: Body = fold(events) if events else message_in(row)  # in which earlier versions kept it
             last: list[Event] = []
             if not row["asked"]:
                 body["error"] = INTERRUPTED
@@ -554,7 +512,7 @@ async def _conversation_for(sql: Sql, request: TurnRequest, now: str) -> Convers
         )
     if not rows:
         raise NotFound("Not found.")
-    return _conversation(rows[0])
+    return conversation_in(rows[0])
 
 
 async def _earlier(sql: Sql, request: TurnRequest) -> Turn | None:
@@ -584,17 +542,17 @@ async def _earlier(sql: Sql, request: TurnRequest) -> Turn | None:
     )
     if not conversations:
         raise Conflict("This message was answered before, and that answer has been deleted since.")
-    answer, question = [await _message(sql, row) for row in messages]
-    return Turn(_conversation(conversations[0]), [question], answer, earlier=True)
+    answer, question = [await read_message(sql, row) for row in messages]
+    return Turn(conversation_in(conversations[0]), [question], answer, earlier=True)
 
 
 # ---- rows ----
 
 
-def _message_in(row: Row) -> Message:
+def message_in(row: Row) -> Message:
     lists = {name: json.loads(row[name]) for name in ("tool_calls", "reasoning", "citations")}
     return cast(Message, {**row, **lists})
 
 
-def _conversation(row: Row) -> Conversation:
+def conversation_in(row: Row) -> Conversation:
     return cast(Conversation, {**row, "live": bool(row["live"])})

@@ -15,6 +15,7 @@ from todochat.db import Conversation, Store, Turn
 from todochat.dialects.chatkit_items import ItemWriter, Json, items, user_message
 from todochat.dialects.sse import frame
 from todochat.events import Event, joined
+from todochat.store.pages import page_of_conversations, page_of_messages
 from todochat.web import inputs
 
 Page = Json  # {"data", "has_more"} and, if there is more, "after"
@@ -122,7 +123,7 @@ async def _list_threads(params: Mapping[str, Any], store: Store, user_id: str) -
     limit, newest_first, after = _page_in(params)
     since = None if after is None else int(after) if re.fullmatch(ID, after) else 0
     # In the order they were begun in: by last use, a thread that is used between two pages would move the cursor.
-    conversations = await store.page_of_conversations(user_id, after=since, newest_first=newest_first, limit=limit + 1)
+    conversations = await page_of_conversations(store, user_id, after=since, newest_first=newest_first, limit=limit + 1)
     return _page([thread(conversation) for conversation in conversations], limit)
 
 
@@ -145,7 +146,7 @@ async def _items_of(params: Mapping[str, Any], store: Store, user_id: str) -> tu
     size, more = 0, True
     while more and len(data) <= limit:
         conversation, messages = inputs.found(
-            await store.page_of_messages(user_id, thread_id, since=since, newest_first=newest_first, limit=SLICE)
+            await page_of_messages(store, user_id, thread_id, since=since, newest_first=newest_first, limit=SLICE)
         )
         # The last one of a whole slice is the first of the next.
         more = len(messages) == SLICE

@@ -1,1 +1,1 @@
-"""Parts of `db.Store`: the tasks, whether something has changed, what is searched for; and how to move it all."""
+"""Parts of the store: the tasks, feedback, pages, what is searched for, what has changed; and how to move it all."""

@@ -10,6 +10,7 @@ from postgres import look
 from todochat import db
 from todochat.db import Limits, Progress, Store
 from todochat.events import Event, Status, fold
+from todochat.store.pages import page_of_messages
 from todochat.store.tasks import Task
 from turns import CALL, EVENTS, answer_of, append, begin, finish
 
@@ -139,7 +140,7 @@ async def test_a_live_answer_reads_as_what_its_events_add_up_to(store: Store) ->
         expected = turn.answer | fold(saved)
         assert await answer_of(store, turn) == expected
         conversation = await store.get_conversation("alice", thread)
-        page = await store.page_of_messages("alice", thread, since=None, newest_first=True, limit=1)
+        page = await page_of_messages(store, "alice", thread, since=None, newest_first=True, limit=1)
         assert conversation is not None
         assert page is not None
         assert [conversation["messages"][-1]] == page[1] == [expected]

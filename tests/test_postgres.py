@@ -32,6 +32,7 @@ from todochat.engines import Row, Sql, StoreError, T, Unavailable
 from todochat.engines.postgres import CONNECTIONS, GRACE, KEPT, PostgresEngine
 from todochat.events import Event, fold
 from todochat.shares import SIZE, Room
+from todochat.store.pages import page_of_conversations, page_of_messages
 from todochat.store.tasks import Task
 
 pytestmark = pytest.mark.anyio
@@ -996,13 +997,13 @@ async def test_a_turn_on_each_engine(any_store: Store, database: str) -> None:
     await any_store.finish_answer(Progress(answer_id, 2, []), "done", fold([TEXT, TEXT]))
     assert look(database, "SELECT count(*) FROM live_events") == [(2 if any_store.engine.shared else 0,)]
     assert await any_store.give_feedback("alice", thread, {answer_id}, "positive")
-    page = await any_store.page_of_messages("alice", thread, since=None, newest_first=True, limit=1)
+    page = await page_of_messages(any_store, "alice", thread, since=None, newest_first=True, limit=1)
     assert page is not None
     assert (page[1][0]["content"], page[1][0]["feedback"]) == ("One.One.", "positive")
     retry = TurnRequest("alice", conversation_id=thread, retry_of=turn.history[-1]["id"])
     second = await any_store.begin_turn(retry, Limits())
     await any_store.finish_answer(Progress(second.answer["id"], 0, []), "stopped", fold([]))
-    assert await any_store.page_of_conversations("alice", after=None, newest_first=True, limit=5) != []
+    assert await page_of_conversations(any_store, "alice", after=None, newest_first=True, limit=5) != []
     assert await any_store.delete_conversation("alice", thread)
     with pytest.raises(db.Conflict):
         await any_store.begin_turn(TurnRequest("alice", "hi", title="hi", key="k", digest="d"), Limits())

@@ -1,1 +1,1 @@
-"""What surrounds a turn of the agent: what the model is told, how long it may be silent, what went wrong, in words."""
+"""What surrounds a turn: what the model is told, what its items hold, how long it may be silent, what went wrong."""
