@@ -195,11 +195,8 @@ class Processes:
             await asyncio.sleep(LOOK_EVERY)
 
     async def _beat(self) -> None:
-        await self._write(
-            "INSERT INTO servers (id, beat) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat",
-            self._store.process,
-            utc_now(),
-        )
+        beat = "INSERT INTO servers (id, beat) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat"
+        await self._store.engine.write(lambda sql: sql(beat, (self._store.process, utc_now())), urgent=True)
 
     async def _bury_the_dead(self) -> bool:
         """End the answers of processes that have shown no new beat for too long; return whether others have any."""
@@ -211,7 +208,8 @@ class Processes:
                 WHERE m.status = 'streaming' AND m.owner <> ?
                 """,
                 (self._store.process,),
-            )
+            ),
+            urgent=True,
         )
         moment = time.monotonic()
         before, self._seen = self._seen, {}
@@ -229,7 +227,7 @@ class Processes:
     async def _end_unmade(self) -> None:
         """End answers of ours that nobody makes: a COMMIT that was not answered may have begun one."""
         ours = "SELECT id FROM messages WHERE status = 'streaming' AND owner = ?"
-        rows = await self._store.engine.read(lambda sql: sql(ours, (self._store.process,)))
+        rows = await self._store.engine.read(lambda sql: sql(ours, (self._store.process,)), urgent=True)
         unmade = {int(row["id"]) for row in rows} - set(self._own_live())
         for answer_id in unmade & self._unmade:
             log.error("answer %d was begun, and nobody makes it", answer_id)

@@ -18,6 +18,7 @@ Value = str | int | None
 
 POSTGRES = ("postgresql://", "postgres://", "postgresql+psycopg://")
 BUSY = "The database is busy. Please try again in a moment."
+LONGEST = 30.0  # seconds that a unit of work waits for others, however much they get on
 
 
 class StoreError(Exception):
@@ -45,45 +46,65 @@ Work = Callable[[Sql], Awaitable[T]]
 
 
 class Places:
-    """So many units of work at a time. The others wait `patience` seconds, anew whenever one gets on.
+    """So many units of work at a time; the others wait, and begin in the order in which they came.
 
-    So a service that has too much to do is slow, and only a database that does not answer is said to be busy.
+    A unit waits for `patience` seconds, which are counted anew whenever another one gets on, but not for ever. So a
+    service that has too much to do is slow, and only a database that does not answer is said to be busy.
     """
 
     def __init__(self, patience: float, count: int = 1) -> None:
         self._patience, self._count = patience, count
         self._free = asyncio.Semaphore(count)
-        self._moved = 0.0  # when a unit got on, on the monotonic clock
+        self._moved = 0.0  # when a unit got on last, on the monotonic clock
         self._closed = False
 
     def moved(self) -> None:
-        """Note that a unit gets on: those who wait have all their patience again."""
+        """Note that a unit gets on: it is done, or at least one of its statements."""
         self._moved = time.monotonic()
 
     @asynccontextmanager
     async def place(self, deadline: float | None = None) -> AsyncIterator[float]:
-        """Have one; yields until when what is done there may take. Raises `Unavailable` if there is none in time.
+        """Have a place; yields the deadline for what is done there. Raises `Unavailable` if none is free in time.
 
-        `deadline`, of `time.monotonic`, is until when this waits if the others do not get on: by default the patience.
+        `deadline` is until when this waits if nobody gets on, by default for the patience. Both are times of
+        `time.monotonic`.
         """
-        deadline = deadline or time.monotonic() + self._patience
-        while True:
-            try:
-                async with asyncio.timeout(max(0.0, self._extended(deadline) - time.monotonic())):
-                    await self._free.acquire()
-                break
-            except TimeoutError:
-                if self._extended(deadline) <= time.monotonic():
-                    raise Unavailable(BUSY) from None
+        begun = time.monotonic()
+        until = begun + self._patience if deadline is None else deadline
+
+        def extended() -> float:
+            return max(until, min(self._moved + self._patience, begun + LONGEST))
+
+        await self._wait(extended)
         try:
             if self._closed:
                 raise Unavailable("The server is shutting down. Please try again in a moment.")
-            yield self._extended(deadline)
+            yield extended()
         finally:
             self._free.release()
 
-    def _extended(self, deadline: float) -> float:
-        return max(deadline, self._moved + self._patience)
+    async def _wait(self, deadline: Callable[[], float]) -> None:
+        """Wait for a place until the deadline, which moves."""
+        loop = asyncio.get_running_loop()
+        timer: asyncio.Handle
+
+        def look() -> None:
+            nonlocal timer
+            if (left := deadline() - time.monotonic()) > 0:
+                timer = loop.call_later(left, look)
+            else:
+                limit.reschedule(loop.time())
+
+        try:
+            # One `acquire` for all of it: another one would begin at the end of the line.
+            async with asyncio.timeout(None) as limit:
+                timer = loop.call_soon(look)
+                try:
+                    await self._free.acquire()
+                finally:
+                    timer.cancel()
+        except TimeoutError:
+            raise Unavailable(BUSY) from None
 
     @asynccontextmanager
     async def closed(self) -> AsyncIterator[None]:
@@ -134,29 +155,31 @@ class Engine(ABC):
     """What the store needs of a database.
 
     Each unit of work happens whole or not at all, even if its caller is cancelled in the middle. All three raise
-    `Unavailable` if the database cannot do it within the engine's patience, a few seconds.
+    `Unavailable` if the database cannot do it, or does nothing for the engine's patience, a few seconds.
     """
 
     shared = False  # whether other processes may work on the same database
 
-    async def read(self, work: Work[T], *, long: bool = False) -> T:
+    async def read(self, work: Work[T], *, long: bool = False, urgent: bool = False) -> T:
         """Do `work`, which only reads, on one state of the database. It does not wait for anybody who writes.
 
-        A `long` one, such as a search, keeps no other read waiting but those that are `long` as well.
+        A `long` one, such as a search, keeps no other read waiting but those that are `long` as well. What is `urgent`
+        is not kept waiting by what is not, if several processes share the database.
         """
-        return await _whole(self._joined(work) or self._read(work, long))
+        return await _whole(self._joined(work) or self._read(work, long, urgent))
 
-    async def write(self, work: Work[T], *, lock: str | None = None) -> T:
+    async def write(self, work: Work[T], *, lock: str | None = None, urgent: bool = False) -> T:
         """Do `work`, which takes no longer than its statements, in a transaction that may be shared with others.
 
         If that fails it is rolled back, and `work` may be done again from its beginning. Of the units with the same
-        `lock`, on all processes, one is done at a time; such a unit cannot be a part of a `transaction`.
+        `lock`, on all processes, one is done at a time; such a unit cannot be a part of a `transaction`. `urgent` is as
+        in `read`.
         """
         joined = self._joined(work)
         if joined is not None and lock is not None:
             joined.close()
             raise RuntimeError("a unit with a lock cannot be a part of a transaction")
-        return await _whole(joined or self._write(work, lock))
+        return await _whole(joined or self._write(work, lock, urgent))
 
     async def transaction(self, work: Work[T]) -> T:
         """Do `work` in a transaction of its own, which each `read` and `write` that it calls becomes a part of.
@@ -180,10 +203,10 @@ class Engine(ABC):
     # ---- what engines do differently ----
 
     @abstractmethod
-    async def _read(self, work: Work[T], long: bool) -> T: ...
+    async def _read(self, work: Work[T], long: bool, urgent: bool) -> T: ...
 
     @abstractmethod
-    async def _write(self, work: Work[T], lock: str | None) -> T: ...
+    async def _write(self, work: Work[T], lock: str | None, urgent: bool) -> T: ...
 
     @abstractmethod
     async def _transaction(self, work: Work[T]) -> T: ...

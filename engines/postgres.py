@@ -17,7 +17,7 @@ import socket
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ SCHEMA_VERSION = 1
 UPGRADES: dict[int, str] = {}  # from which version: the statements that lead to the next one
 
 CONNECTIONS = 8  # of a process, at most
-KEPT = 3  # of these, the ones that are not for tools, which may take their time
+KEPT = 3  # of these, the ones that are not for tools, which may take their time; one of them is for what is urgent
 LONG = 2  # of these, the ones that long reads may have
 TOOL_IDLES = 60  # seconds that a tool may spend without a statement
 GRACE = 1.0  # seconds after its patience, at which a server that does not even say that it is busy is given up
@@ -174,9 +174,9 @@ class PostgresEngine(Engine):
     def __init__(self, parameters: dict[str, Any], patience: float) -> None:
         self._parameters, self._patience = parameters, patience
         self._idle: list[_Connection] = []
-        self._places = Places(patience, CONNECTIONS)
-        self._places_for_tools = Places(patience, CONNECTIONS - KEPT)
-        self._places_for_long_reads = Places(patience, LONG)
+        # Each unit has a place of the first two kinds; one that may take its time has one of its own kind as well.
+        self._ordinary, self._urgent = Places(patience, CONNECTIONS - 1), Places(patience)
+        self._tools, self._long_reads = Places(patience, CONNECTIONS - KEPT), Places(patience, LONG)
         self._lines: WeakValueDictionary[str, Places] = WeakValueDictionary()  # by the name that is locked
         self._reachable = True
 
@@ -192,7 +192,7 @@ class PostgresEngine(Engine):
             engine._idle.append(await engine._connect(patience))
             # Not _READ: somebody else may make the tables just now, which are seen sooner than what is in them there.
             if await engine._unit(_UNMARKED, lambda connection: _version(connection.sql)) != SCHEMA_VERSION:
-                await engine._unit(_UNMARKED, _upgrade, time.monotonic() + UPGRADE_TAKES)
+                await engine._insist(_UNMARKED, _upgrade, time.monotonic() + UPGRADE_TAKES)
             return engine
         except (psycopg.Error, Unavailable, OSError) as error:
             reason = _reason(error)
@@ -205,27 +205,26 @@ class PostgresEngine(Engine):
 
     async def close(self) -> None:
         """See `Engine.close`."""
-        async with self._places.closed():
+        async with self._ordinary.closed(), self._urgent.closed():
             await self._close_idle()
 
     # ---- units of work ----
 
-    async def _read(self, work: Work[T], long: bool) -> T:
-        async with self._places_for_long_reads.place() if long else nullcontext() as deadline:
-            return await self._unit(_READ, lambda connection: work(connection.sql), deadline)
+    async def _read(self, work: Work[T], long: bool, urgent: bool) -> T:
+        places = (self._urgent,) if urgent else (self._long_reads, self._ordinary) if long else (self._ordinary,)
+        return await self._unit(_READ, lambda connection: work(connection.sql), *places)
 
-    async def _write(self, work: Work[T], lock: str | None) -> T:
+    async def _write(self, work: Work[T], lock: str | None, urgent: bool) -> T:
         async def write(connection: _Connection) -> T:
             result = await work(connection.sql)
             await self._commit(connection)
             return result
 
         if lock is None:
-            return await self._unit(_WRITE, write)
+            return await self._unit(_WRITE, write, self._urgent if urgent else self._ordinary)
         # One after the other here, too: or those who wait for one name would have all connections.
         line = self._lines.setdefault(lock, Places(self._patience))
-        async with line.place() as deadline:
-            return await self._unit(replace(_WRITE, lock=lock), write, deadline)
+        return await self._unit(replace(_WRITE, lock=lock), write, line, self._ordinary)
 
     async def _transaction(self, work: Work[T]) -> T:
         async def run(connection: _Connection) -> T:
@@ -243,8 +242,7 @@ class PostgresEngine(Engine):
 
             return await Transaction(self, connection.sql).run(hurried, lambda: self._commit(connection))
 
-        async with self._places_for_tools.place():
-            return await self._unit(_TOOL, run)
+        return await self._unit(_TOOL, run, self._tools, self._ordinary)
 
     async def lock(self, sql: Sql, name: str) -> None:
         """See `Engine.lock`."""
@@ -260,15 +258,27 @@ class PostgresEngine(Engine):
                 await transaction.sql("ROLLBACK TO SAVEPOINT work")
             raise
 
-    async def _unit(self, kind: _Kind, work: Callable[[_Connection], Awaitable[T]], deadline: float | None = None) -> T:
-        """Do `work` in a transaction; if that is lost, again. What it does not commit itself is undone."""
-        deadline = deadline or time.monotonic() + self._patience
+    async def _unit(self, kind: _Kind, work: Callable[[_Connection], Awaitable[T]], *needed: Places) -> T:
+        """Do `work` in a transaction, as soon as there is a place of each of these kinds, which are waited for in turn.
+
+        What `work` does not commit itself is undone.
+        """
+        async with AsyncExitStack() as stack:
+            deadline: float | None = None
+            for places in needed:
+                deadline = await stack.enter_async_context(places.place(deadline))
+            result = await self._insist(kind, work, deadline or time.monotonic() + self._patience)
+            for places in needed:
+                places.moved()
+            return result
+
+    async def _insist(self, kind: _Kind, work: Callable[[_Connection], Awaitable[T]], deadline: float) -> T:
+        """Do `work` in a transaction; if that is lost, again, until the deadline."""
         told: Exception | None = None
         for attempt in itertools.count(1):
             begun = False
             try:
-                async with self._connection(deadline) as (connection, extended):
-                    deadline = extended if attempt == 1 else deadline  # or one that never succeeds would never end
+                async with self._connection(deadline) as connection:
                     await connection.begin(kind, deadline)
                     begun = True
                     return await work(connection)
@@ -320,19 +330,17 @@ class PostgresEngine(Engine):
     # ---- connections ----
 
     @asynccontextmanager
-    async def _connection(self, deadline: float) -> AsyncIterator[tuple[_Connection, float]]:
-        """Have a connection for this task alone, and the deadline for what is done by it (see `Places.place`)."""
-        async with self._places.place(deadline) as extended:
-            connection = self._idle.pop() if self._idle else await self._try_to_connect(extended)
-            try:
-                yield connection, extended
-                self._places.moved()
-            finally:
-                if await connection.end():
-                    self._idle.append(connection)
-                else:
-                    await connection.driver.close()
-                    await self._close_idle()  # they lead to the same server
+    async def _connection(self, deadline: float) -> AsyncIterator[_Connection]:
+        """Have a connection for this task alone."""
+        connection = self._idle.pop() if self._idle else await self._try_to_connect(deadline)
+        try:
+            yield connection
+        finally:
+            if await connection.end():
+                self._idle.append(connection)
+            else:
+                await connection.driver.close()
+                await self._close_idle()  # they lead to the same server
 
     async def _close_idle(self) -> None:
         while self._idle:

@@ -93,7 +93,7 @@ class SqliteEngine(Engine):
         self._writing = Places(patience)
         self._readers = [(reader, Places(patience)) for reader in readers] or [(writer, self._writing)]
         self._waiting: list[_Unit] = []  # to be written
-        self._writes: asyncio.Task[None] | None = None  # writes what waits
+        self._writer_task: asyncio.Task[None] | None = None  # while something waits
 
     @classmethod
     async def open(cls, path: str, *, patience: float = 3.0) -> "SqliteEngine":
@@ -138,7 +138,7 @@ class SqliteEngine(Engine):
 
     # ---- units of work ----
 
-    async def _read(self, work: Work[T], long: bool) -> T:
+    async def _read(self, work: Work[T], long: bool, urgent: bool) -> T:
         reader, reading = self._readers[-1 if long else 0]
 
         async def select(statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
@@ -153,12 +153,12 @@ class SqliteEngine(Engine):
             finally:
                 await self._roll_back(reader)
 
-    async def _write(self, work: Work[T], lock: str | None) -> T:
+    async def _write(self, work: Work[T], lock: str | None, urgent: bool) -> T:
         """Have it written with all that waits: units wait for each other, whatever their `lock`."""
         unit = _Unit(work, time.monotonic() + self._patience)
         self._waiting.append(unit)
-        if self._writes is None or self._writes.done():
-            self._writes = asyncio.create_task(self._write_what_waits())
+        if self._writer_task is None or self._writer_task.done():
+            self._writer_task = asyncio.create_task(self._write_what_waits())
         await unit.over.wait()
         if unit.error is not None:
             raise unit.error
@@ -191,7 +191,7 @@ class SqliteEngine(Engine):
             async with self._begun(deadline):
                 for unit in units:
                     unit.result = await unit.work(self._execute)
-                await self._writer.execute_fetchall("COMMIT")
+                await self._execute("COMMIT")
             return True
         except Exception:  # of one of them, which is told when it fails again, by itself
             return False
@@ -201,14 +201,14 @@ class SqliteEngine(Engine):
             with _in_words():
                 async with self._begun(deadline):
                     unit.result = await unit.work(self._execute)
-                    await self._writer.execute_fetchall("COMMIT")
+                    await self._execute("COMMIT")
         except Exception as error:  # goes to whoever waits for it
             unit.error = error
 
     async def _transaction(self, work: Work[T]) -> T:
         async with _alone(self._writing) as deadline, self._begun(deadline):
             transaction = Transaction(self, self._execute)
-            return await transaction.run(work, lambda: self._writer.execute_fetchall("COMMIT"))
+            return await transaction.run(work, lambda: self._execute("COMMIT"))
 
     async def lock(self, sql: Sql, name: str) -> None:
         """See `Engine.lock`: here only one writes at a time."""
@@ -249,9 +249,9 @@ class SqliteEngine(Engine):
 
 
 @asynccontextmanager
-async def _alone(connection: Places, deadline: float | None = None) -> AsyncIterator[float]:
+async def _alone(places: Places, deadline: float | None = None) -> AsyncIterator[float]:
     """Have a connection for this task alone (see `Places.place`)."""
-    async with connection.place(deadline) as extended:
+    async with places.place(deadline) as extended:
         with _in_words():
             yield extended
 
