@@ -19,7 +19,7 @@ from todochat.db import Store
 
 USER = "bench"
 WHEN = "2026-01-01T00:00:00.000000Z"
-SIZES = (10, 1_000, 100_000)  # conversations
+SIZES = (10, 1_000, 10_000)  # conversations of one user, who may have no more (MAX_CONVERSATIONS)
 LENGTHS = (10, 100, 1_000, 10_000)  # messages
 
 
