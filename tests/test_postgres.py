@@ -375,6 +375,21 @@ async def test_who_waits_while_others_get_on_is_patient(database: str) -> None:
         assert len(await titles(engine)) == 5 * CONNECTIONS
 
 
+@DIRECT
+async def test_what_is_urgent_waits_for_nobody(engine: PostgresEngine) -> None:
+    """A process can say that it lives, and look at the others, however many units of its users wait."""
+
+    async def slow(sql: Sql) -> None:
+        await sql("SELECT pg_sleep(1)")
+
+    ordinary = [elsewhere(engine.write(slow)) for _ in range(3 * CONNECTIONS)]
+    await asyncio.sleep(0.1)  # so that they have all connections, or wait for one
+    await engine.write(add("beat"), urgent=True)
+    assert await engine.read(lambda sql: sql("SELECT title FROM tasks"), urgent=True) != []
+    assert sum(unit.done() for unit in ordinary) <= CONNECTIONS
+    await asyncio.gather(*ordinary)
+
+
 @BOTH
 async def test_a_task_that_outlives_its_tool_has_a_transaction_of_its_own(engine: PostgresEngine) -> None:
     """What a tool has begun and not waited for is written all the same, after it."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from todochat.db import Limits, Progress, Store, TurnRequest
-from todochat.engines import Row, Sql, Unavailable
+from todochat.engines import Places, Row, Sql, Unavailable
 from todochat.engines.sqlite import SqliteEngine
 from todochat.events import Event, fold
 
@@ -437,6 +437,25 @@ async def test_who_waits_for_somebody_who_gets_on_is_patient(path: Path) -> None
         await engine.write(add("last"))
         await asyncio.gather(*before)
         assert (await titles(engine)).count("last") == 1
+
+
+async def test_those_who_wait_come_in_their_order(path: Path) -> None:
+    """Who came first is first, also when all have waited for longer than their patience, and others come meanwhile."""
+    order: list[int] = []
+
+    async def slow(number: int) -> None:
+        async with places.place():
+            order.append(number)
+            await asyncio.sleep(0.05)
+            places.moved()
+
+    async def come(number: int) -> None:
+        await asyncio.sleep(0.03 * number)
+        await slow(number)
+
+    places = Places(patience=0.2)
+    await asyncio.gather(*map(come, range(40)))
+    assert order == list(range(40))
 
 
 async def test_patience_is_one_deadline_for_the_lock_and_the_file(path: Path) -> None:
