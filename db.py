@@ -152,7 +152,7 @@ class Store(TaskStore, FeedbackStore, Versions):
         """Open or create the SQLite file at the path `database`, or the tables in PostgreSQL's database at that URL.
 
         In a file, which is this process's alone, the answers that a crash has left in the middle are ended.
-        `patience` is how long, in seconds, a unit of work waits for the database before it raises `Unavailable`.
+        `patience` is for how long, in seconds, the database may do nothing before `Unavailable` is raised.
         Raises `StoreError` if the database cannot be used, or is not ours.
         """
         store = cls(await open_engine(database, patience))

@@ -37,7 +37,7 @@ Ending = Literal["done", "stopped", "failed", "interrupted"]
 log = logging.getLogger("todochat")
 
 CHECKPOINT_EVERY = 0.2  # seconds: half a second is promised, and the machine may be busy or its disk slow
-FINISHING = 5.0  # seconds that a tool in the middle of its work is given when its run has ended; our store needs 3
+FINISHING = 5.0  # seconds that a tool in the middle of its work is given when its run has ended
 LOOK_AGAIN = 0.05  # seconds
 ENDING_ELSEWHERE = 1.0  # seconds for which an answer that another process may just be stopping is waited for
 MOST_TOKENS = 2**40  # that are counted of an answer in each direction, whatever a model's server says

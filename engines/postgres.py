@@ -184,7 +184,7 @@ class PostgresEngine(Engine):
     async def open(cls, url: str, *, patience: float = 3.0) -> "PostgresEngine":
         """Connect to the database at `url`, and make or upgrade the schema `todochat` in it.
 
-        `patience` is how long, in seconds, a unit of work waits for the database before it gives up.
+        `patience` is for how long, in seconds, the database may do nothing before a unit of work gives up.
         Raises `StoreError` if the URL is wrong, the server cannot be used, or the schema is not ours.
         """
         engine = cls(_parameters(url), patience)

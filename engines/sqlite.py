@@ -99,7 +99,7 @@ class SqliteEngine(Engine):
     async def open(cls, path: str, *, patience: float = 3.0) -> "SqliteEngine":
         """Open or create the file at `path` (":memory:" for none), and upgrade it to the schema of this program.
 
-        `patience` is how long, in seconds, a unit of work waits for the database before it gives up.
+        `patience` is for how long, in seconds, the database may do nothing before a unit of work gives up.
         Raises `StoreError` if the file is in use by another process, read-only, corrupt, or not ours.
         """
         lock_file = None if path == MEMORY else _lock(path)
