@@ -174,7 +174,7 @@ class PostgresEngine(Engine):
     def __init__(self, parameters: dict[str, Any], patience: float) -> None:
         self._parameters, self._patience = parameters, patience
         self._idle: list[_Connection] = []
-        # Each unit has a place of the first two kinds; one that may take its time has one of its own kind as well.
+        # Each unit has an ordinary or an urgent place, and with it a connection; one that may take its time has two.
         self._ordinary, self._urgent = Places(patience, CONNECTIONS - 1), Places(patience)
         self._tools, self._long_reads = Places(patience, CONNECTIONS - KEPT), Places(patience, LONG)
         self._lines: WeakValueDictionary[str, Places] = WeakValueDictionary()  # by the name that is locked

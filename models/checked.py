@@ -63,16 +63,15 @@ async def _cleaned(stream: AsyncIterator[Any], name: str, given: Iterable[Any]) 
     async with closing(stream):
         async for event in stream:
             pulse.beat()
-            told: Iterable[Any] = [event]
-            if event.type == "response.output_text.delta":  # nearly all of them, and nothing else can be wrong there
-                pulse.take(len(event.delta))
-                place = getattr(event, "output_index", None), getattr(event, "content_index", None)
-                told = _told(event, *texts.setdefault(place, Splitter()).feed(event.delta))
-            else:
-                pulse.take(*amount(event, begun))
+            pulse.take(*amount(event, begun))
+            if event.type != "response.output_text.delta":  # which nearly all are, and have nothing of this
                 raise_if_ended(event)
                 _mend_names(event)
-            if event.type == "response.output_item.done":
+            told: Iterable[Any] = [event]
+            if event.type == "response.output_text.delta":
+                place = getattr(event, "output_index", None), getattr(event, "content_index", None)
+                told = _told(event, *texts.setdefault(place, Splitter()).feed(event.delta))
+            elif event.type == "response.output_item.done":
                 done.append(event.item)
             elif event.type == "response.completed":
                 output = event.response.output = event.response.output or done
