@@ -36,6 +36,7 @@ class Server:
             }
             env |= {"BETTER_AUTH_SECRET": SECRET, "MAX_LIVE": "10000", "MAX_LIVE_PER_USER": "10000"}
             env |= {"TURNS_PER_MINUTE": "1000000", "MAX_CONVERSATIONS": "20000", "MAX_STORED_MB": "100000"}
+            env |= {"MAX_ANSWER": "10000000"}
             env |= {"LOG_LEVEL": "WARNING"}
         if provider is not None:
             url = f"http://127.0.0.1:{provider}/v1"
