@@ -1,7 +1,8 @@
 """What PostgreSQL costs beside SQLite, in one run: python bench/engines.py (see README.md).
 
-It starts a PostgreSQL and a PgBouncer of its own, which must be installed. The service is ours, as in run.py; it and
-the database's processes share one core, and the client has the other.
+It starts a PostgreSQL and a PgBouncer of its own, which must be installed. The service is ours, as in run.py, and has
+one core; the client and the database's processes share the other. On one core with them the service's own CPU is a
+fourth more, as each statement then drives it out of the core's caches.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from measures import PACE, percentile
 from postgres import Bouncer, Postgres
 from report import Limit, Row, table, verdicts
 from script import Script
-from servers import CLIENT_CORE, SECRET, SERVER_CORE, Server
+from servers import CLIENT_CORE, SECRET, Server
 
 from todochat import auth
 
@@ -66,12 +67,10 @@ def database_servers() -> Iterator[tuple[Postgres, Bouncer]]:
         servers_of_tests.SETTINGS.update(DURABLE)
         made = Postgres(stack.enter_context(servers_of_tests.folder()))
         stack.enter_context(servers_of_tests.running(made))
-        os.sched_setaffinity(0, {SERVER_CORE})  # which its processes inherit
         made.start()
         bouncer = Bouncer(stack.enter_context(servers_of_tests.folder()), made)
         stack.enter_context(servers_of_tests.running(bouncer))
         bouncer.start()
-        os.sched_setaffinity(0, {CLIENT_CORE})
         yield made, bouncer
 
 
