@@ -31,7 +31,7 @@ tests/node_modules: tests/package-lock.json
 	if command -v npm >/dev/null; then npm ci --prefix tests --silent --no-audit --no-fund; else mkdir -p $@; fi
 	touch $@
 
-# What the README says about speed, measured: about five minutes. Its extra packages go into the same .venv.
+# What docs/promises.md says about speed, measured: about ten minutes. Its extra packages go into the same .venv.
 bench: .venv/test-ready
 	$(INSTALL) -r bench/requirements.txt
 	.venv/bin/python bench/run.py

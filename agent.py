@@ -76,8 +76,8 @@ async def just_run(call_id: str, work: Callable[[], Awaitable[Any]]) -> Any:
 class TurnContext:
     """What reaches the tools of one turn, and never the prompt.
 
-    `record(call_id, work)` does a tool's work and stores its result in the answer, both or neither. Until the work
-    has ended nobody else can write to the store, so the work must not wait for others who want to.
+    `record(call_id, work)` does a tool's work and stores its result in the answer: both or neither, if the tasks are in
+    our store. In a file nobody else can write until the work has ended, so it must not wait for others who want to.
     """
 
     user_id: str

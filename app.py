@@ -422,7 +422,7 @@ def create_app(
         `HTTPException` as it is, any other exception with a plain 500. By default a bearer token is checked, as the
         settings say.
     agent: an `agents.Agent`, or a function (async or not) of the user id that returns one, called once for each turn.
-        Each turn runs on a shallow copy of it. By default the to-do agent.
+        By default the to-do agent.
     context: a function (async or not) of the turn's `agent.TurnContext` (the user id and the tasks) that returns the
         object which the agent's tools receive as `ctx.context`. By default that TurnContext itself; the five to-do
         tools need it, or a subclass of it.

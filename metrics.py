@@ -52,7 +52,7 @@ class Metrics:
     def refused(self, kind: str) -> None:
         """Count a request that is answered with an error, and log what it is for, but not each time."""
         self._refused.labels(kind).inc()
-        if kind not in ("HTTPException", "NotFound"):  # a client's mistakes, and a token's, which auth.py logs
+        if kind not in ("HTTPException", "NotFound"):  # a client's mistakes, and a token's, which auth/ logs
             self._log.note(logging.INFO, "a request was refused", kind)
 
     @asynccontextmanager

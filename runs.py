@@ -73,7 +73,7 @@ class Run(Feed, Observer):
         self.tool_tasks: set[asyncio.Task[object]] = set()  # what is not cancelled with the producer
         self.stopped_as: tuple[Ending, str | None] | None = None
         self.given_up = False  # whether the tools that are still at work are waited for no longer
-        self.stop_reader_left = False  # whether one of `stop_readers` has left
+        self.stop_reader_left = False  # whether all of our `stop_readers` have left once
         self.storing_result = asyncio.Lock()
         self._store = store
         self._in_doubt: int | None = None  # the number of an event that is not committed yet

@@ -1,7 +1,7 @@
 """The benchmark: every server measured in turn, in one run, and one table (see README.md).
 
-python bench/run.py            everything, under five minutes
-python bench/run.py --quick    the most important rows, under one minute
+python bench/run.py            everything, about ten minutes
+python bench/run.py --quick    the most important rows, about one minute
 """
 
 import argparse

@@ -3,7 +3,8 @@
 Nothing here needs a session of the server (no prepared statement, no LISTEN, no SET that stays), so that a pooler in
 transaction mode may stand between: each transaction says what it needs in the same trip as its BEGIN.
 
-A server restarts, fails over, freezes, and lines are lost. Work that is lost before its COMMIT was sent is done again.
+A server restarts, fails over, freezes, and lines are lost. Work that is lost before its COMMIT was sent is done again,
+but for a tool's.
 When a COMMIT is not answered, a row that was written with the work tells what became of it (the table `commits`).
 """
 
@@ -174,7 +175,8 @@ class PostgresEngine(Engine):
     def __init__(self, parameters: dict[str, Any], patience: float) -> None:
         self._parameters, self._patience = parameters, patience
         self._idle: list[_Connection] = []
-        # Each unit has an ordinary or an urgent place, and with it a connection; one that may take its time has two.
+        # Each unit needs an ordinary or an urgent place, which stands for a connection. A tool or a long read needs
+        # another one too, so that only so many run at a time.
         self._ordinary, self._urgent = Places(patience, CONNECTIONS - 1), Places(patience)
         self._tools, self._long_reads = Places(patience, CONNECTIONS - KEPT), Places(patience, LONG)
         self._lines: WeakValueDictionary[str, Places] = WeakValueDictionary()  # by the name that is locked
