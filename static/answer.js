@@ -21,7 +21,7 @@ export class Answer {
   #thought = null; // the reasoning that is being written
   #last = ""; // the end of it
   #waiting = []; // events that are not shown yet
-  #frame = null; // when they will be
+  #withdraw = null; // what takes back their showing, until then
 
   constructor() {
     this.status = make("p", { className: "status" }, "Thinking…");
@@ -44,23 +44,25 @@ export class Answer {
   /** Show events with the next frame of the page. Frames that cost much leave the page time for other things. */
   add(events) {
     this.#waiting.push(...events);
-    this.#frame ??= requestAnimationFrame(() => {
+    if (this.#withdraw) return;
+    const frame = requestAnimationFrame(() => {
       const begun = performance.now();
       this.#draw(AT_ONCE);
-      this.#frame = setTimeout(() => this.#rested(), 3 * (performance.now() - begun));
+      const rest = setTimeout(() => this.#rested(), 3 * (performance.now() - begun));
+      this.#withdraw = () => clearTimeout(rest);
     });
+    this.#withdraw = () => cancelAnimationFrame(frame);
   }
 
   #rested() {
-    this.#frame = null;
+    this.#withdraw = null;
     if (this.#waiting.length) this.add([]);
   }
 
   /** Show what has come, now. */
   settle() {
-    cancelAnimationFrame(this.#frame);
-    clearTimeout(this.#frame);
-    this.#frame = null;
+    this.#withdraw?.();
+    this.#withdraw = null;
     this.#draw(Infinity);
   }
 

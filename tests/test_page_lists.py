@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from browsing import ENDLESS, PATIENCE, Gate, Visitor, choose, eventually, frames, idle, say, slowness, still, until
 from conftest import Client, Server, token
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Response, expect
 
 NOON = datetime.datetime.now().astimezone().replace(hour=12, minute=0, second=0, microsecond=0)
 LONG = "a conversation with a title longer than a row"
@@ -574,29 +574,43 @@ def test_what_has_not_changed_costs_nothing(server: Server, visitor: Visitor) ->
     page = visitor.visit(server)
     page.locator("#conversation-list .name").click()
     expect(page.locator(".question")).to_have_count(25)
-    statuses: list[int] = []
-    page.on("response", lambda response: statuses.append(response.status))
+    responses: list[Response] = []
+    page.on("response", lambda response: responses.append(response))
 
-    def rests() -> None:
-        """Wait until the page has looked at all that it shows, twice, and found nothing new."""
-        page.bring_to_front()  # one that a busy browser takes for hidden looks for nothing
-        statuses.clear()
+    def rests() -> int:
+        """Wait until the page has looked at all that it shows, twice, and found nothing new; return what that took."""
+        before = len(responses)
         deadline = time.monotonic() + PATIENCE
-        while statuses[-6:] != [304] * 6:
-            assert time.monotonic() < deadline, (statuses, page.evaluate("document.visibilityState"))
+        while (statuses := [response.status for response in responses[before:]])[-6:] != [304] * 6:
+            assert time.monotonic() < deadline, statuses
             page.wait_for_timeout(100)
+        return len(statuses)
 
     rests()
-    rests()
-    assert len(statuses) == 6, "nothing was sent for what had been there before"
-    browser = page.context.new_cdp_session(page)
-    moved: list[int] = []
-    browser.send("Network.enable")
-    browser.on("Network.loadingFinished", lambda event: moved.append(int(event["encodedDataLength"])))
+    assert rests() == 6, "nothing was sent for what had been there before"
+    before = len(responses)
     say(page, "hello")
     idle(page)
     rests()
-    assert 0 < sum(moved) < 20_000
+    sizes = [response.request.sizes() for response in responses[before:]]
+    assert 0 < sum(size["responseHeadersSize"] + size["responseBodySize"] for size in sizes) < 20_000
+
+
+def test_the_end_of_an_answer_ends_no_timer_of_others(server: Server, visitor: Visitor) -> None:
+    """The browser numbers timers and frames apart: the end of an answer withdraws its own, and not both of a number."""
+    page = visitor.visit(server)
+    page.evaluate("fired = 0")
+    for n in range(1, 4):
+        page.evaluate(
+            """() => {
+                let last;
+                for (let n = 0; n < 1000; n += 1) last = setTimeout(() => { fired += 1; }, 3000);
+                while (requestAnimationFrame(() => null) < last - 900); // the next frames have the numbers of timers
+            }"""
+        )
+        say(page, "hello")
+        idle(page)
+        until(page, f"fired === {1000 * n}")
 
 
 def test_a_long_conversation_opens_quickly_and_goes_back(server: Server, visitor: Visitor) -> None:
