@@ -177,6 +177,7 @@ class Processes:
     # ---- who lives ----
 
     async def _look_after_others(self) -> None:
+        """Beat and look. All of it is urgent: whoever waits behind users here is late with the next beat."""
         others = True
         while others or self._own_live() or self._mirrors or time.monotonic() - self._used < AWAKE:
             try:
@@ -186,7 +187,7 @@ class Processes:
                 await self._end_unmade()
                 if time.monotonic() - self._swept > KEPT.total_seconds():
                     self._swept = time.monotonic()
-                    await self._store.engine.write(_sweep)
+                    await self._store.engine.write(_sweep, urgent=True)
             except Unavailable as error:
                 log.warning("looking after other processes: %s", error)
                 self._seen.clear()  # they could not say that they live either
@@ -220,7 +221,7 @@ class Processes:
             if moment - self._seen[process][1] >= DEAD_AFTER:
                 log.warning("process %s shows no sign of life: its answers are ended", process)
                 del self._seen[process]  # what it begins when it wakes up is another matter
-                while await self._store.engine.write(partial(_bury, process=process, beat=beat)):
+                while await self._store.engine.write(partial(_bury, process=process, beat=beat), urgent=True):
                     beat = ""  # of the row that was made for the rest of them
         return bool(beats)
 
@@ -231,7 +232,7 @@ class Processes:
         unmade = {int(row["id"]) for row in rows} - set(self._own_live())
         for answer_id in unmade & self._unmade:
             log.error("answer %d was begun, and nobody makes it", answer_id)
-            await self._store.engine.write(partial(_end, answer_id=answer_id))
+            await self._store.engine.write(partial(_end, answer_id=answer_id), urgent=True)
         self._unmade = unmade
 
 

@@ -8,7 +8,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -18,7 +18,8 @@ Value = str | int | None
 
 POSTGRES = ("postgresql://", "postgres://", "postgresql+psycopg://")
 BUSY = "The database is busy. Please try again in a moment."
-LONGEST = 30.0  # seconds that a unit of work waits for others, however much they get on
+CROWDED = "The server has too much to do at the moment. Please try again in a moment."
+LONGEST = 30.0  # seconds that a unit of work waits for others, however much is done meanwhile
 
 
 class StoreError(Exception):
@@ -48,75 +49,71 @@ Work = Callable[[Sql], Awaitable[T]]
 class Places:
     """So many units of work at a time; the others wait, and begin in the order in which they came.
 
-    A unit waits for `patience` seconds, which are counted anew whenever another one gets on, but not for ever. So a
-    service that has too much to do is slow, and only a database that does not answer is said to be busy.
+    A unit waits until nothing has been done for `patience` seconds, and at most for `LONGEST`. So a service that has
+    too much to do is slow, and only a database that does nothing is said to be busy.
     """
 
     def __init__(self, patience: float, count: int = 1) -> None:
         self._patience, self._count = patience, count
         self._free = asyncio.Semaphore(count)
-        self._moved = 0.0  # when a unit got on last, on the monotonic clock
         self._closed = False
+        self._last = [0.0]  # when something was done last, on the monotonic clock; shared with those `beside`
 
-    def moved(self) -> None:
-        """Note that a unit gets on: it is done, or at least one of its statements."""
-        self._moved = time.monotonic()
+    def beside(self, count: int) -> "Places":
+        """Return other places at the same database: whoever waits for one of these sees what is done at the others."""
+        places = Places(self._patience, count)
+        places._last = self._last
+        return places
+
+    def note(self) -> None:
+        """Note that the database has done a statement just now."""
+        self._last[0] = time.monotonic()
 
     @asynccontextmanager
-    async def place(self, deadline: float | None = None) -> AsyncIterator[float]:
-        """Have a place; yields the deadline for what is done there. Raises `Unavailable` if none is free in time.
+    async def place(self, since: float) -> AsyncIterator[float]:
+        """Have a place; yields until when the unit may wait for the database. Raises `Unavailable` if none is free.
 
-        `deadline` is until when this waits if nobody gets on, by default for the patience. Both are times of
-        `time.monotonic`.
+        `since` is when the unit came. Both are times of `time.monotonic`.
         """
-        begun = time.monotonic()
-        until = begun + self._patience if deadline is None else deadline
-
-        def extended() -> float:
-            return max(until, min(self._moved + self._patience, begun + LONGEST))
-
-        await self._wait(extended)
+        await self._wait(since)
         try:
             if self._closed:
                 raise Unavailable("The server is shutting down. Please try again in a moment.")
-            yield extended()
+            yield self._deadline(since)
         finally:
             self._free.release()
 
-    async def _wait(self, deadline: Callable[[], float]) -> None:
-        """Wait for a place until the deadline, which moves."""
-        loop = asyncio.get_running_loop()
-        timer: asyncio.Handle
+    def _deadline(self, since: float) -> float:
+        return max(since, self._last[0]) + self._patience
 
-        def look() -> None:
-            nonlocal timer
-            if (left := deadline() - time.monotonic()) > 0:
-                timer = loop.call_later(left, look)
-            else:
-                limit.reschedule(loop.time())
-
+    async def _wait(self, since: float) -> None:
+        if not self._free.locked():
+            await self._free.acquire()
+            return
+        # One for all of the wait, as another one would begin at the end of the line.
+        place = asyncio.create_task(self._free.acquire())
         try:
-            # One `acquire` for all of it: another one would begin at the end of the line.
-            async with asyncio.timeout(None) as limit:
-                timer = loop.call_soon(look)
-                try:
-                    await self._free.acquire()
-                finally:
-                    timer.cancel()
-        except TimeoutError:
-            raise Unavailable(BUSY) from None
+            while not place.done():
+                now = time.monotonic()
+                if now >= self._deadline(since):
+                    raise Unavailable(BUSY)
+                if now >= since + LONGEST:
+                    raise Unavailable(CROWDED)
+                await asyncio.wait({place}, timeout=min(self._deadline(since), since + LONGEST) - now)
+        except BaseException:
+            if not place.cancel():  # it has just been had
+                self._free.release()
+            raise
 
     @asynccontextmanager
     async def closed(self) -> AsyncIterator[None]:
         """Let nobody begin any more, wait for those who are at work, and have all places."""
         self._closed = True
-        for _ in range(self._count):
-            await self._free.acquire()
-        try:
+        async with AsyncExitStack() as had:
+            for _ in range(self._count):
+                await self._free.acquire()
+                had.callback(self._free.release)  # for those who wait, and are to be told
             yield
-        finally:
-            for _ in range(self._count):  # for those who wait, and are to be told
-                self._free.release()
 
 
 @dataclass

@@ -4,8 +4,8 @@ Nothing here needs a session of the server (no prepared statement, no LISTEN, no
 transaction mode may stand between: each transaction says what it needs in the same trip as its BEGIN.
 
 A server restarts, fails over, freezes, and lines are lost. Work that is lost before its COMMIT was sent is done again,
-but for a tool's.
-When a COMMIT is not answered, a row that was written with the work tells what became of it (the table `commits`).
+unless it is a tool's. When a COMMIT is not answered, a row that was written with the work tells what became of it (the
+table `commits`).
 """
 
 import asyncio
@@ -87,12 +87,15 @@ _UNMARKED = _Kind()
 class _Connection:
     """A connection to the server, and the transaction on it."""
 
-    def __init__(self, driver: psycopg.AsyncConnection[dict[str, Any]], patience: float) -> None:
+    def __init__(
+        self, driver: psycopg.AsyncConnection[dict[str, Any]], patience: float, note: Callable[[], None]
+    ) -> None:
         self.driver = driver
         self._cursor = driver.cursor()  # one for all statements: making it is a good part of what a statement costs
         self.name = secrets.token_hex(8)
         self.unit = 0
         self._patience = patience
+        self._note = note  # called for each statement that is done
         self._until: float | None = None  # when the server is given up; None: after the patience, anew each time
 
     async def begin(self, kind: _Kind, deadline: float) -> None:
@@ -145,7 +148,9 @@ class _Connection:
         # Cancelling would ask the server, which does not answer, and wait for that.
         timer = asyncio.get_running_loop().call_later(left, self._cut)
         try:
-            return await self._cursor.execute(statement, values)
+            cursor = await self._cursor.execute(statement, values)
+            self._note()
+            return cursor
         except psycopg.Error as error:
             state = error.sqlstate or ""
             if {state, state[:2]} & LOST:
@@ -177,8 +182,9 @@ class PostgresEngine(Engine):
         self._idle: list[_Connection] = []
         # Each unit needs an ordinary or an urgent place, which stands for a connection. A tool or a long read needs
         # another one too, so that only so many run at a time.
-        self._ordinary, self._urgent = Places(patience, CONNECTIONS - 1), Places(patience)
-        self._tools, self._long_reads = Places(patience, CONNECTIONS - KEPT), Places(patience, LONG)
+        self._ordinary = Places(patience, CONNECTIONS - 1)
+        self._urgent = self._ordinary.beside(1)
+        self._tools, self._long_reads = self._ordinary.beside(CONNECTIONS - KEPT), self._ordinary.beside(LONG)
         self._lines: WeakValueDictionary[str, Places] = WeakValueDictionary()  # by the name that is locked
         self._reachable = True
 
@@ -225,7 +231,7 @@ class PostgresEngine(Engine):
         if lock is None:
             return await self._unit(_WRITE, write, self._urgent if urgent else self._ordinary)
         # One after the other here, too: or those who wait for one name would have all connections.
-        line = self._lines.setdefault(lock, Places(self._patience))
+        line = self._lines.setdefault(lock, self._ordinary.beside(1))
         return await self._unit(replace(_WRITE, lock=lock), write, line, self._ordinary)
 
     async def _transaction(self, work: Work[T]) -> T:
@@ -265,14 +271,12 @@ class PostgresEngine(Engine):
 
         What `work` does not commit itself is undone.
         """
+        since = time.monotonic()
+        deadline = since + self._patience
         async with AsyncExitStack() as stack:
-            deadline: float | None = None
             for places in needed:
-                deadline = await stack.enter_async_context(places.place(deadline))
-            result = await self._insist(kind, work, deadline or time.monotonic() + self._patience)
-            for places in needed:
-                places.moved()
-            return result
+                deadline = await stack.enter_async_context(places.place(since))
+            return await self._insist(kind, work, deadline)
 
     async def _insist(self, kind: _Kind, work: Callable[[_Connection], Awaitable[T]], deadline: float) -> T:
         """Do `work` in a transaction; if that is lost, again, until the deadline."""
@@ -364,7 +368,7 @@ class PostgresEngine(Engine):
             driver = await psycopg.AsyncConnection.connect(
                 **self._parameters, autocommit=True, prepare_threshold=None, row_factory=dict_row
             )
-        return _Connection(driver, self._patience)
+        return _Connection(driver, self._patience, self._ordinary.note)
 
 
 def _number_of(name: str) -> int:

@@ -71,7 +71,7 @@ class _Unit:
     """A unit of work that waits to be written, or is written, and what came of it."""
 
     work: Work[Any]
-    deadline: float  # of `time.monotonic`: until when it waits, if nobody gets on
+    since: float  # of `time.monotonic`: when it came
     result: Any = None
     error: Exception | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -143,10 +143,10 @@ class SqliteEngine(Engine):
 
         async def select(statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
             rows = list(await reader.execute_fetchall(statement, parameters))
-            reading.moved()
+            reading.note()
             return rows
 
-        async with _alone(reading):
+        async with _alone(reading, time.monotonic()):
             await reader.execute_fetchall("BEGIN")
             try:
                 return await work(select)
@@ -155,7 +155,7 @@ class SqliteEngine(Engine):
 
     async def _write(self, work: Work[T], lock: str | None, urgent: bool) -> T:
         """Have it written with all that waits: units wait for each other, whatever their `lock`."""
-        unit = _Unit(work, time.monotonic() + self._patience)
+        unit = _Unit(work, time.monotonic())
         self._waiting.append(unit)
         if self._writer_task is None or self._writer_task.done():
             self._writer_task = asyncio.create_task(self._write_what_waits())
@@ -168,7 +168,7 @@ class SqliteEngine(Engine):
     async def _write_what_waits(self) -> None:
         while self._waiting:
             try:
-                async with _alone(self._writing, self._waiting[0].deadline) as deadline:
+                async with _alone(self._writing, self._waiting[0].since) as deadline:
                     units, self._waiting = self._waiting, []
                     await self._write_together(units, deadline)
             except Unavailable as error:  # it was not their turn in time, or is no longer
@@ -206,7 +206,7 @@ class SqliteEngine(Engine):
             unit.error = error
 
     async def _transaction(self, work: Work[T]) -> T:
-        async with _alone(self._writing) as deadline, self._begun(deadline):
+        async with _alone(self._writing, time.monotonic()) as deadline, self._begun(deadline):
             transaction = Transaction(self, self._execute)
             return await transaction.run(work, lambda: self._execute("COMMIT"))
 
@@ -244,16 +244,16 @@ class SqliteEngine(Engine):
 
     async def _execute(self, statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
         rows = list(await self._writer.execute_fetchall(statement, parameters))
-        self._writing.moved()
+        self._writing.note()
         return rows
 
 
 @asynccontextmanager
-async def _alone(places: Places, deadline: float | None = None) -> AsyncIterator[float]:
+async def _alone(places: Places, since: float) -> AsyncIterator[float]:
     """Have a connection for this task alone (see `Places.place`)."""
-    async with places.place(deadline) as extended:
+    async with places.place(since) as deadline:
         with _in_words():
-            yield extended
+            yield deadline
 
 
 @contextmanager

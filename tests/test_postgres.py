@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -364,15 +365,22 @@ async def test_who_waits_for_too_long_is_told_so(database: str) -> None:
 
 @DIRECT
 async def test_who_waits_while_others_get_on_is_patient(database: str) -> None:
-    """Units wait for longer than their patience, if there are more than connections and each takes its time."""
+    """Units wait for longer than their patience, if there are more than connections and each takes its time.
+
+    Also those that need something else first, of which there is less than connections: a lock, or a tool's place.
+    """
 
     async def slow(sql: Sql) -> None:
         await sql("SELECT pg_sleep(0.5)")
         await add("x")(sql)
 
     async with opened(database, patience=1) as engine:
-        await asyncio.gather(*(engine.write(slow) for _ in range(5 * CONNECTIONS)))
-        assert len(await titles(engine)) == 5 * CONNECTIONS
+        ordinary = [elsewhere(engine.write(slow)) for _ in range(5 * CONNECTIONS)]
+        tools = [elsewhere(engine.transaction(add("x"))) for _ in range(2 * CONNECTIONS)]
+        locked = [elsewhere(engine.write(add("x"), lock="one")) for _ in range(5)]
+        searches = [elsewhere(engine.read(lambda sql: sql("SELECT 1"), long=True)) for _ in range(CONNECTIONS)]
+        await asyncio.gather(*ordinary, *tools, *locked, *searches)
+        assert len(await titles(engine)) == len(ordinary) + len(tools) + len(locked)
 
 
 @DIRECT
@@ -387,6 +395,26 @@ async def test_what_is_urgent_waits_for_nobody(engine: PostgresEngine) -> None:
     await engine.write(add("beat"), urgent=True)
     assert await engine.read(lambda sql: sql("SELECT title FROM tasks"), urgent=True) != []
     assert sum(unit.done() for unit in ordinary) <= CONNECTIONS
+    await asyncio.gather(*ordinary)
+
+
+@DIRECT
+async def test_no_beat_waits_for_users(engine: PostgresEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process says that it lives however many units of its users wait, whatever it does beside its beats."""
+    monkeypatch.setattr(processes, "KEPT", timedelta(0))  # so that it sweeps each time
+
+    async def slow(sql: Sql) -> None:
+        await sql("SELECT pg_sleep(1)")
+
+    others = processes.Processes(Store(engine), lambda: [1])
+    ordinary = [elsewhere(engine.write(slow)) for _ in range(5 * CONNECTIONS)]
+    await asyncio.sleep(0.1)  # so that they have all connections, or wait for one
+    others.in_use()
+    beats: set[str] = set()
+    while len(beats) < 4:
+        beats.update(row["beat"] for row in await engine.read(lambda sql: sql("SELECT beat FROM servers"), urgent=True))
+    assert not all(unit.done() for unit in ordinary)
+    await others.close()
     await asyncio.gather(*ordinary)
 
 

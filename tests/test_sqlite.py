@@ -444,10 +444,10 @@ async def test_those_who_wait_come_in_their_order(path: Path) -> None:
     order: list[int] = []
 
     async def slow(number: int) -> None:
-        async with places.place():
+        async with places.place(time.monotonic()):
             order.append(number)
             await asyncio.sleep(0.05)
-            places.moved()
+            places.note()
 
     async def come(number: int) -> None:
         await asyncio.sleep(0.03 * number)
@@ -456,6 +456,19 @@ async def test_those_who_wait_come_in_their_order(path: Path) -> None:
     places = Places(patience=0.2)
     await asyncio.gather(*map(come, range(40)))
     assert order == list(range(40))
+
+
+async def test_the_wait_has_an_end_and_leaves_time_for_the_work() -> None:
+    """Who has waited for half a minute is told why; who gets a place before that has all its patience for the work."""
+    now = time.monotonic()
+    still, moving = Places(patience=5), Places(patience=5)
+    moving.note()
+    async with still.place(now), moving.place(now - 29) as deadline:
+        assert deadline >= now + 5
+        for places, since, sentence in ((still, now - 6, "database is busy"), (moving, now - 31, "too much to do")):
+            with pytest.raises(Unavailable, match=sentence):
+                async with places.place(since):
+                    pytest.fail("it has a place")
 
 
 async def test_patience_is_one_deadline_for_the_lock_and_the_file(path: Path) -> None:
