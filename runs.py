@@ -66,7 +66,7 @@ class Run(Feed, Observer):
 
     def __init__(self, store: Store, answer_id: int, conversation_id: int, user_id: str) -> None:
         super().__init__(answer_id, conversation_id, user_id)
-        self.saved = 0  # how many of them the database has
+        self.saved = 0  # how many of the events the database has
         self.log = TurnLog(user_id, conversation_id)
         self.producer: asyncio.Task[str | None] | None = None  # returns why the turn failed, if it did
         self.conclusion: asyncio.Task[None] | None = None  # waits for the producer, and stores the end
@@ -301,9 +301,9 @@ class Runs:
     async def begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None]:
         """Store a turn and start its run, whose events `produce` makes: both, even if the caller is cancelled.
 
-        Returns the turn and the feed of its answer. If the turn had been begun before (an idempotency key), that is the
-        one which is live, or None if the answer is complete. Raises `ShuttingDown`, `ServerFull` if as many answers are
-        live as may be, and what `Store.begin_turn` raises.
+        Returns the turn and the feed of its answer. If the turn had been begun before (an idempotency key), the feed is
+        that of its live answer, or None if the answer is complete. Raises `ShuttingDown`, `ServerFull` if as many
+        answers are live as may be, and what `Store.begin_turn` raises.
         """
         if self._close_by is not None:
             raise ShuttingDown("The server is shutting down. Please try again in a moment.")
@@ -503,11 +503,12 @@ class Runs:
 
     def _outcome(self, run: Run, producer: "asyncio.Task[str | None]") -> tuple[Ending, str | None]:
         """Return how a run has ended, and the sentence for the user if that is not well."""
+        # Asked for in any case, or asyncio would log it, with its text.
+        error = None if producer.cancelled() else producer.exception()
         if run.stopped_as is not None:
             return run.stopped_as
         if producer.cancelled():  # nobody asked for it: the process ends, or a tool of the host's has cancelled itself
             return ("interrupted", SHUT_DOWN) if self._close_by is not None else ("failed", BROKEN)
-        error = producer.exception()  # whatever it is, the run must end in a state
         if error is None:
             sentence = producer.result()
             return ("failed", sentence) if sentence else ("done", None)

@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS messages (
 
 CREATE INDEX IF NOT EXISTS messages_in_order ON messages (conversation_id, id);
 
--- One live answer in a conversation: this index is what refuses the second one.
+-- One live answer in a conversation: `Store.begin_turn` refuses the second one, and if it should fail this index does.
 CREATE UNIQUE INDEX IF NOT EXISTS one_live_answer ON messages (conversation_id) WHERE status = 'streaming';
 
 -- What there is of the answers that are `streaming`: events.py says what an event is. When an answer ends, its events are
@@ -56,7 +56,7 @@ CREATE TABLE IF NOT EXISTS live_events (
     PRIMARY KEY (answer_id, first)
 ) STRICT, WITHOUT ROWID;
 
--- Idempotency keys of the last day. `answer_id` becomes NULL when its conversation is deleted: the key stays used.
+-- Idempotency keys of the last day. `answer_id` becomes NULL when the answer is deleted: the key stays used.
 CREATE TABLE IF NOT EXISTS idempotency_keys (
     user_id     TEXT NOT NULL,
     key         TEXT NOT NULL,

@@ -1,7 +1,7 @@
 // Where one is: the address and the tab's title.
 
 import { $ } from "./dom.js";
-import { drafted, saveDraft } from "./drafts.js";
+import { drafted, forgetDraft, saveDraft } from "./drafts.js";
 import { drawerLeft } from "./drawers.js";
 import { state } from "./state.js";
 
@@ -12,13 +12,15 @@ export function addressed() {
 
 /**
  * Remember which conversation is shown, here and in the address. With `replacing` it takes the place of what was
- * shown in the history, or Back would lead to something that is not there any more.
+ * shown in the history, or Back would lead to something that is not there any more. `carrying`: what is being written
+ * is for this one now.
  */
-export function enter(id, { replacing = false } = {}) {
+export function enter(id, { replacing = false, carrying = false } = {}) {
   const first = state.conversation === undefined;
   const moved = state.conversation !== id;
+  if (carrying) forgetDraft();
   state.conversation = id;
-  if (first && $("text").value) saveDraft(); // whoever is quicker than the page has written already
+  if (carrying || (first && $("text").value)) saveDraft(); // whoever is quicker than the page has written already
   else if (moved) $("text").value = drafted();
   if (addressed() === id && !location.hash.includes("token")) return;
   const address = id === null ? location.pathname + location.search : `#conversation=${id}`;

@@ -3,7 +3,7 @@
 import { authorization, signedIn } from "./session.js";
 import { BASE, state } from "./state.js";
 
-const SILENCE = 45_000; // ms: the server says something every 15 s, so this connection is dead
+const SILENCE = 45_000; // ms: the server answers within 30 s, and a stream says something every 15 s
 
 /** A refusal of the server's, in its own words. */
 export class Refusal extends Error {
@@ -23,14 +23,16 @@ export class Refusal extends Error {
 export async function call(method, path, { body, headers = {}, signal, keepalive } = {}) {
   await signedIn;
   const json = body === undefined ? {} : { "Content-Type": "application/json" };
+  const silent = new AbortController();
+  const silence = setTimeout(() => silent.abort(new TypeError("no response")), SILENCE); // as `fetch` says it
   return fetch(new URL(path, BASE), {
     method,
-    signal,
+    signal: AbortSignal.any(signal ? [signal, silent.signal] : [silent.signal]),
     keepalive,
     cache: method === "GET" ? "no-store" : undefined, // what is kept and what is asked again is decided here
     headers: { ...authorization(), ...json, ...headers },
     body: body === undefined ? undefined : JSON.stringify(body),
-  });
+  }).finally(() => clearTimeout(silence));
 }
 
 /** Return the refusal that a response is. */

@@ -25,7 +25,7 @@ function clickedInMessages({ target }) {
   const pressed = target.closest("button");
   if (!pressed) return;
   const item = pressed.closest("#messages > li");
-  if (pressed.matches(".copy, .copy-answer")) copyFor(pressed).catch(explain);
+  if (pressed.matches(".copy, .copy-answer")) copyFor(pressed).catch(() => say("The browser does not let this page copy."));
   else if (pressed.matches(".again")) ask(item.previousElementSibling);
   else if (pressed.matches(".edit-question")) editQuestion(item, (content) => ask(item, content));
 }
@@ -64,4 +64,4 @@ async function main() {
   await Promise.all([showModel().catch(explain), opened, watch()]);
 }
 
-main().catch(explain);
+main().catch((error) => explain(error, () => location.reload()));

@@ -30,14 +30,14 @@ export async function send(message) {
   const thread = state.conversation === null ? {} : { thread_id: state.conversation };
   const body = { message, timezone: TIMEZONE, ...thread };
   const answer = new Answer();
-  const began = (id) => {
+  const began = (id, answerId) => {
     state.unsent = null;
     const other = state.conversation !== null && id !== state.conversation;
     if (other) messages.showAll([]);
     if ($("text").value.trim() === message.trim()) $("text").value = "";
     saveDraft();
     used(message);
-    messages.append(message, answer);
+    if (!messages.isShown(answerId)) messages.append(message, answer); // it is, if this was sent and left before
     return other ? "That conversation has been deleted. This is a new one." : null;
   };
   const request = (signal) => call("POST", "chatkit", { body, headers, signal });

@@ -56,7 +56,10 @@ async function load(id) {
     if (id !== null) stored = await json("GET", where(id, `?limit=${PAGE}`));
   } catch (error) {
     if (view !== state.view) return null;
-    if (error.status !== 404) return explain(error, () => reload(id));
+    if (error.status !== 404) {
+      if (state.shown !== id) nothingShown();
+      return explain(error, () => reload(id));
+    }
     forget(id).catch(explain);
     await open(null, { replacing: true });
     return say("This conversation has been deleted.");
@@ -66,6 +69,7 @@ async function load(id) {
   state.earlier = stored.messages.length === PAGE;
   $("earlier").hidden = !state.earlier;
   messages.showAll(stored.messages);
+  state.shown = id;
   showWelcome();
   toEnd();
   markCurrent();
@@ -74,12 +78,24 @@ async function load(id) {
   return messages.lastAnswer();
 }
 
+/** Show no message: those of another conversation are not for this one. */
+function nothingShown() {
+  messages.showAll([]);
+  state.shown = undefined;
+  state.earlier = false;
+  $("earlier").hidden = true;
+}
+
 /** Show the messages before those that are shown. */
 export async function showEarlier() {
   if (!state.earlier) return;
   state.earlier = false;
   const [view, id] = [state.view, state.conversation];
-  const stored = await json("GET", where(id, `?limit=${PAGE}&before=${messages.firstId()}`));
+  const asked = json("GET", where(id, `?limit=${PAGE}&before=${messages.firstId()}`));
+  const stored = await asked.catch((error) => {
+    if (view === state.view) state.earlier = true; // it can be asked for again
+    throw error;
+  });
   if (view !== state.view) return;
   state.earlier = stored.messages.length === PAGE;
   keepSight(() => {
@@ -92,6 +108,10 @@ export async function showEarlier() {
 export async function refreshConversation() {
   if (state.stream || state.conversation === null) return;
   const [view, id] = [state.view, state.conversation];
+  if (state.shown === undefined) {
+    state.shown = null; // until that has failed again
+    return reload(id);
+  }
   const gone = (error) => (error.status === 404 ? { gone: true } : Promise.reject(error));
   let stored = await changed(tail(id)).catch(gone);
   if (!stored) return;
@@ -100,7 +120,10 @@ export async function refreshConversation() {
   showTitle(stored.title);
   const same = confirmed(stored);
   if (same && stored.messages.at(-1)?.status !== "streaming") return;
-  stored = await json("GET", where(id, `?limit=${PAGE}`));
+  stored = await json("GET", where(id, `?limit=${PAGE}`)).catch((error) => {
+    state.etags.delete(tail(id)); // or the next look would find nothing new
+    throw error;
+  });
   if (view !== state.view || state.stream) return;
   keepPlace(() => messages.update(stored.messages));
   showWelcome();

@@ -52,6 +52,7 @@ function hide() {
 
 function mark(open) {
   for (const part of document.querySelectorAll("main, .panel")) part.inert = open !== null && part.id !== open;
+  $(open ?? "composer").prepend($("undo")); // where it can be reached
   for (const opener of document.querySelectorAll("[data-open]")) {
     opener.setAttribute("aria-expanded", opener.dataset.open === open);
   }

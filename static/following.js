@@ -25,9 +25,10 @@ export async function follow(answer, open, { began = () => null, again = null } 
   let words = null;
   const stream = new Stream(open, {
     began() {
-      words = began(stream.thread);
+      words = began(stream.thread, stream.answer);
       const fresh = stream.thread !== state.conversation;
-      if (fresh) enter(stream.thread, { replacing: true });
+      if (fresh) enter(stream.thread, { replacing: true, carrying: true });
+      state.shown = stream.thread;
       showWelcome();
       toEnd();
       if (fresh) showConversations().catch(explain);
@@ -53,7 +54,7 @@ export async function follow(answer, open, { began = () => null, again = null } 
     if (end === "done") return !(await finished(answer, stream.thread));
     explain(end, again);
   } catch (error) {
-    explain(error, again);
+    explain(error, stream.thread === null ? again : null); // what has begun is not to be sent again
   } finally {
     if (state.stream === stream) {
       state.stream = null;
@@ -70,7 +71,7 @@ async function finished(answer, thread) {
   showTasks().catch(explain);
   showConversations().catch(explain);
   const view = state.view;
-  const stored = await changed(tail(thread));
+  const stored = await changed(tail(thread)).catch(() => null); // then the next look sees it, or says what is wrong
   if (view !== state.view || thread !== state.conversation) return true;
   if (stored && !confirmed(stored)) return false;
   $("heard").textContent = answer.spoken;

@@ -68,9 +68,9 @@ export function confirm(messages) {
 }
 
 function isOf(element, message) {
-  const stale = element.source && element.source !== source(message);
-  if (element.dataset.id) return element.dataset.id === String(message.id) && !stale;
+  if (element.dataset.id && element.dataset.id !== String(message.id)) return false;
   if (message.role === "user") return element.className === "question" && element.said === message.content;
+  if (element.source && !element.answer.live) return element.source === source(message);
   return element.answer?.said === message.content;
 }
 
@@ -81,11 +81,20 @@ export function update(messages) {
   const before = [...kept.values()].filter((element) => Number(element.dataset.id) < first);
   const after = messages.map((message) => {
     const old = kept.get(String(message.id));
-    return old && isOf(old, message) && message.status !== "streaming" ? old : item(message);
+    return old && isOf(old, message) && !old.answer?.live ? old : item(message);
   });
   const wanted = new Set([...before, ...after]);
   for (const old of [...$("messages").children]) if (!wanted.has(old)) old.remove();
-  for (const element of after) if (!element.parentNode) $("messages").append(element);
+  let fresh = false;
+  for (const element of after) {
+    fresh ||= !element.parentNode;
+    if (fresh) $("messages").append(element); // one that is kept stays behind one that is made anew
+  }
+}
+
+/** Whether a message is shown. */
+export function isShown(id) {
+  return $("messages").querySelector(`[data-id="${id}"]`) !== null;
 }
 
 /** The first id that is shown. */
@@ -102,6 +111,7 @@ export function lastAnswer() {
 export async function copyFor(pressed) {
   const code = pressed.closest(".code")?.querySelector("code");
   await copy(code ? code.textContent : pressed.closest(".answer").answer.said);
+  if (pressed.textContent === "Copied") return;
   const before = pressed.textContent;
   pressed.textContent = "Copied";
   setTimeout(() => (pressed.textContent = before), 1500);

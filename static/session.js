@@ -4,7 +4,7 @@
 // than sessionStorage: a script that could read the one, in this page, could read the other.
 
 import { $ } from "./dom.js";
-import { forgetDrafts } from "./drafts.js";
+import { forgetDrafts, writtenBy } from "./drafts.js";
 import { BASE, state } from "./state.js";
 
 const KEY = "token" + BASE.pathname.slice(0, -1); // two apps of one host have two
@@ -49,6 +49,7 @@ export async function signIn() {
     else if (other === null && state.user !== null) words = `The token in the link is not valid. You are signed in as ${state.user}.`;
   }
   if (state.user === null) await askForToken(invalid ? "The token is not valid, or not any more." : "");
+  writtenBy(state.user);
   $("user").textContent = state.user;
   $("sign-out").hidden = !state.token; // without one the host signs its users out
   $("who").hidden = false;
@@ -128,7 +129,8 @@ function listen() {
   };
   window.addEventListener("storage", async ({ key, newValue }) => {
     if (key !== KEY && key !== null) return;
-    if (newValue && (await userOf(newValue).catch(() => null)) === state.user) state.token = newValue;
-    else location.reload(); // another tab has signed out, or in as somebody else
+    const waits = document.body.classList.contains("signed-out");
+    if (!waits && newValue && (await userOf(newValue).catch(() => null)) === state.user) state.token = newValue;
+    else location.reload(); // another tab has signed out, or in as somebody else, or in where this one waits for it
   });
 }

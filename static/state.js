@@ -9,6 +9,7 @@ export const state = {
   conversation: undefined, // the id of the one that is shown; null for one that is not begun yet
   view: 0, // counts what is shown: what comes late for something else is dropped
   loading: Promise.resolve(), // the conversation that is being loaded
+  shown: null, // the id of the one whose messages are shown; undefined if it could not be loaded
   stream: null, // the Stream that is being read
   unsent: null, // a message that the server has not confirmed: sent again it has the same key, and is one turn
   earlier: false, // whether the shown conversation has messages before those that are shown

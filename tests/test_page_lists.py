@@ -757,6 +757,25 @@ def test_back_closes_a_drawer(server: Server, phone: Visitor) -> None:
     expect(page.locator(".question .body")).to_have_text("hello")
 
 
+def test_a_deletion_is_undone_where_it_was_made(server: Server, phone: Visitor) -> None:
+    """On a telephone Undo is in the drawer in which something was deleted, and in the chat when that is closed."""
+    fill(server, phone, "one", "two")
+    page = phone.visit(server)
+    page.tap("[data-open=tasks]")
+    undo = page.locator("#undo").get_by_role("button", name="Undo")
+    for title in ("one", "two"):
+        page.locator("#task-list .row", has_text=title).locator(".more").tap()
+        page.locator("#menu").get_by_text("Delete").tap()
+    expect(undo).to_have_count(2)
+    page.locator("#undo p", has_text="one").get_by_role("button").tap()
+    expect(titles(page)).to_have_text(["one"])
+    page.locator("#tasks [data-close]").tap()
+    expect(page.locator("#tasks")).to_be_hidden()
+    undo.tap()
+    page.tap("[data-open=tasks]")
+    expect(titles(page)).to_have_count(2)
+
+
 def test_a_drawer_that_is_opened_again_at_once_stays_open(server: Server, phone: Visitor) -> None:
     """Also before the browser has gone back from the one that was closed; Back closes it, and nothing else."""
     page = phone.visit(server)

@@ -1,6 +1,7 @@
 """Runs, on a real store: what readers see, what is stored of it, and how an answer ends."""
 
 import asyncio
+import gc
 import json
 import random
 import sqlite3
@@ -324,6 +325,30 @@ async def test_text_waits_for_a_result_that_is_being_stored(
     await reading
     witness.close()
     assert got == expected
+
+
+async def test_what_fails_when_it_is_stopped_is_not_logged_with_its_text(
+    live: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model that answers a cancellation with an error of its own: the answer is stopped, and its text in no log."""
+    waits = asyncio.Event()
+
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield word("a ")
+        waits.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("a secret text")
+
+    run = await begin(live, events)
+    await waits.wait()
+    assert await live.stop("alice", run.conversation_id) == run.id
+    del run
+    await asyncio.sleep(0.05)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert "secret text" not in caplog.text
 
 
 # ---- what could not be stored ----
