@@ -71,7 +71,7 @@ class Service:
         agent = self.agent if isinstance(self.agent, Agent) else await _awaited(self.agent(run.user_id))
         if not isinstance(agent, Agent):
             raise TypeError("The agent function must return an agents.Agent.")
-        record = run.run_tool_atomically if self.tasks is self.store else run.run_tool_then_store
+        record = partial(run.record, atomically=self.tasks is self.store)
         turn_context = TurnContext(run.user_id, self.tasks, record, timezone=timezone or self.settings.timezone)
         context = await _awaited(self.context(turn_context))
         return stream_turn(agent, turn.history, context, self.options, run, conversation_id=run.conversation_id)
@@ -130,18 +130,17 @@ async def post_chatkit(request: Request) -> ASGIApp:
 async def retry(request: Request) -> ASGIApp:
     """POST /api/conversations/{id}/retry: answer one of the user's messages anew, and stream that."""
     service, user_id, body = await signed_in_with_body(request)
-    asked = simple.retry_in(body, inputs.id_of(request))
-    return await simple_dialect(request, service, user_id, asked)
+    sent = simple.retry_in(body, inputs.id_of(request))
+    return await simple_dialect(request, service, user_id, sent)
 
 
-async def simple_dialect(request: Request, service: Service, user_id: str, asked: simple.Request) -> ASGIApp:
+async def simple_dialect(request: Request, service: Service, user_id: str, sent: simple.Request) -> ASGIApp:
     """Answer a request of the simple dialect."""
-    title = inputs.conversation_title(asked.message) if asked.message_id is None else None
-    turn_request = TurnRequest(user_id, asked.message, title, asked.thread_id, asked.message_id)
-    turn, answer = await begin(request, service, turn_request, asked._asdict(), asked.timezone)
+    title = inputs.conversation_title(sent.message) if sent.message_id is None else None
+    turn_request = TurnRequest(user_id, sent.message, title, sent.thread_id, sent.message_id)
+    turn, answer = await begin(request, service, turn_request, sent._asdict(), sent.timezone)
     frames = simple.frames(turn.conversation["id"], batches(turn, answer))
-    leave = await service.runs.stop_when_left(answer) if answer and asked.on_disconnect == "stop" else None
-    return stream_of(service, turn, frames, leave)
+    return await stream_of(service, turn, frames, answer if sent.on_disconnect == "stop" else None)
 
 
 async def chatkit_protocol(request: Request, service: Service, user_id: str, body: Mapping[str, Any]) -> ASGIApp:
@@ -153,31 +152,31 @@ async def chatkit_protocol(request: Request, service: Service, user_id: str, bod
         return Response(json.dumps(reply), media_type="application/json")
     thread = None if kind == "threads.create" else chatkit.id_in(params, "thread_id")
     if kind == "threads.retry_after_item":
-        asked = TurnRequest(user_id, conversation_id=thread, retry_of=chatkit.id_in(params, "item_id"))
+        wanted = TurnRequest(user_id, conversation_id=thread, retry_of=chatkit.id_in(params, "item_id"))
     else:
         text, message = chatkit.message_in(params)
         title = inputs.conversation_title(text) if thread is None else None
-        asked = TurnRequest(user_id, message, title, conversation_id=thread)
-    turn, answer = await begin(request, service, asked, body)
+        wanted = TurnRequest(user_id, message, title, conversation_id=thread)
+    turn, answer = await begin(request, service, wanted, body)
     frames = chatkit.frames(kind, turn, batches(turn, answer))
-    leave = await service.runs.stop_when_left(answer) if answer else None
-    return stream_of(service, turn, frames, leave)
+    return await stream_of(service, turn, frames, answer)
 
 
 async def begin(
-    request: Request, service: Service, asked: TurnRequest, body: Mapping[str, Any], timezone: str | None = None
+    request: Request, service: Service, wanted: TurnRequest, body: Mapping[str, Any], timezone: str | None = None
 ) -> tuple[Turn, Feed | None]:
     """Store a turn and start its run, once for each idempotency key."""
-    service.shares.take_turn(asked.user_id)
+    service.shares.take_turn(wanted.user_id)
     start_turn = partial(service.start_turn, timezone)
-    asked = replace(asked, key=inputs.key_of(request), digest=inputs.digest_of(body))
+    wanted = replace(wanted, key=inputs.key_of(request), digest=inputs.digest_of(body))
     try:
-        return await service.runs.begin(asked, start_turn)
+        return await service.runs.begin(wanted, start_turn)
     except Busy:
         # Who has just stopped the last answer, by closing the connection, cannot know when that is done.
-        if asked.conversation_id is None or not await service.runs.wait_for_stop(asked.user_id, asked.conversation_id):
+        conversation_id = wanted.conversation_id
+        if conversation_id is None or not await service.runs.wait_for_stop(wanted.user_id, conversation_id):
             raise
-        return await service.runs.begin(asked, start_turn)
+        return await service.runs.begin(wanted, start_turn)
 
 
 def batches(turn: Turn, answer: Feed | None) -> AsyncGenerator[list[Event], None]:
@@ -185,10 +184,9 @@ def batches(turn: Turn, answer: Feed | None) -> AsyncGenerator[list[Event], None
     return replay(turn.answer) if answer is None else answer.follow()
 
 
-def stream_of(
-    service: Service, turn: Turn, frames: AsyncGenerator[bytes, None], leave: Callable[[], Awaitable[None]] | None
-) -> ASGIApp:
-    """Return the response that streams the frames of a turn's answer."""
+async def stream_of(service: Service, turn: Turn, frames: AsyncGenerator[bytes, None], stops: Feed | None) -> ASGIApp:
+    """Return the response that streams the frames of a turn's answer; a disconnect `stops` that, if it is given."""
+    leave = None if stops is None else await service.runs.stop_when_left(stops)
     stream = EventStream(frames, names_of(turn.conversation["id"], turn.answer["id"]), leave)
     return service.shares.follow(turn.answer["id"], stream, leave)
 

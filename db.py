@@ -17,7 +17,7 @@ from typing import NotRequired, TypedDict, cast
 from todochat.dates import utc_now
 from todochat.engines import Engine, Row, Sql, T, Value, open_engine
 from todochat.events import Body, Event, Message, Status, dump, fold, joined, load
-from todochat.shares import Room, TooMany, admit_turn, count_tokens, make_room, size_of, size_of_question, stored_of
+from todochat.shares import Room, admit_turn, count_tokens, make_room, size_of, size_of_question
 from todochat.store.feedback import FeedbackStore
 from todochat.store.search import like_any, patterns_for
 from todochat.store.tasks import TaskStore
@@ -55,11 +55,11 @@ class ServerFull(Exception):
 class AnswerOver(Exception):
     """The answer is no longer being written: it was stopped, or its conversation was deleted.
 
-    `asked` is whether a user has asked another process to stop it.
+    `by_user` is whether a user has asked another process to stop it.
     """
 
-    def __init__(self, *, asked: bool = False) -> None:
-        self.asked = asked
+    def __init__(self, *, by_user: bool = False) -> None:
+        self.by_user = by_user
 
 
 class Conversation(TypedDict):
@@ -75,12 +75,14 @@ class Conversation(TypedDict):
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """What a user asks for: an answer to a new `message`, or another one to the message `retry_of`.
+    """What a user asks for: an answer to a new message, or a retry, which is another answer to an earlier message.
 
-    A retry that has a `message` puts it in the place of what the user had said.
-    Without `conversation_id`, or with one that is not the user's, a new message begins a conversation called `title`;
-    if the title is None, the conversation must be the user's. `key` is an idempotency key, and `digest` tells the
-    request that came with it from others.
+    - `message` with `title`: the first message of a new conversation, called so.
+    - `message` with `conversation_id`: the next message of that one. If it is not the user's, and there is a `title`
+      too, a new conversation is begun instead.
+    - `retry_of`, a message's id, with `conversation_id`: a retry. A `message` replaces what the user had said.
+
+    `key` is an idempotency key, and `digest` tells the request that came with it from others.
     """
 
     user_id: str
@@ -127,7 +129,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What other processes want of a live answer: whether it is to stop, and how many of them have `stop_readers`.
+    """What other processes want of a live answer: whether it is to stop, and how many `stop_readers` they have.
 
     These are readers by whose leaving it is stopped; None if no other process has had any.
     """
@@ -261,8 +263,7 @@ class Store(TaskStore, FeedbackStore, Versions):
 
         A retry removes what came after the message that it answers. A key that was used before stores nothing, and
         returns the earlier answer. Raises `NotFound`, `Busy` if the conversation has a live answer, `Conflict` if the
-        key came with another request, `TooMany` if the user may have no further live answer, and what
-        `shares.admit_turn` raises, and `admit`, which is called last.
+        key came with another request, and what `shares.admit_turn` raises, and `admit`, which is called last.
         """
 
         async def work(sql: Sql) -> Turn:
@@ -280,7 +281,7 @@ class Store(TaskStore, FeedbackStore, Versions):
                 )
                 if request.message:
                     await sql("UPDATE messages SET content = ? WHERE id = ?", (request.message, request.retry_of))
-            await _admit(sql, request.user_id, limits)
+            await admit_turn(sql, request.user_id, limits.live_per_user, limits.room)
             admit()
             is_new = conversation["id"] != request.conversation_id
             history = [] if is_new else await _messages(sql, conversation["id"], last=limits.history)
@@ -328,10 +329,12 @@ class Store(TaskStore, FeedbackStore, Versions):
 
         return await self.engine.write(work)
 
-    async def record_tool(self, answer_id: int, work: Callable[[], Awaitable[T]], record: Callable[[T], Progress]) -> T:
-        """Do a tool's `work` on this store and add what `record` makes of its result to the answer: both, or neither.
+    async def work_and_save(
+        self, answer_id: int, work: Callable[[], Awaitable[T]], progress: Callable[[T], Progress]
+    ) -> T:
+        """Do a tool's `work` on this store, and add what `progress` makes of its result to the answer.
 
-        Raises `AnswerOver`, and does neither, if the answer is not `streaming` any more, or is asked to stop.
+        Both happen, or neither. Raises `AnswerOver` if the answer is not `streaming` any more, or is asked to stop.
         """
 
         async def both(sql: Sql) -> T:
@@ -342,8 +345,8 @@ class Store(TaskStore, FeedbackStore, Versions):
             )
             rows = await sql(ours, (answer_id, self.process))
             if not rows or rows[0]["asked"] is not None:
-                raise AnswerOver(asked=bool(rows))
-            await _append(sql, record(result))
+                raise AnswerOver(by_user=bool(rows))
+            await _append(sql, progress(result))
             return result
 
         return await self.engine.transaction(both)
@@ -360,23 +363,6 @@ class Store(TaskStore, FeedbackStore, Versions):
 
 
 # ---- what several units of work do ----
-
-
-async def _admit(sql: Sql, user_id: str, limits: Limits) -> None:
-    """Raise `TooMany` if the user may have no further live answer, and what `admit_turn` raises."""
-    stored, parameters = stored_of(user_id)
-    [has] = await sql(
-        f"""
-        SELECT * FROM ({stored}) AS stored, (
-            SELECT COUNT(*) AS live FROM messages m JOIN conversations c ON c.id = m.conversation_id
-            WHERE m.status = 'streaming' AND user_id = ?
-        ) AS live
-        """,
-        (*parameters, user_id),
-    )
-    if has["live"] >= limits.live_per_user:
-        raise TooMany("You have too many answers running. Wait for one to end, or stop it.")
-    admit_turn(has, limits.room)
 
 
 async def find_conversation(sql: Sql, user_id: str, conversation_id: int) -> Conversation | None:
@@ -500,8 +486,8 @@ async def _conversation_for(sql: Sql, request: TurnRequest, now: str) -> Convers
             (now, size_of_question(request.message), request.conversation_id, request.user_id),
         )
     if request.retry_of is not None:
-        asked = "SELECT 1 FROM messages WHERE id = ? AND conversation_id = ? AND role = 'user'"
-        rows = rows if await sql(asked, (request.retry_of, request.conversation_id)) else []
+        question = "SELECT 1 FROM messages WHERE id = ? AND conversation_id = ? AND role = 'user'"
+        rows = rows if await sql(question, (request.retry_of, request.conversation_id)) else []
     if not rows and request.title is not None:
         rows = await sql(
             f"""

@@ -94,18 +94,13 @@ class Feed:
         self.events: list[Event] = []
         self.ended = False
         self.readers = 0
-        self.stop_readers = 0  # those of them whose leaving counts as Stop, once the last of them has left
         self._news = asyncio.Event()
 
     def publish(self, event: Event) -> None:
-        """Append an event, and wake the readers."""
-        self.events.append(event)
-        self._news.set()
-
-    @property
-    def visible(self) -> int:
-        """How many of the events readers may see."""
-        return len(self.events)
+        """Append an event, and wake the readers. Nothing comes after the end."""
+        if not self.ended:
+            self.events.append(event)
+            self._news.set()
 
     async def follow(self, after: int = 0) -> AsyncGenerator[list[Event], None]:
         """Yield the events from number `after` on, all that there are at once.
@@ -118,16 +113,16 @@ class Feed:
             was_over = self.ended
             yielded = 0.0, 0.0  # when the last batch but one was yielded, and the last
             while True:
-                if after < self.visible:
-                    batch = self.events[after : min(self.visible, after + MAX_BATCH)]
+                if after < len(self.events):
+                    batch = self.events[after : after + MAX_BATCH]
                     after += len(batch)
                     yielded = yielded[1], clock()
                     yield batch
                 elif self.ended:
-                    # Of a process that died: it had shown more than it had stored, so that this reader, who goes on
-                    # where it was, asks for what comes after the error, and would not be told of it.
-                    missed = after > len(self.events) or not (yielded[1] or was_over)
-                    if missed and self.events and self.events[-1]["type"] == "error":
+                    # A process that dies has shown more than it has stored. Who goes on reading elsewhere, from
+                    # where it was, asks for what comes after the error, and must be told of it all the same.
+                    nothing_yet = not yielded[1] and (not was_over or after > len(self.events))
+                    if nothing_yet and self.events and self.events[-1]["type"] == "error":
                         yield self.events[-1:]
                     return
                 else:
@@ -144,7 +139,7 @@ class Feed:
         if self.ended:
             return
         if sentence is not None:
-            self.publish({"type": "error", "message": sentence})
+            self.events.append({"type": "error", "message": sentence})  # whatever else waits to be published
         self.ended = True
         self._news.set()
 
@@ -271,12 +266,12 @@ def unfold(body: Body) -> list[Event]:
 
 
 def _call_events(call: StoredCall) -> list[Event]:
-    asked: ToolCall = {"type": "tool_call", "id": call["id"], "name": call["name"], "args": call["args"]}
+    called: ToolCall = {"type": "tool_call", "id": call["id"], "name": call["name"], "args": call["args"]}
     if "state" in call:
-        asked["state"] = call["state"]
+        called["state"] = call["state"]
     if "result" not in call:
-        return [asked]
-    return [asked, {"type": "tool_result", "id": call["id"], "name": call["name"], "result": call["result"]}]
+        return [called]
+    return [called, {"type": "tool_result", "id": call["id"], "name": call["name"], "result": call["result"]}]
 
 
 def joined(events: Iterable[Event]) -> Iterator[Event]:

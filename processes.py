@@ -136,7 +136,7 @@ class Processes:
         return mirror.id
 
     async def count_stop_readers(self, mirror: Feed, change: int) -> None:
-        """Tell the owner of an answer of the first of our readers by whose leaving it is stopped, or of the last's."""
+        """Tell the owner of an answer that a reader by whose leaving it is stopped has come here (+1), or left (-1)."""
         count = "UPDATE messages SET stop_readers = COALESCE(stop_readers, 0) + ? WHERE id = ?"
         try:
             await self._write(count, change, mirror.id)
@@ -160,11 +160,11 @@ class Processes:
 
     async def _poll(self) -> None:
         """Give all mirrors what is new, by one look at the database."""
-        asked = {answer_id: place for answer_id, place in self._places.items() if not self._mirrors[answer_id].ended}
-        news = await self._store.engine.read(lambda sql: _news(sql, asked)) if asked else {}
+        known = {answer_id: place for answer_id, place in self._places.items() if not self._mirrors[answer_id].ended}
+        news = await self._store.engine.read(lambda sql: _news(sql, known)) if known else {}
         for answer_id, new in news.items():
             mirror = self._mirrors.get(answer_id)
-            if mirror is None or self._places[answer_id] != asked[answer_id] or mirror.ended:
+            if mirror is None or self._places[answer_id] != known[answer_id] or mirror.ended:
                 continue  # somebody else has looked meanwhile
             for first, events in new.rows:
                 for event in events[len(mirror.events) - first :]:

@@ -22,6 +22,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from todochat.agent import Observer
@@ -57,11 +58,10 @@ class ShuttingDown(Exception):
 class Run(Feed, Observer):
     """One answer in the making: the feed of its events, and the task that makes them.
 
-    A tool's result is stored first and then shown. It can come by three ways, of which the first to come counts:
-    1. That of a to-do tool is stored with its work: `run_tool_atomically` if the tasks are in our store, and
-       `run_tool_then_store` if they are the host's.
-    2. Of any other function tool the SDK tells when it ends (`tool_ended`).
-    3. What is no function tool (a handoff, a provider's own tool) comes as an event of the run.
+    A tool's result is stored first, and shown when that is committed. It can come in three ways; the first one counts:
+    1. A to-do tool does its work through `record`, which stores the result, with the work if that is in our store.
+    2. When any other function tool ends, the SDK calls `tool_ended`.
+    3. What is no function tool (a handoff, a provider's own tool) has only the SDK's event: `_produce` takes it there.
     """
 
     def __init__(self, store: Store, answer_id: int, conversation_id: int, user_id: str) -> None:
@@ -72,123 +72,105 @@ class Run(Feed, Observer):
         self.conclusion: asyncio.Task[None] | None = None  # waits for the producer, and stores the end
         self.tool_tasks: set[asyncio.Task[object]] = set()  # what is not cancelled with the producer
         self.stopped_as: tuple[Ending, str | None] | None = None
-        self.given_up = False  # whether the tools that are still at work are waited for no longer
-        self.stop_reader_left = False  # whether all of our `stop_readers` have left once
-        self.storing_result = asyncio.Lock()
+        self.stop_readers = 0  # those of our readers whose leaving counts as Stop, once the last of them has left
+        self.was_left = False  # whether the last of these has left, and no checkpoint has looked since
+        self._committing: ToolResult | None = None  # what is being stored just now
+        self._behind: list[Event] = []  # what has been published meanwhile, and comes behind it
+        self._storing = asyncio.Lock()  # one result at a time
+        self._given_up = False  # whether the tools that are still at work are waited for no longer
         self._store = store
-        self._in_doubt: int | None = None  # the number of an event that is not committed yet
         self._own_calls: set[str] = set()  # those of this run, and not of an agent inside a tool
         self._stored_results: set[str] = set()  # by call
-
-    # ---- what readers see ----
 
     def publish(self, event: Event) -> None:
         """See `Feed.publish`."""
         self.log.note(event)
-        super().publish(event)
-
-    @property
-    def visible(self) -> int:
-        """How many events readers may see: those before the one that is not committed yet."""
-        return len(self.events) if self._in_doubt is None else self._in_doubt
-
-    # ---- what is stored ----
+        if self._committing is None:
+            super().publish(event)
+        else:
+            self._behind.append(event)
 
     def unsaved(self) -> Progress:
         """Return the events that the database does not have yet."""
         return Progress(self.id, self.saved, self.events[self.saved :])
 
-    async def run_tool_atomically(self, call_id: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Do a tool's `work` on our store, and store its result in the answer: both, or neither."""
-
-        async def work_and_store(call: ToolCall) -> T:
-            async with self._one_result():
-                if self.stopped_as is not None:  # while this waited for another tool
-                    raise AnswerOver
-                output = await self._store.record_tool(
-                    self.id, work, lambda output: self._append_in_doubt(_result(call, output))
-                )
-                self._stored_results.add(call_id)
-                return output
-
-        return await self._run_tool(call_id, work, work_and_store)
-
-    async def run_tool_then_store(self, call_id: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Do a tool's `work` on another store than ours, and then store its result: no transaction can hold both."""
-
-        async def work_and_store(call: ToolCall) -> T:
-            output = await work()
-            await self._store_result(_result(call, output))
-            return output
-
-        return await self._run_tool(call_id, work, work_and_store)
-
-    async def _run_tool(
-        self,
-        call_id: str,
-        work: Callable[[], Awaitable[T]],
-        work_and_store: Callable[[ToolCall], Coroutine[object, object, T]],
-    ) -> T:
-        """Do the work and store its result; once begun it is finished, even if the run is stopped in the middle."""
-        if call_id not in self._own_calls:
-            return await work()
-        return await self._finish_tool(work_and_store(await self._wait_for_call(call_id)))
-
-    def tool_began(self, call_id: str) -> None:
-        """See `Observer`."""
-        self._own_calls.add(call_id)
-
-    async def tool_ended(self, result: ToolResult) -> None:
-        """See `Observer`; for a result that has been stored already this does nothing."""
-        if result["id"] not in self._stored_results:
-            await self._wait_for_call(result["id"])
-            await self._finish_tool(self._store_result(result))
+    # ---- what the turn tells: see `Observer` ----
 
     def model_is_starting(self) -> None:
-        """See `Observer`."""
+        """Tell the readers that they have to wait."""
         self.publish({"type": "started", "content": STARTING})
 
     def tokens_used(self, input_tokens: int, output_tokens: int) -> None:
-        """See `Observer`."""
+        """Note what the turn took."""
         taken, made = (min(max(0, tokens), MOST_TOKENS) for tokens in (input_tokens, output_tokens))
         self.log.tokens = (taken, made) if taken or made else None
+
+    def tool_began(self, call_id: str) -> None:
+        """Note that this is a call of this run."""
+        self._own_calls.add(call_id)
+
+    async def tool_ended(self, result: ToolResult) -> None:
+        """Store the result, unless it has been stored already."""
+        if result["id"] not in self._stored_results:
+            await self._call_shown(result["id"])
+            await self._to_its_end(self._store_result(result))
+
+    # ---- a tool's work, and its result ----
+
+    async def record(self, call_id: str, work: Callable[[], Awaitable[T]], *, atomically: bool) -> T:
+        """Do a tool's `work`, and store its result in the answer.
+
+        `atomically` means both or neither, and is for work on our own store: no transaction can hold another one's.
+        """
+        if call_id not in self._own_calls:
+            return await work()
+        call = await self._call_shown(call_id)
+        return await self._to_its_end((self._work_with_result if atomically else self._work_then_result)(call, work))
+
+    async def _work_with_result(self, call: ToolCall, work: Callable[[], Awaitable[T]]) -> T:
+        async with self._one_result():
+            if self.stopped_as is not None:  # while this waited for another tool
+                raise AnswerOver
+            return await self._store.work_and_save(
+                self.id, work, lambda output: self._commit_with(_result(call, output))
+            )
+
+    async def _work_then_result(self, call: ToolCall, work: Callable[[], Awaitable[T]]) -> T:
+        output = await work()
+        await self._store_result(_result(call, output))
+        return output
 
     async def _store_result(self, result: ToolResult) -> None:
         async with self._one_result():
             if result["id"] not in self._stored_results:
-                new = self._append_in_doubt(result)
-                if self.id not in await self._store.save_progress(lambda: [new]):
+                progress = self._commit_with(result)
+                if self.id not in await self._store.save_progress(lambda: [progress]):
                     raise AnswerOver
-                self._stored_results.add(result["id"])
 
     @asynccontextmanager
     async def _one_result(self) -> AsyncIterator[None]:
-        """Store one result at a time; checkpoints leave this run out meanwhile.
-
-        The block appends the result with `_append_in_doubt` and stores it. If it fails, the result is taken back.
-        """
-        async with self.storing_result:
+        """Store one result at a time: the block names it with `_commit_with`, and when it ends well that is shown."""
+        async with self._storing:
             try:
                 yield
-                if self._in_doubt is not None:
-                    self.saved = self._in_doubt + 1
-            except BaseException:
-                if self._in_doubt is not None:
-                    del self.events[self._in_doubt]
-                raise
+                if self._committing is not None:
+                    self._stored_results.add(self._committing["id"])
+                    super().publish(self._committing)
+                    self.saved = len(self.events)
             finally:
-                self._in_doubt = None
+                self._committing, behind, self._behind = None, self._behind, []
+                for event in behind:
+                    super().publish(event)
                 self._news.set()
 
-    def _append_in_doubt(self, result: ToolResult) -> Progress:
-        """Append a result that readers do not see yet, nor what comes behind it; return what is to be stored."""
-        if self.given_up:
+    def _commit_with(self, result: ToolResult) -> Progress:
+        """Return what is to be stored with a result, which is being committed from now on."""
+        if self._given_up:
             raise AnswerOver
-        self._in_doubt = len(self.events)
-        self.events.append(result)
-        return self.unsaved()
+        self._committing = result
+        return Progress(self.id, self.saved, [*self.events[self.saved :], result])
 
-    async def _wait_for_call(self, call_id: str) -> ToolCall:
+    async def _call_shown(self, call_id: str) -> ToolCall:
         """Return the event of a call; wait for it, as the SDK runs ahead of its events."""
         async for batch in self.follow():
             for event in batch:
@@ -196,22 +178,22 @@ class Run(Feed, Observer):
                     return event
         raise AnswerOver
 
-    async def _finish_tool(self, work: Coroutine[object, object, T]) -> T:
+    async def _to_its_end(self, work: Coroutine[object, object, T]) -> T:
         """Await what must come to its end even if the run is stopped in the middle."""
         task = asyncio.create_task(work)
         self.tool_tasks.add(task)
-        task.add_done_callback(self._tool_finished)
+        task.add_done_callback(self._over)
         try:
             return await asyncio.shield(task)
         except AnswerOver as over:
-            self.stop("stopped", None if over.asked else ELSEWHERE)  # as the next checkpoint would have
+            self.stop("stopped", None if over.by_user else ELSEWHERE)  # as the next checkpoint would have
             # The SDK ignores an ordinary exception that comes while it is being cancelled, and would go on.
             raise asyncio.CancelledError from over
 
-    def _tool_finished(self, tool: asyncio.Task[T]) -> None:
-        self.tool_tasks.discard(tool)
-        if not tool.cancelled():
-            tool.exception()  # if nobody waits for it any more, asyncio would complain that nobody has looked
+    def _over(self, task: asyncio.Task[T]) -> None:
+        self.tool_tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # if nobody waits for it any more, asyncio would complain that nobody has looked
 
     # ---- how it ends ----
 
@@ -226,25 +208,18 @@ class Run(Feed, Observer):
 
         `elsewhere` is how many other processes still have such readers, None if none ever had.
         """
-        return (self.stop_reader_left or elsewhere is not None) and not self.stop_readers and not elsewhere
+        return (self.was_left or elsewhere is not None) and self.stop_readers + (elsewhere or 0) <= 0
 
     async def finish_tools(self, seconds: float) -> None:
         """Wait so long for the tools that are still at work, and cancel those that do not come to an end."""
         if self.tool_tasks:
             await asyncio.wait(self.tool_tasks, timeout=seconds)
-        self.given_up = True  # a unit of work goes on when its caller is cancelled: it must not commit any more
-        while self._in_doubt is not None:  # what is being committed already would be missing from the end
+        self._given_up = True  # a unit of work goes on when its caller is cancelled: it must not commit any more
+        while self._committing is not None:  # what is on its way already would be missing from the end
             self._news.clear()
             await self._news.wait()
         for tool in self.tool_tasks:
             tool.cancel()
-
-    def end(self, sentence: str | None) -> None:
-        """See `Feed.end`."""
-        if self._in_doubt is not None:  # the database hangs: what it has not confirmed stays unseen
-            del self.events[self._in_doubt :]
-            self._in_doubt = None
-        super().end(sentence)
 
 
 def _result(call: ToolCall, output: object) -> ToolResult:
@@ -378,28 +353,22 @@ class Runs:
         Returns what is to be called when it leaves. There are several such readers, perhaps on several processes, when
         a request was sent again with its idempotency key.
         """
-        answer.stop_readers += 1
-        if not isinstance(answer, Run) and answer.stop_readers == 1:
-            try:
-                await self.others.count_stop_readers(answer, +1)
-            except BaseException:
-                answer.stop_readers -= 1
-                raise
+        if isinstance(answer, Run):
+            answer.stop_readers += 1
+            return partial(self._stop_reader_left, answer)
+        await self.others.count_stop_readers(answer, +1)
+        return partial(self.others.count_stop_readers, answer, -1)
 
-        async def leave() -> None:
-            answer.stop_readers -= 1
-            if answer.stop_readers or answer.ended:
-                return
-            if isinstance(answer, Run) and not self._store.engine.shared:
-                answer.stop("stopped")
-            elif isinstance(answer, Run):
-                answer.stop_reader_left = True
-                with suppress(Unavailable):  # then it is one of the next checkpoints that stops it
-                    await self._checkpoint()  # which knows of the readers on other processes
-            else:
-                await self.others.count_stop_readers(answer, -1)
-
-        return leave
+    async def _stop_reader_left(self, run: Run) -> None:
+        run.stop_readers -= 1
+        if run.stop_readers or run.ended:
+            return
+        if self._store.engine.shared:
+            run.was_left = True
+            with suppress(Unavailable):  # then it is one of the next checkpoints that stops it
+                await self._checkpoint()  # which knows of the readers on other processes
+        else:
+            run.stop("stopped")
 
     async def wait_for_stop(self, user_id: str, conversation_id: int) -> bool:
         """Wait, for 5 s at most, if an answer is being stopped; return whether the conversation is free of a live one.
@@ -410,7 +379,7 @@ class Runs:
         if run is None:
             mirror = await self.others.follow(user_id, conversation_id)
             return mirror is None or await wait_for_end(mirror, ENDING_ELSEWHERE)
-        if run.conclusion is not None and (run.stopped_as is not None or run.stop_reader_left):
+        if run.conclusion is not None and (run.stopped_as is not None or run.was_left):
             await asyncio.wait((run.conclusion,), timeout=FINISHING)
         return run.ended
 
@@ -464,7 +433,7 @@ class Runs:
         await run.finish_tools(FINISHING if self._close_by is None else CLOSING / 2)
         ending, sentence = self._outcome(run, run.producer)
         failure: list[Event] = [] if sentence is None else [{"type": "error", "message": sentence}]
-        events = [*run.events[: run.visible], *failure]
+        events = [*run.events, *failure]
         last = Progress(run.id, run.saved, events[run.saved :])
         end = _End(run.conversation_id, last, ending, fold(events), run.log.tokens)
         try:
@@ -535,18 +504,17 @@ class Runs:
         shared = self._store.engine.shared
         if not any(shared or run.saved < len(run.events) for run in runs):
             return
-        new: dict[Run, Progress] = {}
+        new: list[Progress] = []
 
-        def unsaved() -> list[Progress]:
-            # A run whose tool's result is just being stored is left out: its other events are stored with that.
-            new.update((run, run.unsaved()) for run in runs if not run.storing_result.locked())
-            return list(new.values())
+        def unsaved() -> list[Progress]:  # perhaps again: a unit of work may be done again
+            new[:] = [run.unsaved() for run in runs]
+            return new
 
         live = await self._store.save_progress(unsaved)
-        for run, saved in new.items():
-            run.saved = max(run.saved, saved.first + len(saved.events))
-        for run in runs:
+        for run, progress in zip(runs, new, strict=True):
+            run.saved = max(run.saved, progress.first + len(progress.events))
             if (wishes := live.get(run.id)) is None:
                 run.stop("stopped", ELSEWHERE)
             elif wishes.stop or run.is_left(wishes.stop_readers):
                 run.stop("stopped")
+            run.was_left = False  # what others have is known now

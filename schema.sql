@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS messages (
     -- Of a live answer, where several processes share a database (processes.py):
     owner            TEXT,     -- the process that makes it
     asked            TEXT CHECK (asked = 'stopped'),  -- how it is to end, as another process has been told
-    stop_readers     INTEGER,  -- how many other processes have readers by whose leaving it is stopped
+    stop_readers     INTEGER,  -- how many readers other processes have by whose leaving it is stopped; NULL: never any
     -- What the answer took, once it has ended; NULL if the model did not say.
     input_tokens     INTEGER,
     output_tokens    INTEGER,

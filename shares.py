@@ -6,7 +6,7 @@ What is stored is counted by the database, over all processes. What happens is c
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from todochat.dates import utc_now
-from todochat.engines import Row, Sql, T, Value
+from todochat.engines import Sql, T
 
 READERS = 100  # of one answer: tabs and devices of one user
 LARGE = 4  # answers of over a megabyte that one user is being sent
@@ -59,18 +59,26 @@ def size_of_question(message: str) -> int:
     return size_of(message, "[]", "[]", "[]") if message else 0
 
 
-def stored_of(user_id: str) -> tuple[str, Sequence[Value]]:
-    """Return the SELECT of the row that `admit_turn` takes, to be a part of another one, and its parameters."""
-    statement = """
-        SELECT COUNT(*) AS many, COALESCE(SUM(size), 0) AS size,
-            (SELECT tokens FROM token_counts WHERE user_id = ? AND day = ?) AS tokens
-        FROM conversations WHERE user_id = ?
+async def admit_turn(sql: Sql, user_id: str, live: int, room: Room) -> None:
+    """Raise `TooMany` if the user has `live` answers being written, or has used the tokens of the day.
+
+    Raise `Full` if a turn that begins is one too many: its conversation and question have just been stored.
     """
-    return statement, (user_id, utc_now()[:10], user_id)
-
-
-def admit_turn(has: Row, room: Room) -> None:
-    """Raise `Full` if a turn that has just been stored is one too many, or `TooMany` if the day's tokens are used."""
+    [has] = await sql(
+        """
+        SELECT * FROM (
+            SELECT COUNT(*) AS many, COALESCE(SUM(size), 0) AS size,
+                (SELECT tokens FROM token_counts WHERE user_id = ? AND day = ?) AS tokens
+            FROM conversations WHERE user_id = ?
+        ) AS stored, (
+            SELECT COUNT(*) AS live FROM messages m JOIN conversations c ON c.id = m.conversation_id
+            WHERE m.status = 'streaming' AND user_id = ?
+        ) AS answers
+        """,
+        (user_id, utc_now()[:10], user_id, user_id),
+    )
+    if has["live"] >= live:
+        raise TooMany("You have too many answers running. Wait for one to end, or stop it.")
     if has["many"] > room.conversations:
         raise Full(f"You have {room.conversations} conversations, which is the limit. Delete some to begin another.")
     if has["size"] > room.stored:

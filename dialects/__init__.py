@@ -25,5 +25,5 @@ def shown(data: Any) -> Any:
 
 
 async def replay(answer: Message) -> AsyncGenerator[list[Event], None]:
-    """Yield the events of a finished answer in one batch, as `Run.follow` yields those of a live one in many."""
+    """Yield the events of a finished answer in one batch, as `Feed.follow` yields those of a live one in many."""
     yield unfold(answer)

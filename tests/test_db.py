@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from postgres import look
 
-from todochat import db
+from todochat import db, shares
 from todochat.db import Limits, Progress, Store
 from todochat.events import Event, Status, fold
 from todochat.store.pages import page_of_messages
@@ -59,7 +59,7 @@ async def test_what_is_written_together_fails_apart(store: Store) -> None:
         store.add_task("alice", "b"),
         return_exceptions=True,
     )
-    assert [type(outcome) for outcome in outcomes] == [dict, db.Busy, db.Turn, db.TooMany, dict]
+    assert [type(outcome) for outcome in outcomes] == [dict, db.Busy, db.Turn, shares.TooMany, dict]
     assert sorted(task["title"] for task in await store.list_tasks("alice")) == ["a", "b"]
     assert await store.get_conversation("alice", thread) == before
     assert len(await store.list_conversations("bob", 9, 0)) == 1
@@ -86,7 +86,7 @@ async def test_the_limits_count_live_answers_only(store: Store) -> None:
     """Too many live answers of a user are refused; answers that ended, and those of others, do not count."""
     two_each = Limits(live_per_user=2)
     turns = [await begin(store, limits=two_each) for _ in range(2)]
-    with pytest.raises(db.TooMany):
+    with pytest.raises(shares.TooMany):
         await begin(store, limits=two_each)
     await begin(store, "bob", limits=two_each)
     await finish(store, turns[0])
@@ -230,15 +230,15 @@ async def test_a_tool_and_its_record_are_stored_together(store: Store) -> None:
     def broken(task: Task) -> Progress:
         raise RuntimeError
 
-    task = await store.record_tool(answer_id, add, record)
+    task = await store.work_and_save(answer_id, add, record)
     before = await answer_of(store, turn)
     assert before["tool_calls"][0]["result"] == task["id"]
     with pytest.raises(RuntimeError):
-        await store.record_tool(answer_id, add, broken)
+        await store.work_and_save(answer_id, add, broken)
     assert await answer_of(store, turn) == before
     await finish(store, turn, "stopped")
     with pytest.raises(db.AnswerOver):
-        await store.record_tool(answer_id, add, record)
+        await store.work_and_save(answer_id, add, record)
     assert len(await store.list_tasks("alice")) == 1
 
 
@@ -256,7 +256,7 @@ async def test_a_tool_that_fails_takes_nobody_with_it(store: Store) -> None:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        await store.record_tool(turn.answer["id"], tool, lambda result: Progress(turn.answer["id"], 0, EVENTS))
+        await store.work_and_save(turn.answer["id"], tool, lambda result: Progress(turn.answer["id"], 0, EVENTS))
     await meanwhile[0]
     assert [task["title"] for task in await store.list_tasks("alice")] == ["kept"]
 
@@ -274,7 +274,7 @@ async def test_a_tools_work_may_have_tasks_of_its_own(store: Store) -> None:
         late.append(asyncio.create_task(later()))
         return await asyncio.gather(store.add_task("alice", "a"), store.add_task("alice", "b"))
 
-    added = await store.record_tool(turn.answer["id"], two, lambda tasks: Progress(turn.answer["id"], 0, EVENTS))
+    added = await store.work_and_save(turn.answer["id"], two, lambda tasks: Progress(turn.answer["id"], 0, EVENTS))
     assert [task["title"] for task in added] == ["a", "b"]
     await late[0]
     assert [task["title"] for task in await store.list_tasks("alice")] == ["a", "b", "late"]

@@ -32,7 +32,7 @@ from todochat.db import Limits, Progress, Store, TurnRequest
 from todochat.engines import Row, Sql, StoreError, T, Unavailable
 from todochat.engines.postgres import CONNECTIONS, GRACE, KEPT, PostgresEngine
 from todochat.events import Event, fold
-from todochat.shares import SIZE, Room
+from todochat.shares import SIZE, Room, TooMany
 from todochat.store.pages import page_of_conversations, page_of_messages
 from todochat.store.tasks import Task
 
@@ -496,7 +496,7 @@ async def test_a_line_cut_at_the_commit_loses_nothing_and_doubles_nothing(
             return store.save_progress(lambda: [Progress(answer_id, 0, [TEXT])])
         if what == "finish":
             return store.finish_answer(Progress(answer_id, 0, [TEXT]), "done", fold([TEXT]))
-        return store.record_tool(answer_id, tool, lambda task: Progress(answer_id, 0, [RESULT]))
+        return store.work_and_save(answer_id, tool, lambda task: Progress(answer_id, 0, [RESULT]))
 
     setattr(cable, f"cut_{when}", b"COMMIT")
     told = "stored"
@@ -1029,7 +1029,7 @@ async def test_a_turn_on_each_engine(any_store: Store, database: str) -> None:
         task = await any_store.add_task("alice", "milk")
         return await any_store.update_task("alice", task["id"], completed=True) or task
 
-    task = await any_store.record_tool(answer_id, tool, lambda task: Progress(answer_id, 1, [TEXT]))
+    task = await any_store.work_and_save(answer_id, tool, lambda task: Progress(answer_id, 1, [TEXT]))
     assert task["completed"] is True
     assert await any_store.list_tasks("alice", completed=True) == await any_store.list_tasks("alice") == [task]
     assert await any_store.list_tasks("alice", completed=False) == []
@@ -1063,7 +1063,7 @@ async def test_limits_and_keys_hold_across_processes(database: str) -> None:
             return_exceptions=True,
         )
         assert [type(turn) for turn in begun].count(db.Turn) == 4
-        assert [type(turn) for turn in begun].count(db.TooMany) == 16
+        assert [type(turn) for turn in begun].count(TooMany) == 16
         keyed = TurnRequest("bob", "hi", title="hi", key="k", digest="d")
         turns = await asyncio.gather(*(stores[n % 2].begin_turn(keyed, Limits()) for n in range(20)))
         assert len({turn.answer["id"] for turn in turns}) == 1
@@ -1165,7 +1165,7 @@ async def test_a_tool_whose_commit_takes_long_is_in_the_end_of_its_answer(
         async def events(run: runs.Run, turn: db.Turn) -> AsyncIterator[Event]:
             yield CALL
             run.tool_began("1")
-            await run.run_tool_atomically("1", work)
+            await run.record("1", work, atomically=True)
 
         async def work() -> Task:
             task = await store.add_task("alice", "x")
@@ -1189,6 +1189,38 @@ async def test_a_tool_whose_commit_takes_long_is_in_the_end_of_its_answer(
 
 
 @DIRECT
+async def test_who_writes_again_is_told_at_once_of_readers_elsewhere(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer whose readers have left here, and not elsewhere, goes on: nobody is kept waiting for its end."""
+    monkeypatch.setattr(runs, "FINISHING", 600.0)
+    async with opened(database) as one, opened(database) as two:
+        store, elsewhere = Store(one), runs.Runs(Store(two), Limits(), "none")
+        live = runs.Runs(store, Limits(), "none")
+
+        async def events(run: runs.Run, turn: db.Turn) -> AsyncIterator[Event]:
+            yield TEXT
+            await asyncio.Future()
+
+        _, run = await live.begin(TurnRequest("alice", "hi", title="hi"), awaited(events))
+        assert isinstance(run, runs.Run)
+        mirror = await elsewhere.live("alice", run.conversation_id)
+        assert mirror is not None
+        leave = await live.stop_when_left(run)
+        leave_elsewhere = [await elsewhere.stop_when_left(mirror) for _ in range(2)]
+        await leave()
+        async with asyncio.timeout(SOON):
+            assert not await live.wait_for_stop("alice", run.conversation_id)
+        for leaving in leave_elsewhere:
+            assert not run.ended
+            await leaving()
+        assert run.conclusion is not None
+        await asyncio.wait_for(run.conclusion, SOON)
+        await live.close()
+        await elsewhere.close()
+
+
+@DIRECT
 async def test_a_process_that_wakes_up_in_its_burial_keeps_what_it_commits(database: str) -> None:
     """It stores a tool's result while another one ends its answers: what stays of the answer has the result."""
     port = int(database.rsplit(":", 1)[1].split("/")[0])
@@ -1197,7 +1229,7 @@ async def test_a_process_that_wakes_up_in_its_burial_keeps_what_it_commits(datab
         turn = await owner.begin_turn(TurnRequest("alice", "hi", title="hi"), Limits())
         await owner.save_progress(lambda: [Progress(turn.answer["id"], 0, [TEXT, CALL])])
         cable.halt_after = b"SET owner = owner"
-        work = owner.record_tool(
+        work = owner.work_and_save(
             turn.answer["id"],
             lambda: owner.add_task("alice", "x"),
             lambda task: Progress(turn.answer["id"], 2, [RESULT]),

@@ -8,13 +8,14 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agents import FunctionTool, RunConfig, function_tool
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
-from conftest import PATIENCE, awaited, opened
+from conftest import PATIENCE, SOON, awaited, opened
 from scripted import pieces, text, thought
 from starlette.types import Message as ASGIMessage
 
@@ -144,7 +145,7 @@ class Script:
         todo = todo_agent(ScriptedModel([*(self._answer(n) for n in range(4)), pieces(*self._words("end"))]))
         todo.tools.append(self._tool_of_the_host())
         options = TurnOptions(RunConfig(tracing_disabled=True))
-        context = TurnContext("alice", self._store, run.run_tool_atomically)
+        context = TurnContext("alice", self._store, partial(run.record, atomically=True))
         return stream_turn(todo, turn.history, context, options, run)
 
     def _answer(self, n: int) -> ModelStep:
@@ -184,7 +185,7 @@ class Readers:
     async def come(self) -> None:
         """Come, until the run is over."""
         while not self._run.ended:
-            self._tasks.append(asyncio.create_task(self._read(self._chance.randint(0, self._run.visible))))
+            self._tasks.append(asyncio.create_task(self._read(self._chance.randint(0, len(self._run.events)))))
             for _ in range(self._chance.randint(1, 50)):
                 await asyncio.sleep(0)
 
@@ -327,6 +328,40 @@ async def test_text_waits_for_a_result_that_is_being_stored(
     assert got == expected
 
 
+async def test_what_a_tool_does_when_it_is_waited_for_no_longer_is_undone(
+    store: Store, live: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tool that is still at work when its answer has to end leaves nothing, neither its task nor a result."""
+    monkeypatch.setattr(runs, "FINISHING", 0.0)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work() -> Any:
+        task = await store.add_task("alice", "x")
+        begun.set()
+        await go_on.wait()
+        return task
+
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield CALL
+        run.tool_began("1")
+        await run.record("1", work, atomically=True)
+
+    run = await begin(live, events)
+    await begun.wait()
+    stopping = asyncio.create_task(live.stop("alice", run.conversation_id))
+    try:
+        async with asyncio.timeout(SOON):
+            while run.tool_tasks:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0)
+    finally:
+        go_on.set()
+    await stopping
+    answer = await stored(store, run)
+    assert answer["status"] == "stopped"
+    assert ["result" in call for call in answer["tool_calls"]] == [False]
+    assert await store.list_tasks("alice") == []
+
+
 async def test_what_fails_when_it_is_stopped_is_not_logged_with_its_text(
     live: Runs, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -379,7 +414,7 @@ async def test_the_result_of_an_answer_that_is_over_is_not_shown(
         yield word("meanwhile")
         run.tool_began("1")
         if whose == "ours":
-            await run.run_tool_atomically("1", lambda: store.add_task("alice", "x"))
+            await run.record("1", lambda: store.add_task("alice", "x"), atomically=True)
         else:
             await run.tool_ended(result(1))
         yield word("never")
@@ -401,7 +436,7 @@ async def test_a_result_that_a_full_disk_does_not_take_is_not_shown(small: Store
         yield CALL
         run.tool_began("1")
         if whose == "ours":
-            storing = asyncio.create_task(run.run_tool_atomically("1", lambda: small.add_task("alice", long)))
+            storing = asyncio.create_task(run.record("1", lambda: small.add_task("alice", long), atomically=True))
         else:
             storing = asyncio.create_task(run.tool_ended(result(long)))
         for n in range(20):
@@ -559,8 +594,8 @@ async def test_a_stop_lets_a_tool_come_to_its_end(store: Store, live: Runs) -> N
         yield CALL | {"id": "2"}  # type: ignore[operator]
         run.tool_began("1")
         run.tool_began("2")
-        waiting = run.run_tool_atomically("2", lambda: store.add_task("alice", "never"))
-        await asyncio.gather(run.run_tool_atomically("1", work), waiting)
+        waiting = run.record("2", lambda: store.add_task("alice", "never"), atomically=True)
+        await asyncio.gather(run.record("1", work, atomically=True), waiting)
 
     run = await begin(live, events)
     await begun.wait()

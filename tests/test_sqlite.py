@@ -538,7 +538,7 @@ async def test_a_database_in_memory_serves_a_whole_turn() -> None:
         async def tool() -> Any:
             return [await store.add_task("alice", "x"), await store.list_tasks("alice")]
 
-        task, listed = await store.record_tool(
+        task, listed = await store.work_and_save(
             turn.answer["id"], tool, lambda result: Progress(turn.answer["id"], 0, [{"type": "text", "content": "x"}])
         )
         assert listed == [task] == await store.list_tasks("alice")
