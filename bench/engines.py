@@ -115,14 +115,20 @@ async def one_by_one(found: Sequence[Column]) -> list[Row]:
 
 
 async def by_load(found: Sequence[Column]) -> list[Row]:
-    """Measure the CPU of turns that come as fast as they can, and of 100 answers at a steady pace."""
-    app = Row("20 deltas: the service's CPU", "ms/turn", [Limit(name, 1.25, SQLITE) for name in (DIRECT, POOLED)])
-    base, rate = Row("20 deltas: the database's CPU", "ms/turn"), Row("20 deltas, 16 at a time", "turns/s")
+    """Measure the CPU of turns, alone and as fast as they can come, and of 100 answers at a steady pace."""
+    limits = [Limit(name, 1.25, SQLITE) for name in (DIRECT, POOLED)]
+    alone = Row("20 deltas, one at a time: the service's CPU", "ms/turn", limits)
+    app = Row("20 deltas, 16 at a time: the service's CPU", "ms/turn", limits)
+    base, rate = Row("... the database's CPU", "ms/turn"), Row("20 deltas, 16 at a time", "turns/s")
     live, live_base = (
         Row("100 live at 50/s: the service's CPU", "% of a core"),
         Row("... the database's", "% of a core"),
     )
     for n in range(ROUNDS_OF_CPU):
+        for column in found:
+            before = column.cpu()
+            await turns(column, Script(20), streams=1, count=60)
+            alone.add(column.name, 1000 * (column.cpu()[0] - before[0]) / 60)
         for column in found:
             before, begun = column.cpu(), time.monotonic()
             await turns(column, Script(20), streams=16, count=192)
@@ -136,7 +142,7 @@ async def by_load(found: Sequence[Column]) -> list[Row]:
             after, seconds = column.cpu(), time.monotonic() - begun
             live.add(column.name, 100 * (after[0] - before[0]) / seconds)
             live_base.add(column.name, 100 * (after[1] - before[1]) / seconds)
-    return [app, base, rate, live, live_base]
+    return [alone, app, base, rate, live, live_base]
 
 
 async def mirrors(folder: Path, database: Postgres) -> list[Row]:
