@@ -20,7 +20,6 @@ from agents import (
     Runner,
     RunResultStreaming,
     Tool,
-    ToolApprovalItem,
     UserError,
     function_tool,
 )
@@ -31,7 +30,7 @@ from todochat.dates import today
 from todochat.events import Event, Message, ToolResult
 from todochat.shares import Full
 from todochat.store.tasks import most_urgent
-from todochat.turns.errors import name_of, sentence_for
+from todochat.turns.errors import name_of, sentence_for, sentence_for_unapproved
 from todochat.turns.history import model_input
 from todochat.turns.items import call_in, citations_in, field_of, hosted_result, is_hosted, without_half
 from todochat.turns.tool_output import as_json, in_words, mended
@@ -77,7 +76,7 @@ class TurnContext:
     """What reaches the tools of one turn, and never the prompt.
 
     `record(call_id, work)` does a tool's work and stores its result in the answer: both or neither, if the tasks are in
-    our store. In a file nobody else can write until the work has ended, so it must not wait for others who want to.
+    our store. In a file nobody else can write until the work has ended: it must not wait for somebody who has to.
     """
 
     user_id: str
@@ -277,7 +276,7 @@ async def stream_turn(
         if watchdog.verdict is not None:
             yield {"type": "error", "message": watchdog.verdict}
         elif result.interruptions:
-            yield {"type": "error", "message": _unapproved(result.interruptions)}
+            yield {"type": "error", "message": sentence_for_unapproved(result.interruptions)}
     except UserError as error:
         raise (error.__cause__ or error) from None  # in which the SDK wraps what a tool has raised
     except (AgentsException, openai.OpenAIError, OSError, UnicodeError, json.JSONDecodeError) as error:
@@ -341,7 +340,7 @@ class _Translator:
     def __init__(self, agent: Agent[Any], watchdog: Watchdog) -> None:
         self.answered = False  # with text, or a tool
         self._agent = agent
-        self._running = watchdog.running
+        self._running = watchdog.running  # the calls that have no result yet, for which the watchdog has a patience
         self._said = False  # text that is not blank
         self._new_paragraph = False  # before the next text
         self._tool_is_last = False
@@ -423,8 +422,3 @@ class _Translator:
             self.answered = True
             yield call
             yield {"type": "tool_result", "id": call["id"], "name": call["name"], "result": hosted_result(item)}
-
-
-def _unapproved(waiting: Sequence[ToolApprovalItem]) -> str:
-    names = ", ".join(str(item.tool_name or "a tool") for item in waiting)
-    return f"This needs an approval ({names}), and this chat has no way to give one. That was not done."

@@ -66,8 +66,8 @@ class Service:
     mcp: StreamableHTTPSessionManager
     shares: Shares
 
-    async def start_turn(self, timezone: str | None, run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
-        """Start a turn of a user in a time zone; return what yields its events, as the agent makes them."""
+    async def events_of(self, timezone: str | None, run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        """Start the agent on a turn of a user in a time zone; return what yields its events as they are made."""
         agent = self.agent if isinstance(self.agent, Agent) else await _awaited(self.agent(run.user_id))
         if not isinstance(agent, Agent):
             raise TypeError("The agent function must return an agents.Agent.")
@@ -138,7 +138,7 @@ async def simple_dialect(request: Request, service: Service, user_id: str, sent:
     """Answer a request of the simple dialect."""
     title = inputs.conversation_title(sent.message) if sent.message_id is None else None
     turn_request = TurnRequest(user_id, sent.message, title, sent.thread_id, sent.message_id)
-    turn, answer = await begin(request, service, turn_request, sent._asdict(), sent.timezone)
+    turn, answer = await begin_turn(request, service, turn_request, sent._asdict(), sent.timezone)
     frames = simple.frames(turn.conversation["id"], batches(turn, answer))
     return await stream_of(service, turn, frames, answer if sent.on_disconnect == "stop" else None)
 
@@ -157,26 +157,26 @@ async def chatkit_protocol(request: Request, service: Service, user_id: str, bod
         text, message = chatkit.message_in(params)
         title = inputs.conversation_title(text) if thread is None else None
         wanted = TurnRequest(user_id, message, title, conversation_id=thread)
-    turn, answer = await begin(request, service, wanted, body)
+    turn, answer = await begin_turn(request, service, wanted, body)
     frames = chatkit.frames(kind, turn, batches(turn, answer))
     return await stream_of(service, turn, frames, answer)
 
 
-async def begin(
+async def begin_turn(
     request: Request, service: Service, wanted: TurnRequest, body: Mapping[str, Any], timezone: str | None = None
 ) -> tuple[Turn, Feed | None]:
     """Store a turn and start its run, once for each idempotency key."""
     service.shares.take_turn(wanted.user_id)
-    start_turn = partial(service.start_turn, timezone)
+    produce = partial(service.events_of, timezone)
     wanted = replace(wanted, key=inputs.key_of(request), digest=inputs.digest_of(body))
     try:
-        return await service.runs.begin(wanted, start_turn)
+        return await service.runs.begin(wanted, produce)
     except Busy:
         # Who has just stopped the last answer, by closing the connection, cannot know when that is done.
         conversation_id = wanted.conversation_id
         if conversation_id is None or not await service.runs.wait_for_stop(wanted.user_id, conversation_id):
             raise
-        return await service.runs.begin(wanted, start_turn)
+        return await service.runs.begin(wanted, produce)
 
 
 def batches(turn: Turn, answer: Feed | None) -> AsyncGenerator[list[Event], None]:

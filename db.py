@@ -3,7 +3,9 @@
 Each public method of `Store` is one unit of work, which happens whole or not at all, even if its caller is cancelled in
 the middle. What a user asks for takes the id of that user; what a run writes goes by the answer's id. What a user may
 have is counted in shares.py; parts of the store that are easily told apart are in store/. Where it all is stored, and
-how, is the business of an engine (engines/).
+how, is the business of an engine (engines/). Its `read` sees one state of the database, and waits for no writer. Its
+`write` may do a unit again, from the beginning, if it had to be undone. Its `transaction`, in which a tool does its
+work, never does; what the tool calls of the store becomes a part of it. All three raise `Unavailable`.
 """
 
 import asyncio
@@ -274,7 +276,7 @@ class Store(TaskStore, FeedbackStore, Versions):
             if conversation["live"]:
                 raise Busy(BUSY)
             if request.retry_of is not None:
-                # The message itself is counted anew if it is another one, and stays counted if not.
+                # From its id on nothing counts any more; the message itself still does, if it stays as it is.
                 await make_room(sql, conversation["id"], request.retry_of + (0 if request.message else 1))
                 await sql(
                     "DELETE FROM messages WHERE conversation_id = ? AND id > ?", (conversation["id"], request.retry_of)
@@ -332,7 +334,7 @@ class Store(TaskStore, FeedbackStore, Versions):
     async def work_and_save(
         self, answer_id: int, work: Callable[[], Awaitable[T]], progress: Callable[[T], Progress]
     ) -> T:
-        """Do a tool's `work` on this store, and add what `progress` makes of its result to the answer.
+        """Do a tool's `work` on this store, and add what `progress` makes of its output to the answer.
 
         Both happen, or neither. Raises `AnswerOver` if the answer is not `streaming` any more, or is asked to stop.
         """
@@ -396,8 +398,9 @@ async def _events(sql: Sql, answer_id: int) -> tuple[int, list[Event]]:
     """Return how many events are stored of a live answer, and what they are, neighbouring texts as one."""
     count = 0
     events: list[Event] = []
-    for row in await sql("SELECT events FROM live_events WHERE answer_id = ? ORDER BY first", (answer_id,)):
-        count += len(new := load(row["events"]))
+    for row in await sql("SELECT first, events FROM live_events WHERE answer_id = ? ORDER BY first", (answer_id,)):
+        new = load(row["events"])[max(0, count - row["first"]) :]  # checkpoints that are made at once may overlap
+        count += len(new)
         events += joined(new)
         await asyncio.sleep(0)  # others are served, however long the answer is
     return count, events
@@ -457,15 +460,15 @@ async def interrupt(sql: Sql, which: str, *parameters: Value, keep_events: bool 
 
     An answer that was asked to stop is stopped. They are ended a few at a time: returns whether there are more.
     """
-    which = f"status = 'streaming' AND {which} ORDER BY id LIMIT {AT_ONCE}"
-    found = await sql(f"SELECT id, conversation_id FROM messages WHERE {which}", parameters)
+    some = f"status = 'streaming' AND {which} ORDER BY id LIMIT {AT_ONCE}"
+    found = await sql(f"SELECT id, conversation_id FROM messages WHERE {some}", parameters)
     for one in found:
         # Locked, in the order of `_finish`: its process may just wake up, and store a tool's result.
         await sql("UPDATE conversations SET version = version WHERE id = ?", (one["conversation_id"],))
         live = f"UPDATE messages SET owner = owner WHERE id = ? AND status = 'streaming' RETURNING {MESSAGE}, asked"
         for row in await sql(live, (one["id"],)):
             count, events = await _events(sql, one["id"])
-            body: Body = fold(events) if events else message_in(row)  # in which earlier versions kept it
+            body: Body = fold(events) if events else message_in(row)  # before schema 3 the row had it
             last: list[Event] = []
             if not row["asked"]:
                 body["error"] = INTERRUPTED

@@ -4,7 +4,7 @@ An answer in the making is a list of events that only grows, a `Feed`. Readers f
 database keeps it as it is while the answer lives (`dump`, `load`). When the answer ends, `fold` makes the row of it
 that stays; `unfold` turns such a row into events again, for whoever reads it later. How a client sees an event is the
 business of the dialects: each event is one frame of the simple dialect, so the number of a live answer's frame is its
-index here. The frame is the event as it is, but that `started` is shown as a "thinking", and no `state` is shown.
+index here. The frame is the event as it is, except that `started` is shown as a "thinking", and no `state` is shown.
 """
 
 import asyncio
@@ -119,16 +119,17 @@ class Feed:
                     yielded = yielded[1], clock()
                     yield batch
                 elif self.ended:
-                    # A process that dies has shown more than it has stored. Who goes on reading elsewhere, from
-                    # where it was, asks for what comes after the error, and must be told of it all the same.
-                    nothing_yet = not yielded[1] and (not was_over or after > len(self.events))
-                    if nothing_yet and self.events and self.events[-1]["type"] == "error":
+                    # A process that dies has shown more than it has stored. A reader who goes on elsewhere, from where
+                    # it was, may ask for what comes after the error: it is told of that all the same.
+                    missed_the_error = not yielded[1] and (not was_over or after > len(self.events))
+                    if missed_the_error and self.events and self.events[-1]["type"] == "error":
                         yield self.events[-1:]
                     return
                 else:
                     self._news.clear()
                     await self._news.wait()
-                    # A write to the socket for each event of a burst would cost most of all.
+                    # Two batches go out at once, and then one every `BURST`: writing each event of a burst to the
+                    # socket would cost more than all else.
                     if (left := yielded[0] + BURST - clock()) > 0:
                         await asyncio.sleep(left)
         finally:

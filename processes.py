@@ -135,13 +135,18 @@ class Processes:
             raise Unavailable("The answer does not end yet. Please try again in a moment.")
         return mirror.id
 
-    async def count_stop_readers(self, mirror: Feed, change: int) -> None:
-        """Tell the owner of an answer that a reader by whose leaving it is stopped has come here (+1), or left (-1)."""
+    async def count_stop_readers(self, mirror: Feed, change: int) -> bool:
+        """Tell the owner of an answer that a reader whose leaving counts as Stop has come here (+1), or left (-1).
+
+        Returns False if the database does not take that: then the answer goes on to its end.
+        """
         count = "UPDATE messages SET stop_readers = COALESCE(stop_readers, 0) + ? WHERE id = ?"
         try:
             await self._write(count, change, mirror.id)
-        except Unavailable as error:  # then the answer goes on to its end
-            log.warning("an answer of another process is not stopped: %s", error)
+            return True
+        except Unavailable as error:
+            log.warning("a reader of an answer of another process is not counted: %s", error)
+            return False
 
     async def _poll_always(self) -> None:
         while self._mirrors:

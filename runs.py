@@ -14,6 +14,7 @@ follow the same one. The life of an answer:
 Where several processes share a database, processes.py does the rest. An answer that another one makes is followed as a
 mirror, a feed that is filled from `live_events`. It is stopped by the column `asked`, which its process sees at its
 next checkpoint, or by deleting its row. The answers of a process that is gone are ended as `interrupted` by any other.
+At a first reading take `engine.shared` for False, and leave out what `others`, `wishes` and `was_left` are about.
 """
 
 import asyncio
@@ -61,7 +62,7 @@ class Run(Feed, Observer):
     A tool's result is stored first, and shown when that is committed. It can come in three ways; the first one counts:
     1. A to-do tool does its work through `record`, which stores the result, with the work if that is in our store.
     2. When any other function tool ends, the SDK calls `tool_ended`.
-    3. What is no function tool (a handoff, a provider's own tool) has only the SDK's event: `_produce` takes it there.
+    3. The SDK's event comes last. It counts for what is no function tool (a handoff, a provider's own tool).
     """
 
     def __init__(self, store: Store, answer_id: int, conversation_id: int, user_id: str) -> None:
@@ -74,7 +75,7 @@ class Run(Feed, Observer):
         self.stopped_as: tuple[Ending, str | None] | None = None
         self.stop_readers = 0  # those of our readers whose leaving counts as Stop, once the last of them has left
         self.was_left = False  # whether the last of these has left, and no checkpoint has looked since
-        self._committing: ToolResult | None = None  # what is being stored just now
+        self._committing: ToolResult | None = None  # what is in the middle of its commit
         self._behind: list[Event] = []  # what has been published meanwhile, and comes behind it
         self._storing = asyncio.Lock()  # one result at a time
         self._given_up = False  # whether the tools that are still at work are waited for no longer
@@ -91,8 +92,8 @@ class Run(Feed, Observer):
             self._behind.append(event)
 
     def unsaved(self) -> Progress:
-        """Return the events that the database does not have yet."""
-        return Progress(self.id, self.saved, self.events[self.saved :])
+        """Return the events that the database does not have yet: none that a result is being committed with."""
+        return Progress(self.id, self.saved, [] if self._committing else self.events[self.saved :])
 
     # ---- what the turn tells: see `Observer` ----
 
@@ -132,7 +133,7 @@ class Run(Feed, Observer):
             if self.stopped_as is not None:  # while this waited for another tool
                 raise AnswerOver
             return await self._store.work_and_save(
-                self.id, work, lambda output: self._commit_with(_result(call, output))
+                self.id, work, lambda output: self._begin_commit(_result(call, output))
             )
 
     async def _work_then_result(self, call: ToolCall, work: Callable[[], Awaitable[T]]) -> T:
@@ -143,28 +144,33 @@ class Run(Feed, Observer):
     async def _store_result(self, result: ToolResult) -> None:
         async with self._one_result():
             if result["id"] not in self._stored_results:
-                progress = self._commit_with(result)
+                progress = self._begin_commit(result)
                 if self.id not in await self._store.save_progress(lambda: [progress]):
                     raise AnswerOver
 
     @asynccontextmanager
     async def _one_result(self) -> AsyncIterator[None]:
-        """Store one result at a time: the block names it with `_commit_with`, and when it ends well that is shown."""
+        """Store one result at a time.
+
+        The block calls `_begin_commit`, from when on what is published waits. Once the block has ended well the result
+        is shown, and behind it, in any case, what has waited.
+        """
         async with self._storing:
             try:
                 yield
                 if self._committing is not None:
                     self._stored_results.add(self._committing["id"])
-                    super().publish(self._committing)
-                    self.saved = len(self.events)
+                    place = len(self.events) - self.ended  # before the error that a shutdown has ended it with
+                    self.events.insert(place, self._committing)
+                    self.saved = place + 1
             finally:
                 self._committing, behind, self._behind = None, self._behind, []
                 for event in behind:
                     super().publish(event)
                 self._news.set()
 
-    def _commit_with(self, result: ToolResult) -> Progress:
-        """Return what is to be stored with a result, which is being committed from now on."""
+    def _begin_commit(self, result: ToolResult) -> Progress:
+        """Return what is to be stored with a result, which is in the middle of its commit from now on."""
         if self._given_up:
             raise AnswerOver
         self._committing = result
@@ -204,17 +210,18 @@ class Run(Feed, Observer):
             self.producer.cancel()
 
     def is_left(self, elsewhere: int | None) -> bool:
-        """Return whether there were readers whose leaving counts as Stop, and all of them have left.
+        """Return whether there have been readers whose leaving counts as Stop, and all of them have left.
 
-        `elsewhere` is how many other processes still have such readers, None if none ever had.
+        `elsewhere` is how many of them other processes have; None if these have never had any.
         """
-        return (self.was_left or elsewhere is not None) and self.stop_readers + (elsewhere or 0) <= 0
+        return (self.was_left or elsewhere is not None) and not self.stop_readers and not elsewhere
 
     async def finish_tools(self, seconds: float) -> None:
         """Wait so long for the tools that are still at work, and cancel those that do not come to an end."""
         if self.tool_tasks:
             await asyncio.wait(self.tool_tasks, timeout=seconds)
-        self._given_up = True  # a unit of work goes on when its caller is cancelled: it must not commit any more
+        # From here on no tool can begin a commit: a unit of work would go on when its caller is cancelled.
+        self._given_up = True
         while self._committing is not None:  # what is on its way already would be missing from the end
             self._news.clear()
             await self._news.wait()
@@ -290,7 +297,8 @@ class Runs:
     async def _begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None]:
         me = object()
 
-        def admit() -> None:  # perhaps again for the same turn: a unit of work may be done again
+        # Called within the unit of work that begins the turn, and perhaps again if that is done again.
+        def admit() -> None:
             if me not in self._admitted and len(self._live) + len(self._admitted) >= self._limits.live:
                 raise ServerFull("The server is busy with other answers. Please try again in a moment.")
             self._admitted.add(me)
@@ -333,10 +341,10 @@ class Runs:
         run = self._live_run(conversation_id)
         if run is None:
             return await self.others.stop(user_id, conversation_id)
-        await self._stop(run, "stopped")
+        await self._stop_and_wait(run, "stopped")
         return run.id
 
-    async def _stop(self, run: Run, ending: Ending, sentence: str | None = None) -> None:
+    async def _stop_and_wait(self, run: Run, ending: Ending, sentence: str | None = None) -> None:
         """Stop a run and wait until its end is stored."""
         run.stop(ending, sentence)
         if run.conclusion is not None:
@@ -345,19 +353,19 @@ class Runs:
     async def end_deleted(self, conversation_id: int) -> None:
         """End the live run of a conversation that has just been deleted."""
         if (run := self._live_run(conversation_id)) is not None:
-            await self._stop(run, "stopped", DELETED)
+            await self._stop_and_wait(run, "stopped", DELETED)
 
-    async def stop_when_left(self, answer: Feed) -> Callable[[], Awaitable[None]]:
+    async def stop_when_left(self, answer: Feed) -> Callable[[], Awaitable[object]] | None:
         """Count a reader whose leaving counts as Stop, once the last of them has left.
 
-        Returns what is to be called when it leaves. There are several such readers, perhaps on several processes, when
-        a request was sent again with its idempotency key.
+        Returns what is to be called when it leaves; None if it could not be counted. There are several such readers,
+        perhaps on several processes, when a request was sent again with its idempotency key.
         """
         if isinstance(answer, Run):
             answer.stop_readers += 1
             return partial(self._stop_reader_left, answer)
-        await self.others.count_stop_readers(answer, +1)
-        return partial(self.others.count_stop_readers, answer, -1)
+        counted = await self.others.count_stop_readers(answer, +1)
+        return partial(self.others.count_stop_readers, answer, -1) if counted else None
 
     async def _stop_reader_left(self, run: Run) -> None:
         run.stop_readers -= 1
@@ -462,7 +470,7 @@ class Runs:
             broken: list[Event] = [{"type": "error", "message": BROKEN}]
             end = replace(end, last=replace(end.last, events=broken), ending="failed", body=fold(broken))
             stored = await self._store.finish_answer(end.last, end.ending, end.body, end.tokens)
-        if not stored and end.body["error"] != DELETED:
+        if not stored and end.body["error"] != DELETED:  # of which our readers are told already
             end = replace(end, ending="stopped", body={**end.body, "error": ELSEWHERE})
         self._deferred.pop(end.last.answer_id, None)
         run = self._live.get(end.conversation_id)

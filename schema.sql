@@ -16,9 +16,9 @@ CREATE INDEX IF NOT EXISTS conversations_last_used_first
 
 -- A turn is two rows: what the user said, and the one answer to it.
 -- `tool_calls` is a JSON list of {"id", "name", "args", "result", "at"}: `at` is the offset in `content`, in
--- characters, where the call happened; "result" is missing where the call was cut off. `reasoning` is a JSON list of
--- {"text", "at", "calls"}: a stretch of the model's reasoning, where it came, and after how many calls. `citations` is one
--- of {"url", "title", "at", "calls"}. A call may have a "state": what its model, and no other, is given back with it.
+-- characters, where the call happened; "result" is missing where the call was cut off. A call may have a "state" too:
+-- what its model, and no other, is given back with it. `reasoning` is a JSON list of {"text", "at", "calls"}: a stretch of
+-- the model's reasoning, where it came, and after how many calls. `citations` is one of {"url", "title", "at", "calls"}.
 CREATE TABLE IF NOT EXISTS messages (
     id               INTEGER PRIMARY KEY AUTOINCREMENT,
     conversation_id  INTEGER NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS messages (
     -- Of a live answer, where several processes share a database (processes.py):
     owner            TEXT,     -- the process that makes it
     asked            TEXT CHECK (asked = 'stopped'),  -- how it is to end, as another process has been told
-    stop_readers     INTEGER,  -- how many readers other processes have by whose leaving it is stopped; NULL: never any
+    stop_readers     INTEGER,  -- how many readers other processes have whose leaving counts as Stop; NULL: never any
     -- What the answer took, once it has ended; NULL if the model did not say.
     input_tokens     INTEGER,
     output_tokens    INTEGER,

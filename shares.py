@@ -169,17 +169,20 @@ class Shares:
 
         return counted
 
-    def follow(self, answer_id: int, stream: ASGIApp, leave: Callable[[], Awaitable[None]] | None = None) -> ASGIApp:
+    def follow(self, answer_id: int, stream: ASGIApp, leave: Callable[[], Awaitable[object]] | None = None) -> ASGIApp:
         """Return the response by which a reader follows an answer; it raises `TooMany` at once if there are too many.
 
         `leave` is awaited in that case, as the stream does when its reader leaves.
         """
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-            if self._readers[answer_id] >= READERS and leave is not None:
-                await leave()
-            with _one_more(self._readers, answer_id, READERS, "This answer has too many readers. Close some of them."):
-                await stream(scope, receive, send)
+            try:
+                with _one_more(self._readers, answer_id, READERS, "This answer has too many readers. Close some."):
+                    await stream(scope, receive, send)
+            except TooMany:
+                if leave is not None:
+                    await leave()
+                raise
 
         return counted
 

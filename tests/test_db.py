@@ -177,6 +177,18 @@ async def test_an_end_takes_the_place_of_the_events(store: Store, database: str,
     assert await answer_of(store, turn) == turn.answer | fold(EVENTS) | {"status": status, "error": "Sorry."}
 
 
+async def test_what_two_checkpoints_have_stored_at_once_is_read_once(store: Store) -> None:
+    """A later one may begin before an earlier one has ended: both have the same events, from different ones on."""
+    turn = await begin(store)
+    words: list[Event] = [{"type": "text", "content": letter} for letter in "abcd"]
+    for first, last in ((0, 1), (1, 3), (0, 2), (3, 4)):
+        some = Progress(turn.answer["id"], first, words[first:last])
+        await store.save_progress(lambda some=some: [some])  # type: ignore[misc]
+    answer = await store.get_message("alice", turn.answer["id"])
+    assert answer is not None
+    assert answer["content"] == "abcd"
+
+
 async def test_nothing_of_a_live_answer_is_left_when_its_conversation_is_deleted(store: Store, database: str) -> None:
     """The events go with the conversation, and nothing is saved afterwards."""
     turn = await begin(store)

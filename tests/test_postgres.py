@@ -1221,6 +1221,28 @@ async def test_who_writes_again_is_told_at_once_of_readers_elsewhere(
 
 
 @DIRECT
+async def test_a_reader_that_could_not_be_counted_does_not_count_when_it_leaves(database: str) -> None:
+    """Or it would take the place of another reader, who is still there, and the answer would be stopped."""
+    port = int(database.rsplit(":", 1)[1].split("/")[0])
+    async with opened(database) as one, line(port) as cable, opened(cable.url(database), 0.2) as two:
+        live, elsewhere = (runs.Runs(Store(engine), Limits(), "none") for engine in (one, two))
+
+        async def events(run: runs.Run, turn: db.Turn) -> AsyncIterator[Event]:
+            yield TEXT
+            await asyncio.Future()
+
+        _, run = await live.begin(TurnRequest("alice", "hi", title="hi"), awaited(events))
+        assert isinstance(run, runs.Run)
+        mirror = await elsewhere.live("alice", run.conversation_id)
+        assert mirror is not None
+        cable.open.clear()
+        assert await elsewhere.stop_when_left(mirror) is None
+        cable.open.set()
+        await elsewhere.close()
+        await live.close()
+
+
+@DIRECT
 async def test_a_process_that_wakes_up_in_its_burial_keeps_what_it_commits(database: str) -> None:
     """It stores a tool's result while another one ends its answers: what stays of the answer has the result."""
     port = int(database.rsplit(":", 1)[1].split("/")[0])

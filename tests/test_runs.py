@@ -284,6 +284,39 @@ async def test_the_end_is_told_while_a_result_is_being_stored(tmp_path: Path) ->
         assert [event["type"] for event in await seen(run)] == ["started", "tool_call", "error"]
 
 
+async def test_a_result_that_is_committed_after_a_shutdown_gave_up_is_in_the_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database answers a commit too late for the shutdown: what it has committed stays in the answer."""
+    monkeypatch.setattr(runs, "CLOSING", 0.2)
+    hangs, answers = asyncio.Event(), asyncio.Event()
+
+    class Slow(Store):
+        async def save_progress(self, progress: Callable[[], Iterable[Progress]]) -> dict[int, Wishes]:
+            live = await super().save_progress(progress)
+            if any(event["type"] == "tool_result" for new in progress() for event in new.events):
+                hangs.set()
+                await answers.wait()
+            return live
+
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield CALL
+        await run.tool_ended(result(1))
+
+    async with running(Slow(store.engine)) as live:
+        run = await begin(live, events)
+        await hangs.wait()
+        await live.close()
+        assert await seen(run) == [STARTED, CALL, {"type": "error", "message": runs.UNSAVED}]
+        answers.set()
+        assert run.conclusion is not None
+        await asyncio.wait_for(run.conclusion, SOON)
+    assert [event["type"] for event in run.events] == ["started", "tool_call", "tool_result", "error"]
+    answer = await stored(store, run)
+    assert (answer["status"], answer["error"]) == ("interrupted", runs.SHUT_DOWN)
+    assert [call["result"] for call in answer["tool_calls"]] == [1]
+
+
 async def test_text_waits_for_a_result_that_is_being_stored(
     store: Store, live: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +359,49 @@ async def test_text_waits_for_a_result_that_is_being_stored(
     await reading
     witness.close()
     assert got == expected
+
+
+async def test_what_is_stored_beside_a_result_is_stored_once(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result whose commit takes long, while checkpoints come and go: the answer is stored as readers saw it."""
+    monkeypatch.setattr(runs, "CHECKPOINT_EVERY", 0.0)
+    hold, held, go_on, take = (asyncio.Event() for _ in range(4))
+
+    class Slow(Store):
+        async def save_progress(self, progress: Callable[[], Iterable[Progress]]) -> dict[int, Wishes]:
+            if any(event["type"] == "tool_result" for new in progress() for event in new.events):
+                await take.wait()
+            live = await super().save_progress(progress)
+            if hold.is_set() and not held.is_set():
+                held.set()  # it is stored, and that is not known yet
+                await go_on.wait()
+            return live
+
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        hold.set()
+        yield word("before ")
+        await held.wait()
+        yield word("then ")
+        yield CALL
+        ending = asyncio.create_task(run.tool_ended(result(1)))
+        await asyncio.sleep(0.05)
+        go_on.set()
+        await asyncio.sleep(0.3)  # in which many checkpoints come
+        take.set()
+        await ending
+        yield word("after")
+        await asyncio.Future()
+
+    store = Slow(any_store.engine)
+    async with running(store) as live, asyncio.timeout(PATIENCE):
+        run = await begin(live, events)
+        while run.saved < 6:  # noqa: ASYNC110 - a checkpoint tells nobody
+            await asyncio.sleep(0.01)
+        rows = "SELECT first, events FROM live_events WHERE answer_id = ? ORDER BY first"
+        there: list[Event] = []
+        for row in await store.engine.read(lambda sql: sql(rows, (run.id,))):
+            assert row["first"] == len(there), "a gap, or something twice"
+            there += load(row["events"])
+        assert there == run.events
 
 
 async def test_what_a_tool_does_when_it_is_waited_for_no_longer_is_undone(

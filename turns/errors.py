@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import agents
@@ -136,6 +137,12 @@ def sentence_for(error: BaseException) -> str:
 _WRONG_URL = "There is no model's server at this address. The server's owner must check its base URL."
 _DECLINED = "The model declined to answer this."
 _BROKEN_OFF = "The model's answer broke off. Please try again."
+
+
+def sentence_for_unapproved(waiting: Sequence[agents.ToolApprovalItem]) -> str:
+    """Return the sentence for a turn that ends because tools wait for an approval."""
+    names = ", ".join(str(item.tool_name or "a tool") for item in waiting)
+    return f"This needs an approval ({names}), and this chat has no way to give one. That was not done."
 
 
 def _what_the_server_says(status: int, words: str, code: object) -> str:
