@@ -26,6 +26,29 @@ function runs(text) {
   return found;
 }
 
+/** Make one of neighbouring texts, and remove empty ones. `normalize` does that too, but not in a linear time. */
+function joinTexts(parent) {
+  let first = null;
+  let texts = [];
+  const end = () => {
+    if (first) first.data = texts.join("");
+    if (first?.data === "") first.remove();
+    first = null;
+  };
+  for (const child of [...parent.childNodes]) {
+    if (child.nodeType !== Node.TEXT_NODE) {
+      end();
+      joinTexts(child);
+    } else if (first) {
+      texts.push(child.data);
+      child.remove();
+    } else {
+      [first, texts] = [child, [child.data]];
+    }
+  }
+  end();
+}
+
 class Inline {
   constructor(text) {
     this.text = text;
@@ -48,7 +71,7 @@ class Inline {
     this.#flush(this.text.length);
     this.delimiters.emphasize(null);
     const open = this.cut || this.brackets.length > 0 || this.unclosed || this.delimiters.open;
-    this.nodes.normalize();
+    joinTexts(this.nodes);
     return { nodes: this.nodes, open };
   }
 
