@@ -133,7 +133,7 @@ class Progress:
 class Wishes:
     """What other processes want of a live answer: whether it is to stop, and how many `stop_readers` they have.
 
-    These are readers by whose leaving it is stopped; None if no other process has had any.
+    These are readers whose leaving counts as Stop; None if no other process has had any.
     """
 
     stop: bool

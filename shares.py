@@ -177,7 +177,9 @@ class Shares:
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
             try:
-                with _one_more(self._readers, answer_id, READERS, "This answer has too many readers. Close some."):
+                with _one_more(
+                    self._readers, answer_id, READERS, "This answer has too many readers. Close some of them."
+                ):
                     await stream(scope, receive, send)
             except TooMany:
                 if leave is not None:
