@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
 from todochat.dates import utc_now
-from todochat.db import MOST, Store
-from todochat.dialects import shown
+from todochat.db import NO_LIMIT, Store
+from todochat.dialects import for_clients
 from todochat.engines import Row, Sql, Value
 from todochat.runs import Runs
 from todochat.shares import Shares
@@ -71,13 +71,13 @@ async def _rows(statement: str, parameters: Sequence[Value], sql: Sql) -> Sequen
 
 async def _messages(store: Store, shares: Shares, user_id: str, conversation_id: int) -> AsyncGenerator[str, None]:
     since, comma = 0, ""
-    while since < MOST:
+    while since < NO_LIMIT:
         async with shares.reading(user_id):
             page = await page_of_messages(store, user_id, conversation_id, since=since, newest_first=False, limit=PAGE)
         if page is None or not page[1]:  # deleted meanwhile, or at its end
             return
         for message in page[1]:
-            yield comma + json.dumps(shown(message))
+            yield comma + json.dumps(for_clients(message))
             await asyncio.sleep(0)  # others are served between two of these
             since, comma = message["id"] + 1, ", "
 

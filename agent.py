@@ -32,10 +32,10 @@ from todochat.shares import Full
 from todochat.store.tasks import most_urgent
 from todochat.turns.errors import name_of, sentence_for, sentence_for_unapproved
 from todochat.turns.history import model_input
-from todochat.turns.items import call_in, citations_in, field_of, hosted_result, is_hosted, without_half
-from todochat.turns.tool_output import as_json, in_words, mended
-from todochat.turns.watchdog import Patience, Share, Watchdog, begin_pulse
-from todochat.web.inputs import unfit
+from todochat.turns.items import call_in, citations_in, field_of, hold_half_back, hosted_result, is_hosted
+from todochat.turns.tool_output import as_json, json_for_model, mended
+from todochat.turns.watchdog import AnswerLimits, Patience, Watchdog, begin_pulse
+from todochat.web.inputs import fault_in_task
 
 log = logging.getLogger("todochat")
 
@@ -76,7 +76,7 @@ class TurnContext:
     """What reaches the tools of one turn, and never the prompt.
 
     `record(call_id, work)` does a tool's work and stores its result in the answer: both or neither, if the tasks are in
-    our store. In a file nobody else can write until the work has ended: it must not wait for somebody who has to.
+    our store. Then the work holds SQLite's only lock for writing: it must not wait for anything that has to write.
     """
 
     user_id: str
@@ -102,10 +102,12 @@ def instructions(ctx: RunContextWrapper[TurnContext], agent: Agent[TurnContext])
 def todo_tools(*, strict: bool = True) -> list[FunctionTool]:
     """Return the five task tools, for an agent that has others too. They need a `TurnContext`.
 
-    A strict schema is for models: it lists optional parameters as required, which MCP clients take at its word.
+    A strict schema lists optional parameters as required: models want it so, and MCP clients would believe it.
     """
     tools = (add_task, list_tasks, complete_task, update_task, delete_task)
-    return [_stored(function_tool(tool, failure_error_function=_tell_the_model, strict_mode=strict)) for tool in tools]
+    return [
+        _recording(function_tool(tool, failure_error_function=_tell_the_model, strict_mode=strict)) for tool in tools
+    ]
 
 
 async def add_task(
@@ -118,10 +120,11 @@ async def add_task(
         description: Details, if the user gave any.
         due: The day on which it is due, as YYYY-MM-DD, if the user named one.
     """
-    if (fault := unfit(title, description, due)) is not None:
+    if (fault := fault_in_task(title, description, due)) is not None:
         return _failure(fault)
-    description, on_day = (description or "").strip() or None, {"due": due} if due else {}
-    return _success(await ctx.context.tasks.add_task(ctx.context.user_id, title.strip(), description, **on_day))
+    description = (description or "").strip() or None
+    on_day = {"due": due} if due else {}  # a host's own `add_task` need not know of due dates
+    return _reply(await ctx.context.tasks.add_task(ctx.context.user_id, title.strip(), description, **on_day))
 
 
 async def list_tasks(
@@ -135,7 +138,7 @@ async def list_tasks(
     completed = None if status == "all" else status == "completed"
     total, chosen = await most_urgent(ctx.context.tasks, ctx.context.user_id, completed, MAX_LISTED)
     shown = [{name: task.get(name) for name in ("id", "title", "description", "due", "completed")} for task in chosen]
-    return in_words({"success": True, "total": total, "tasks": shown})
+    return json_for_model({"success": True, "total": total, "tasks": shown})
 
 
 async def complete_task(ctx: RunContextWrapper[TurnContext], task_id: int, completed: bool = True) -> str:
@@ -145,7 +148,7 @@ async def complete_task(ctx: RunContextWrapper[TurnContext], task_id: int, compl
         task_id: The id of the task.
         completed: False to open it again.
     """
-    return _success(await ctx.context.tasks.update_task(ctx.context.user_id, task_id, completed=completed), task_id)
+    return _reply(await ctx.context.tasks.update_task(ctx.context.user_id, task_id, completed=completed), task_id)
 
 
 async def update_task(
@@ -163,11 +166,11 @@ async def update_task(
         description: The new description, or null to keep it.
         due: The new day on which it is due, as YYYY-MM-DD; null to keep it, an empty text for none.
     """
-    if (fault := unfit("-" if title is None else title, description, due)) is not None:
+    if (fault := fault_in_task(title, description, due)) is not None:
         return _failure(fault)
     given = {"title": title, "description": description, "due": due}
     changes = {name: text.strip() or None for name, text in given.items() if text is not None}
-    return _success(await ctx.context.tasks.update_task(ctx.context.user_id, task_id, **changes), task_id)
+    return _reply(await ctx.context.tasks.update_task(ctx.context.user_id, task_id, **changes), task_id)
 
 
 async def delete_task(ctx: RunContextWrapper[TurnContext], task_id: int) -> str:
@@ -176,32 +179,32 @@ async def delete_task(ctx: RunContextWrapper[TurnContext], task_id: int) -> str:
     Args:
         task_id: The id of the task.
     """
-    return _success(await ctx.context.tasks.delete_task(ctx.context.user_id, task_id), task_id)
+    return _reply(await ctx.context.tasks.delete_task(ctx.context.user_id, task_id), task_id)
 
 
-def _success(task: Mapping[str, Any] | None, task_id: int | None = None) -> str:
+def _reply(task: Mapping[str, Any] | None, task_id: int | None = None) -> str:
     # JSON text, not a dict: the SDK would give the model Python's repr of a dict.
     if task is None:
         return _failure(f"There is no task {task_id}.")
     told = {"success": True, "task_id": task["id"], "title": task["title"], "completed": task["completed"]}
-    return in_words(told | ({"due": task["due"]} if task.get("due") else {}))
+    return json_for_model(told | ({"due": task["due"]} if task.get("due") else {}))
 
 
 def _tell_the_model(ctx: RunContextWrapper[Any], error: Exception) -> str:
     """Return what the model is told of its own mistake, or of a list that is full; any other error ends the turn."""
-    # OverflowError: an id of more than 64 bits; UnicodeError: half a surrogate pair.
     if isinstance(error, Full):
         return _failure(str(error))
-    if not isinstance(error, ModelBehaviorError | OverflowError | UnicodeError):
-        raise error
-    return _failure("These arguments do not fit the tool.")
+    # OverflowError: an id of more than 64 bits; UnicodeError: half a surrogate pair.
+    if isinstance(error, ModelBehaviorError | OverflowError | UnicodeError):
+        return _failure("These arguments do not fit the tool.")
+    raise error
 
 
 def _failure(sentence: str) -> str:
-    return in_words({"success": False, "error": sentence})
+    return json_for_model({"success": False, "error": sentence})
 
 
-def _stored(tool: FunctionTool) -> FunctionTool:
+def _recording(tool: FunctionTool) -> FunctionTool:
     """Have the result of a tool stored together with its effect."""
     invoke = tool.on_invoke_tool
 
@@ -225,7 +228,7 @@ class TurnOptions:
     max_turns: int = 10
     history: int | None = None  # for all of them
     patience: Patience = field(default_factory=Patience)
-    share: Share = field(default_factory=Share)
+    limits: AnswerLimits = field(default_factory=AnswerLimits)
 
 
 class Observer:
@@ -235,7 +238,7 @@ class Observer:
         """A function tool begins."""
 
     async def tool_ended(self, result: ToolResult) -> None:
-        """A function tool has ended. The SDK's own event comes when the slowest of those called at once has."""
+        """A function tool has ended. The SDK's own event comes later: when all that were called at once have."""
 
     def model_is_starting(self) -> None:
         """Nothing has come of the model's first answer for a while."""
@@ -260,7 +263,7 @@ async def stream_turn(
     the tools; `conversation_id` is for the log. If there is no whole answer the last event is an "error".
     """
     observer = observer or Observer()
-    pulse = begin_pulse(options.share)
+    pulse = begin_pulse(options.limits)
     result = Runner.run_streamed(
         agent,
         model_input(messages, options.history),
@@ -278,7 +281,7 @@ async def stream_turn(
         elif result.interruptions:
             yield {"type": "error", "message": sentence_for_unapproved(result.interruptions)}
     except UserError as error:
-        raise (error.__cause__ or error) from None  # in which the SDK wraps what a tool has raised
+        raise (error.__cause__ or error) from None  # the SDK has wrapped in it what a tool has raised
     except (AgentsException, openai.OpenAIError, OSError, UnicodeError, json.JSONDecodeError) as error:
         # UnicodeError: half a surrogate pair in a tool's arguments, for which openai-agents 0.24 has no word.
         log.warning("conversation %d: %s (LOG_LEVEL=DEBUG has it in full)", conversation_id, name_of(error))
@@ -288,14 +291,14 @@ async def stream_turn(
         watchdog.stop()
         result.cancel()  # leaving the loop would not: the SDK's run goes on without its reader
         # Not public in openai-agents 0.24: a function for runs in a sandbox. It and the result hold each other, which
-        # keeps all that the run has made until the garbage collector comes. Should its name change, that is all.
+        # keeps all that the run has made until the garbage collector comes: nothing worse, should its name change.
         result._sandbox_cleanup = None
         usage = result.context_wrapper.usage
         observer.tokens_used(usage.input_tokens, usage.output_tokens)
 
 
 class _Hooks(RunHooks[Any]):
-    """Tells an observer of the tools. The SDK calls these for this run only, not for an agent that is a tool of it."""
+    """Tells an observer of a run's tools. The SDK does not call these for an agent that is itself a tool of the run."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
@@ -323,7 +326,7 @@ async def _translate(result: RunResultStreaming, watchdog: Watchdog) -> AsyncIte
         elif event.type == "run_item_stream_event":
             told = translator.item(event.name, event.item)
         else:
-            told = translator.agent(event.new_agent)
+            told = translator.handoff(event.new_agent)
         for ours in told:
             yield ours
     if watchdog.verdict is None:
@@ -340,7 +343,7 @@ class _Translator:
     def __init__(self, agent: Agent[Any], watchdog: Watchdog) -> None:
         self.answered = False  # with text, or a tool
         self._agent = agent
-        self._running = watchdog.running  # the calls that have no result yet, for which the watchdog has a patience
+        self._running = watchdog.running  # the calls that have no result yet; the watchdog has to know of them too
         self._said = False  # text that is not blank
         self._new_paragraph = False  # before the next text
         self._tool_is_last = False
@@ -352,11 +355,11 @@ class _Translator:
         """Yield what an event of the model's becomes."""
         # By type: the arguments of a tool call come as events with a `delta` too.
         if data.type == "response.output_text.delta" or data.type == "response.refusal.delta":
-            self._half, delta = without_half(self._half + data.delta)
+            self._half, delta = hold_half_back(self._half + data.delta)
             if delta:
                 yield from self._text(delta)
         elif data.type == "response.reasoning_summary_text.delta" or data.type == "response.reasoning_text.delta":
-            self._half_thought, delta = without_half(self._half_thought + data.delta)
+            self._half_thought, delta = hold_half_back(self._half_thought + data.delta)
             if delta:
                 yield {"type": "thinking", "content": delta}
         elif data.type == "response.reasoning_summary_part.added" and data.summary_index > 0:
@@ -388,17 +391,17 @@ class _Translator:
                 output = as_json(getattr(item, "output", None))
                 yield {"type": "tool_result", "id": call_id, "name": self._running.pop(call_id), "result": output}
 
-    def agent(self, agent: Agent[Any]) -> Iterator[Event]:
-        """Yield the handoff to another agent."""
+    def handoff(self, agent: Agent[Any]) -> Iterator[Event]:
+        """Yield what is told of a handoff to another agent."""
         if agent is not self._agent:
             self._agent, self._new_paragraph = agent, True
             # A paragraph of its own between what the two agents think.
             yield {"type": "thinking", "content": f"\n\nHanding over to {agent.name}.\n\n"}
 
     def end(self, final_output: object) -> Iterator[Event]:
-        """Yield the answer of an agent whose `tool_use_behavior` makes a tool's output of it: no model has said it."""
+        """Yield a tool's output as text, if the agent's `tool_use_behavior` makes it the answer: no model says it."""
         if self._tool_is_last and final_output:
-            text = final_output if isinstance(final_output, str) else in_words(as_json(final_output))
+            text = final_output if isinstance(final_output, str) else json_for_model(as_json(final_output))
             yield from self._text(mended(text))
 
     def _text(self, delta: str) -> Iterator[Event]:

@@ -24,8 +24,8 @@ from starlette.types import ASGIApp
 from todochat import account
 from todochat.agent import Tasks, TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.auth import Authenticate, bearer, verifier_for
-from todochat.db import MOST, Busy, Conversation, Limits, Store, Turn, TurnRequest
-from todochat.dialects import chatkit, mcp, replay, shown, simple
+from todochat.db import NO_LIMIT, Busy, Conversation, Limits, Store, Turn, TurnRequest
+from todochat.dialects import chatkit, for_clients, mcp, replay, simple
 from todochat.dialects.sse import EventStream
 from todochat.engines import T, Unavailable
 from todochat.events import Event, Feed
@@ -105,7 +105,7 @@ async def signed_in(request: Request) -> tuple[Service, str]:
         raise HTTPException(401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"})
     if not isinstance(user_id, str):
         raise TypeError("authenticate() must return the user's id as a str, or None.")
-    service.runs.others.in_use()
+    service.runs.others.in_use()  # where several processes share a database, one that is used looks after the others
     return service, user_id
 
 
@@ -135,9 +135,8 @@ async def retry(request: Request) -> ASGIApp:
 
 
 async def simple_dialect(request: Request, service: Service, user_id: str, sent: simple.Request) -> ASGIApp:
-    """Answer a request of the simple dialect."""
     title = inputs.conversation_title(sent.message) if sent.message_id is None else None
-    turn_request = TurnRequest(user_id, sent.message, title, sent.thread_id, sent.message_id)
+    turn_request = TurnRequest(user_id, sent.message, title, conversation_id=sent.thread_id, retry_of=sent.message_id)
     turn, answer = await begin_turn(request, service, turn_request, sent._asdict(), sent.timezone)
     frames = simple.frames(turn.conversation["id"], batches(turn, answer))
     return await stream_of(service, turn, frames, answer if sent.on_disconnect == "stop" else None)
@@ -184,9 +183,11 @@ def batches(turn: Turn, answer: Feed | None) -> AsyncGenerator[list[Event], None
     return replay(turn.answer) if answer is None else answer.follow()
 
 
-async def stream_of(service: Service, turn: Turn, frames: AsyncGenerator[bytes, None], stops: Feed | None) -> ASGIApp:
-    """Return the response that streams the frames of a turn's answer; a disconnect `stops` that, if it is given."""
-    leave = None if stops is None else await service.runs.stop_when_left(stops)
+async def stream_of(
+    service: Service, turn: Turn, frames: AsyncGenerator[bytes, None], stop_on_disconnect: Feed | None
+) -> ASGIApp:
+    """Return the response that streams a turn's frames; a disconnect counts as Stop for the answer that is given."""
+    leave = None if stop_on_disconnect is None else await service.runs.stop_when_left(stop_on_disconnect)
     stream = EventStream(frames, names_of(turn.conversation["id"], turn.answer["id"]), leave)
     return service.shares.follow(turn.answer["id"], stream, leave)
 
@@ -209,8 +210,10 @@ async def join(request: Request) -> ASGIApp:
         return Response(status_code=204)
     if after > len(answer.events) and isinstance(answer, Run):  # a mirror may be behind what its owner has shown
         raise HTTPException(400, f"after is {after}, but the live answer has only {len(answer.events)} frames so far.")
-    stream = EventStream(simple.frames(conversation_id, answer.follow(after)), names_of(conversation_id, answer.id))
-    return service.shares.follow(answer.id, stream)
+    stream = EventStream(
+        simple.frames(conversation_id, answer.follow(after)), names_of(conversation_id, answer.answer_id)
+    )
+    return service.shares.follow(answer.answer_id, stream)
 
 
 async def stop(request: Request) -> Response:
@@ -224,7 +227,7 @@ async def stop(request: Request) -> Response:
     message = inputs.found(await service.store.get_message(user_id, answer_id))
     if message["status"] == "streaming":
         raise Unavailable(UNSAVED)
-    return JSONResponse(shown(message))
+    return JSONResponse(for_clients(message))
 
 
 # ---- handlers: conversations, tasks ----
@@ -245,11 +248,11 @@ async def get_conversation(request: Request) -> ASGIApp:
     service, user_id = await signed_in(request)
     inputs.only(request, "limit", "before")
     conversation_id = inputs.id_of(request)
-    last, before = inputs.count_in(request, "limit", MOST), inputs.count_in(request, "before", MOST)
+    last, before = inputs.count_in(request, "limit", NO_LIMIT), inputs.count_in(request, "before", NO_LIMIT)
 
     async def read() -> Conversation | None:
         found = await service.store.get_conversation(user_id, conversation_id, last=last, before=before)
-        return found and shown(found)
+        return found and for_clients(found)
 
     version = inputs.found(await service.store.version_of_conversation(user_id, conversation_id))
     return await etags.answer(request, service.shares, user_id, version, read)
@@ -484,13 +487,13 @@ def create_app(
 
 
 def _limits(settings: Settings) -> Limits:
-    # One message more than the model gets: so it can be told that there is more.
-    return Limits(settings.history_limit + 1, settings.max_live, settings.max_live_per_user, settings.room)
+    history = settings.history_limit + 1  # one more than the model gets, which tells it whether there are more
+    return Limits(history, live=settings.max_live, live_per_user=settings.max_live_per_user)
 
 
 def _options(choice: Choice, settings: Settings) -> TurnOptions:
     config = run_config(choice, settings.history_chars)
-    return TurnOptions(config, settings.max_turns, settings.history_limit, settings.patience, settings.share)
+    return TurnOptions(config, settings.max_turns, settings.history_limit, settings.patience, settings.answer_limits)
 
 
 def _lifespan(
@@ -525,7 +528,7 @@ def _refuse_unusable(store: object, parts: Collection[str], prefix: str) -> None
         raise BadSetting(f"parts has {min(unknown)!r}: there is {', '.join(PARTS)}.")
     if prefix and not re.fullmatch(r"(/[^/\s?#]+)+", prefix):
         raise BadSetting(f"prefix is {prefix!r}: it must look like /todo.")
-    if prefix and prefix.split("/")[1] in {getattr(route, "path", "").split("/")[1] for route in routes()}:
+    if prefix and prefix.split("/")[1] in {getattr(route, "path", "/").split("/")[1] for route in routes()}:
         raise BadSetting(f"prefix is {prefix!r}, where the app has paths of its own: choose another, like /todo.")
 
 

@@ -12,14 +12,14 @@ import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import NotRequired, TypedDict, cast
 
 from todochat.dates import utc_now
 from todochat.engines import Engine, Row, Sql, T, Value, open_engine
 from todochat.events import Body, Event, Message, Status, dump, fold, joined, load
-from todochat.shares import Room, admit_turn, count_tokens, make_room, size_of, size_of_question
+from todochat.shares import admit_turn, count_no_longer, count_tokens, size_of, size_of_question
 from todochat.store.feedback import FeedbackStore
 from todochat.store.search import like_any, patterns_for
 from todochat.store.tasks import TaskStore
@@ -30,7 +30,7 @@ CONVERSATION = """id, title, created_at, updated_at, EXISTS (
 ) AS live"""
 MESSAGE = "id, role, content, tool_calls, reasoning, citations, status, error, feedback, created_at"
 
-MOST = 2**63 - 1  # no limit
+NO_LIMIT = 2**63 - 1
 AT_ONCE = 20  # answers that are ended in one unit of work
 LARGE = 20_000  # characters of JSON that are not read at one go with others like it, so that nobody waits
 KEY_LIFETIME = timedelta(days=1)
@@ -98,12 +98,11 @@ class TurnRequest:
 
 @dataclass(frozen=True)
 class Limits:
-    """How many messages of a conversation a turn gets, how many answers may be live, and what a user may have."""
+    """How many messages of a conversation a turn gets, and how many answers may be live, of all and of one user."""
 
     history: int = 50
     live: int = 200
     live_per_user: int = 4
-    room: Room = field(default_factory=Room)
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ class Store(TaskStore, FeedbackStore, Versions):
         return await self.engine.read(lambda sql: find_conversation(sql, user_id, conversation_id)) is not None
 
     async def get_conversation(
-        self, user_id: str, conversation_id: int, *, last: int = MOST, before: int = MOST
+        self, user_id: str, conversation_id: int, *, last: int = NO_LIMIT, before: int = NO_LIMIT
     ) -> Conversation | None:
         """Return a conversation with its `last` messages before the one `before`, or all of them, oldest first.
 
@@ -265,7 +264,7 @@ class Store(TaskStore, FeedbackStore, Versions):
 
         A retry removes what came after the message that it answers. A key that was used before stores nothing, and
         returns the earlier answer. Raises `NotFound`, `Busy` if the conversation has a live answer, `Conflict` if the
-        key came with another request, and what `shares.admit_turn` raises, and `admit`, which is called last.
+        key came with another request, and what `shares.admit_turn` and `admit` raise, the last of the checks.
         """
 
         async def work(sql: Sql) -> Turn:
@@ -277,13 +276,13 @@ class Store(TaskStore, FeedbackStore, Versions):
                 raise Busy(BUSY)
             if request.retry_of is not None:
                 # From its id on nothing counts any more; the message itself still does, if it stays as it is.
-                await make_room(sql, conversation["id"], request.retry_of + (0 if request.message else 1))
+                await count_no_longer(sql, conversation["id"], request.retry_of + (0 if request.message else 1))
                 await sql(
                     "DELETE FROM messages WHERE conversation_id = ? AND id > ?", (conversation["id"], request.retry_of)
                 )
                 if request.message:
                     await sql("UPDATE messages SET content = ? WHERE id = ?", (request.message, request.retry_of))
-            await admit_turn(sql, request.user_id, limits.live_per_user, limits.room)
+            await admit_turn(sql, request.user_id, limits.live_per_user, self.room)
             admit()
             is_new = conversation["id"] != request.conversation_id
             history = [] if is_new else await _messages(sql, conversation["id"], last=limits.history)
@@ -304,9 +303,8 @@ class Store(TaskStore, FeedbackStore, Versions):
 
     async def _insert_messages(self, sql: Sql, conversation_id: int, request: TurnRequest, now: str) -> list[Message]:
         """Insert what the user says, if it is new, and the empty answer; return them in this order."""
-        new: list[tuple[str, str, Status, str | None]] = [("assistant", "", "streaming", self.process)]
-        if request.retry_of is None:
-            new.insert(0, ("user", request.message, "done", None))
+        question = [("user", request.message, "done", None)] if request.retry_of is None else []
+        new = [*question, ("assistant", "", "streaming", self.process)]
         rows = await sql(
             f"""
             INSERT INTO messages (conversation_id, created_at, role, content, status, owner)
@@ -314,17 +312,19 @@ class Store(TaskStore, FeedbackStore, Versions):
             """,
             [value for message in new for value in (conversation_id, now, *message)],
         )
-        return [message_in(row) for row in sorted(rows, key=lambda row: int(row["id"]))]
+        return [message_in(row) for row in sorted(rows, key=lambda row: int(row["id"]))]  # they come in any order
 
     async def save_progress(self, progress: Callable[[], Iterable[Progress]]) -> dict[int, Wishes]:
-        """Add to what is stored of live answers, all in one transaction; return all that this process makes, by id.
+        """Add to what is stored of live answers, all in one transaction.
 
+        Returns what other processes want of each answer that this one makes, by id: one that is missing has ended.
         `progress` is called when nobody else can write any more, so that nothing older follows what is newer.
         """
-        ours = "SELECT id, asked, stop_readers FROM messages WHERE status = 'streaming' AND owner = ?"
 
         async def work(sql: Sql) -> dict[int, Wishes]:
-            rows = await sql(ours, (self.process,))
+            rows = await sql(
+                "SELECT id, asked, stop_readers FROM messages WHERE status = 'streaming' AND owner = ?", (self.process,)
+            )
             live = {row["id"]: Wishes(row["asked"] is not None, row["stop_readers"]) for row in rows}
             await _append(sql, *(new for new in progress() if new.answer_id in live))
             return live
@@ -342,12 +342,14 @@ class Store(TaskStore, FeedbackStore, Versions):
         async def both(sql: Sql) -> T:
             result = await work()
             # Written, and not only read: so nobody else can end the answer before this is committed.
-            ours = (
-                "UPDATE messages SET owner = owner WHERE id = ? AND status = 'streaming' AND owner = ? RETURNING asked"
+            rows = await sql(
+                "UPDATE messages SET owner = owner WHERE id = ? AND status = 'streaming' AND owner = ? RETURNING asked",
+                (answer_id, self.process),
             )
-            rows = await sql(ours, (answer_id, self.process))
-            if not rows or rows[0]["asked"] is not None:
-                raise AnswerOver(by_user=bool(rows))
+            if not rows:
+                raise AnswerOver
+            if rows[0]["asked"] is not None:
+                raise AnswerOver(by_user=True)
             await _append(sql, progress(result))
             return result
 
@@ -374,7 +376,7 @@ async def find_conversation(sql: Sql, user_id: str, conversation_id: int) -> Con
     return conversation_in(rows[0]) if rows else None
 
 
-async def _messages(sql: Sql, conversation_id: int, last: int, before: int = MOST) -> list[Message]:
+async def _messages(sql: Sql, conversation_id: int, last: int, before: int = NO_LIMIT) -> list[Message]:
     """Return the last so many messages of a conversation before one, oldest first."""
     rows = await sql(
         f"SELECT {MESSAGE} FROM messages WHERE conversation_id = ? AND id < ? ORDER BY id DESC LIMIT ?",
@@ -390,7 +392,7 @@ async def read_message(sql: Sql, row: Row) -> Message:
         await asyncio.sleep(0)
     if message["status"] == "streaming":
         _, events = await _events(sql, message["id"])
-        message.update(cast(Message, fold(events) if events else {}))
+        message.update(cast(Message, fold(events)))
     return message
 
 
@@ -460,13 +462,17 @@ async def interrupt(sql: Sql, which: str, *parameters: Value, keep_events: bool 
 
     An answer that was asked to stop is stopped. They are ended a few at a time: returns whether there are more.
     """
-    some = f"status = 'streaming' AND {which} ORDER BY id LIMIT {AT_ONCE}"
-    found = await sql(f"SELECT id, conversation_id FROM messages WHERE {some}", parameters)
+    found = await sql(
+        f"""
+        SELECT id, conversation_id FROM messages WHERE status = 'streaming' AND {which} ORDER BY id LIMIT {AT_ONCE}
+        """,
+        parameters,
+    )
     for one in found:
         # Locked, in the order of `_finish`: its process may just wake up, and store a tool's result.
         await sql("UPDATE conversations SET version = version WHERE id = ?", (one["conversation_id"],))
-        live = f"UPDATE messages SET owner = owner WHERE id = ? AND status = 'streaming' RETURNING {MESSAGE}, asked"
-        for row in await sql(live, (one["id"],)):
+        lock = f"UPDATE messages SET owner = owner WHERE id = ? AND status = 'streaming' RETURNING {MESSAGE}, asked"
+        for row in await sql(lock, (one["id"],)):
             count, events = await _events(sql, one["id"])
             body: Body = fold(events) if events else message_in(row)  # before schema 3 the row had it
             last: list[Event] = []
@@ -488,9 +494,11 @@ async def _conversation_for(sql: Sql, request: TurnRequest, now: str) -> Convers
             """,
             (now, size_of_question(request.message), request.conversation_id, request.user_id),
         )
-    if request.retry_of is not None:
-        question = "SELECT 1 FROM messages WHERE id = ? AND conversation_id = ? AND role = 'user'"
-        rows = rows if await sql(question, (request.retry_of, request.conversation_id)) else []
+    if request.retry_of is not None and not await sql(
+        "SELECT 1 FROM messages WHERE id = ? AND conversation_id = ? AND role = 'user'",
+        (request.retry_of, request.conversation_id),
+    ):
+        rows = []
     if not rows and request.title is not None:
         rows = await sql(
             f"""

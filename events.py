@@ -88,7 +88,7 @@ class Feed:
     """The events of one live answer so far, which any number of readers follow."""
 
     def __init__(self, answer_id: int, conversation_id: int, user_id: str) -> None:
-        self.id = answer_id
+        self.answer_id = answer_id
         self.conversation_id = conversation_id
         self.user_id = user_id
         self.events: list[Event] = []
@@ -110,19 +110,16 @@ class Feed:
         self.readers += 1
         try:
             clock = asyncio.get_running_loop().time
-            was_over = self.ended
-            yielded = 0.0, 0.0  # when the last batch but one was yielded, and the last
+            start, was_over = after, self.ended
+            before_last = last = 0.0  # when the last batch but one was yielded, and the last
             while True:
                 if after < len(self.events):
                     batch = self.events[after : after + MAX_BATCH]
                     after += len(batch)
-                    yielded = yielded[1], clock()
+                    before_last, last = last, clock()
                     yield batch
                 elif self.ended:
-                    # A process that dies has shown more than it has stored. A reader who goes on elsewhere, from where
-                    # it was, may ask for what comes after the error: it is told of that all the same.
-                    missed_the_error = not yielded[1] and (not was_over or after > len(self.events))
-                    if missed_the_error and self.events and self.events[-1]["type"] == "error":
+                    if after == start and self._error_is_news(start, was_over):
                         yield self.events[-1:]
                     return
                 else:
@@ -130,10 +127,19 @@ class Feed:
                     await self._news.wait()
                     # Two batches go out at once, and then one every `BURST`: writing each event of a burst to the
                     # socket would cost more than all else.
-                    if (left := yielded[0] + BURST - clock()) > 0:
-                        await asyncio.sleep(left)
+                    if (pause := before_last + BURST - clock()) > 0:
+                        await asyncio.sleep(pause)
         finally:
             self.readers -= 1
+
+    def _error_is_news(self, after: int, was_over: bool) -> bool:
+        """Return whether the answer has ended with an error that a reader who came for what follows `after` must get.
+
+        A process that dies has shown more than it has stored: a reader who goes on elsewhere, from where it was, may
+        ask for what comes after the error.
+        """
+        missed = not was_over or after > len(self.events)
+        return missed and bool(self.events) and self.events[-1]["type"] == "error"
 
     def end(self, sentence: str | None) -> None:
         """Say why the answer did not end well, if it did not, and let the readers go."""
@@ -217,16 +223,17 @@ def fold(events: Iterable[Event]) -> Body:
             calls[event["id"]] = {"id": event["id"], "name": event["name"], "args": event["args"], "at": length}
             if "state" in event:
                 calls[event["id"]]["state"] = event["state"]
-        elif event["type"] == "tool_result" and event["id"] in calls:
-            calls[event["id"]]["result"] = event["result"]
+        elif event["type"] == "tool_result":
+            if event["id"] in calls:
+                calls[event["id"]]["result"] = event["result"]
         elif event["type"] == "citation":
             citations.append({"url": event["url"], "title": event["title"], "at": length, "calls": len(calls)})
         elif event["type"] == "error":
             error = event["message"]
-        elif event["type"] != "started" and event["type"] != "tool_result":
+        elif event["type"] != "started":
             assert_never(event)  # so that mypy finds this place when there is a new event
     reasoning: list[Thought] = [
-        {"text": "".join(pieces), "at": at, "calls": so_many} for (at, so_many), pieces in thoughts.items()
+        {"text": "".join(pieces), "at": at, "calls": calls_before} for (at, calls_before), pieces in thoughts.items()
     ]
     return {
         "content": "".join(text),
@@ -244,17 +251,17 @@ def unfold(body: Body) -> list[Event]:
     """
     content, written = body["content"], 0
     events: list[Event] = [{"type": "started"}]
-    # In the order of the text; at the same place citations first, and reasoning before the call that it led to.
-    places: list[tuple[int, int, int, list[Event]]] = [
-        (thought["at"], thought["calls"], 0, [{"type": "thinking", "content": thought["text"]}])
-        for thought in body["reasoning"]
-    ]
-    places += [
-        (source["at"], source["calls"], -1, [{"type": "citation", "url": source["url"], "title": source["title"]}])
+    # What stands at the same place stays in this order: citations, reasoning, and the call that it led to.
+    places: list[tuple[int, int, list[Event]]] = [
+        (source["at"], source["calls"], [{"type": "citation", "url": source["url"], "title": source["title"]}])
         for source in body["citations"]
     ]
-    places += [(call["at"], n, 1, _call_events(call)) for n, call in enumerate(body["tool_calls"])]
-    for at, _, _, happened in sorted(places, key=lambda place: place[:3]):
+    places += [
+        (thought["at"], thought["calls"], [{"type": "thinking", "content": thought["text"]}])
+        for thought in body["reasoning"]
+    ]
+    places += [(call["at"], n, _call_events(call)) for n, call in enumerate(body["tool_calls"])]
+    for at, _, happened in sorted(places, key=itemgetter(0, 1)):
         if written < at:
             events.append({"type": "text", "content": content[written:at]})
         written = at

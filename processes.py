@@ -130,10 +130,12 @@ class Processes:
         mirror = await self.follow(user_id, conversation_id)
         if mirror is None:
             return None
-        await self._write("UPDATE messages SET asked = 'stopped' WHERE id = ? AND status = 'streaming'", mirror.id)
+        await self._write(
+            "UPDATE messages SET asked = 'stopped' WHERE id = ? AND status = 'streaming'", mirror.answer_id
+        )
         if not await wait_for_end(mirror, STOPPING):
             raise Unavailable("The answer does not end yet. Please try again in a moment.")
-        return mirror.id
+        return mirror.answer_id
 
     async def count_stop_readers(self, mirror: Feed, change: int) -> bool:
         """Tell the owner of an answer that a reader whose leaving counts as Stop has come here (+1), or left (-1).
@@ -142,7 +144,7 @@ class Processes:
         """
         count = "UPDATE messages SET stop_readers = COALESCE(stop_readers, 0) + ? WHERE id = ?"
         try:
-            await self._write(count, change, mirror.id)
+            await self._write(count, change, mirror.answer_id)
             return True
         except Unavailable as error:
             log.warning("a reader of an answer of another process is not counted: %s", error)
@@ -159,9 +161,9 @@ class Processes:
                 log_mistake("following the answers of other processes", error)
             for mirror in list(self._mirrors.values()):
                 if mirror.readers:
-                    self._read[mirror.id] = time.monotonic()
-                if mirror.ended or time.monotonic() - self._read[mirror.id] > UNREAD:
-                    del self._mirrors[mirror.id], self._places[mirror.id], self._read[mirror.id]
+                    self._read[mirror.answer_id] = time.monotonic()
+                if mirror.ended or time.monotonic() - self._read[mirror.answer_id] > UNREAD:
+                    del self._mirrors[mirror.answer_id], self._places[mirror.answer_id], self._read[mirror.answer_id]
 
     async def _poll(self) -> None:
         """Give all mirrors what is new, by one look at the database."""

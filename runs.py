@@ -20,8 +20,8 @@ At a first reading take `engine.shared` for False, and leave out what `others`, 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -75,16 +75,16 @@ class Run(Feed, Observer):
         self.stopped_as: tuple[Ending, str | None] | None = None
         self.stop_readers = 0  # those of our readers whose leaving counts as Stop, once the last of them has left
         self.was_left = False  # whether the last of these has left, and no checkpoint has looked since
+        self._storing = asyncio.Lock()  # one result is stored at a time
         self._committing: ToolResult | None = None  # what is in the middle of its commit
         self._behind: list[Event] = []  # what has been published meanwhile, and comes behind it
-        self._storing = asyncio.Lock()  # one result at a time
         self._given_up = False  # whether the tools that are still at work are waited for no longer
         self._store = store
         self._own_calls: set[str] = set()  # those of this run, and not of an agent inside a tool
         self._stored_results: set[str] = set()  # by call
 
     def publish(self, event: Event) -> None:
-        """See `Feed.publish`."""
+        """Append an event; while a result is being committed it waits, to come behind that."""
         self.log.note(event)
         if self._committing is None:
             super().publish(event)
@@ -92,8 +92,8 @@ class Run(Feed, Observer):
             self._behind.append(event)
 
     def unsaved(self) -> Progress:
-        """Return the events that the database does not have yet: none that a result is being committed with."""
-        return Progress(self.id, self.saved, [] if self._committing else self.events[self.saved :])
+        """Return the events that the database does not have yet: none during a commit, which stores them as well."""
+        return Progress(self.answer_id, self.saved, [] if self._committing else self.events[self.saved :])
 
     # ---- what the turn tells: see `Observer` ----
 
@@ -113,7 +113,7 @@ class Run(Feed, Observer):
     async def tool_ended(self, result: ToolResult) -> None:
         """Store the result, unless it has been stored already."""
         if result["id"] not in self._stored_results:
-            await self._call_shown(result["id"])
+            await self._wait_for_call(result["id"])
             await self._to_its_end(self._store_result(result))
 
     # ---- a tool's work, and its result ----
@@ -125,16 +125,22 @@ class Run(Feed, Observer):
         """
         if call_id not in self._own_calls:
             return await work()
-        call = await self._call_shown(call_id)
-        return await self._to_its_end((self._work_with_result if atomically else self._work_then_result)(call, work))
+        call = await self._wait_for_call(call_id)
+        do_and_store = self._work_with_result if atomically else self._work_then_result
+        return await self._to_its_end(do_and_store(call, work))
 
     async def _work_with_result(self, call: ToolCall, work: Callable[[], Awaitable[T]]) -> T:
-        async with self._one_result():
+        async with self._storing:
             if self.stopped_as is not None:  # while this waited for another tool
                 raise AnswerOver
-            return await self._store.work_and_save(
-                self.id, work, lambda output: self._begin_commit(_result(call, output))
-            )
+            try:
+                output = await self._store.work_and_save(
+                    self.answer_id, work, lambda output: self._begin_commit(_result(call, output))
+                )
+                self._show_committed()
+                return output
+            finally:
+                self._end_commit()
 
     async def _work_then_result(self, call: ToolCall, work: Callable[[], Awaitable[T]]) -> T:
         output = await work()
@@ -142,42 +148,39 @@ class Run(Feed, Observer):
         return output
 
     async def _store_result(self, result: ToolResult) -> None:
-        async with self._one_result():
-            if result["id"] not in self._stored_results:
-                progress = self._begin_commit(result)
-                if self.id not in await self._store.save_progress(lambda: [progress]):
-                    raise AnswerOver
-
-    @asynccontextmanager
-    async def _one_result(self) -> AsyncIterator[None]:
-        """Store one result at a time.
-
-        The block calls `_begin_commit`, from when on what is published waits. Once the block has ended well the result
-        is shown, and behind it, in any case, what has waited.
-        """
         async with self._storing:
+            if result["id"] in self._stored_results:
+                return
             try:
-                yield
-                if self._committing is not None:
-                    self._stored_results.add(self._committing["id"])
-                    place = len(self.events) - self.ended  # before the error that a shutdown has ended it with
-                    self.events.insert(place, self._committing)
-                    self.saved = place + 1
+                progress = self._begin_commit(result)
+                if self.answer_id not in await self._store.save_progress(lambda: [progress]):
+                    raise AnswerOver
+                self._show_committed()
             finally:
-                self._committing, behind, self._behind = None, self._behind, []
-                for event in behind:
-                    super().publish(event)
-                self._news.set()
+                self._end_commit()
 
     def _begin_commit(self, result: ToolResult) -> Progress:
-        """Return what is to be stored with a result, which is in the middle of its commit from now on."""
+        """Return what is to be stored with a result. Until `_end_commit` other events wait."""
         if self._given_up:
             raise AnswerOver
         self._committing = result
-        return Progress(self.id, self.saved, [*self.events[self.saved :], result])
+        return Progress(self.answer_id, self.saved, [*self.events[self.saved :], result])
 
-    async def _call_shown(self, call_id: str) -> ToolCall:
-        """Return the event of a call; wait for it, as the SDK runs ahead of its events."""
+    def _show_committed(self) -> None:
+        assert self._committing is not None
+        self._stored_results.add(self._committing["id"])
+        place = len(self.events) - self.ended  # before the error that a shutdown has ended it with
+        self.events.insert(place, self._committing)
+        self.saved = place + 1
+
+    def _end_commit(self) -> None:
+        self._committing, behind, self._behind = None, self._behind, []
+        for event in behind:
+            super().publish(event)  # which the log has noted already
+        self._news.set()
+
+    async def _wait_for_call(self, call_id: str) -> ToolCall:
+        """Return the event of a call once it is published: the SDK runs ahead of its events."""
         async for batch in self.follow():
             for event in batch:
                 if event["type"] == "tool_call" and event["id"] == call_id:
@@ -188,7 +191,7 @@ class Run(Feed, Observer):
         """Await what must come to its end even if the run is stopped in the middle."""
         task = asyncio.create_task(work)
         self.tool_tasks.add(task)
-        task.add_done_callback(self._over)
+        task.add_done_callback(self._forget_tool)
         try:
             return await asyncio.shield(task)
         except AnswerOver as over:
@@ -196,7 +199,7 @@ class Run(Feed, Observer):
             # The SDK ignores an ordinary exception that comes while it is being cancelled, and would go on.
             raise asyncio.CancelledError from over
 
-    def _over(self, task: asyncio.Task[T]) -> None:
+    def _forget_tool(self, task: asyncio.Task[T]) -> None:
         self.tool_tasks.discard(task)
         if not task.cancelled():
             task.exception()  # if nobody waits for it any more, asyncio would complain that nobody has looked
@@ -217,10 +220,10 @@ class Run(Feed, Observer):
         return (self.was_left or elsewhere is not None) and not self.stop_readers and not elsewhere
 
     async def finish_tools(self, seconds: float) -> None:
-        """Wait so long for the tools that are still at work, and cancel those that do not come to an end."""
+        """Wait `seconds` for the tools that are still at work, and cancel those that do not come to an end."""
         if self.tool_tasks:
             await asyncio.wait(self.tool_tasks, timeout=seconds)
-        # From here on no tool can begin a commit: a unit of work would go on when its caller is cancelled.
+        # From here on no tool may begin a commit: one that has begun goes on even if the tool is cancelled.
         self._given_up = True
         while self._committing is not None:  # what is on its way already would be missing from the end
             self._news.clear()
@@ -261,10 +264,10 @@ class Runs:
         self._live: dict[int, Run] = {}  # by conversation; a run stays until its final state is stored
         self._deferred: dict[int, _End] = {}  # by answer: ends that could not be stored yet
         self._beginnings: set[asyncio.Task[tuple[Turn, Feed | None]]] = set()
-        self._admitted: set[object] = set()  # those of them that take a place among the live ones
+        self._places: set[object] = set()  # of those of them that are to be live, and are not yet
         self._checkpoints: asyncio.Task[None] | None = None
         self._close_by: float | None = None  # when the shutdown stops waiting
-        self.others = Processes(store, lambda: [run.id for run in self._live.values()])
+        self.others = Processes(store, lambda: [run.answer_id for run in self._live.values()])
 
     def __len__(self) -> int:
         return len(self._live)
@@ -295,37 +298,43 @@ class Runs:
         return await asyncio.shield(task)
 
     async def _begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None]:
-        me = object()
+        while True:
+            if (begun := await self._try_to_begin(request, produce)) is not None:
+                return begun
+            await asyncio.sleep(LOOK_AGAIN)
+
+    async def _try_to_begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None] | None:
+        """Do what `begin` does; None if the earlier answer of the request's key has just ended, or is about to begin.
+
+        Then our look at the database and our look at the runs do not show the same.
+        """
+        place = object()
 
         # Called within the unit of work that begins the turn, and perhaps again if that is done again.
-        def admit() -> None:
-            if me not in self._admitted and len(self._live) + len(self._admitted) >= self._limits.live:
+        def take_place() -> None:
+            if place not in self._places and len(self._live) + len(self._places) >= self._limits.live:
                 raise ServerFull("The server is busy with other answers. Please try again in a moment.")
-            self._admitted.add(me)
+            self._places.add(place)
 
-        while True:
-            await self.store_deferred_ends()
-            try:
-                turn = await self._store.begin_turn(request, self._limits, admit)
-                if not turn.earlier:
-                    return turn, self._start(turn, request.user_id, produce)
-            finally:
-                self._admitted.discard(me)
-            if turn.answer["status"] != "streaming":
-                return turn, None
-            live = await self.live(request.user_id, turn.conversation["id"])
-            if live is not None and live.id == turn.answer["id"]:
-                return turn, live
-            # The answer ended between our look at the database and our look at the runs, or is just about to begin.
-            await asyncio.sleep(LOOK_AGAIN)
+        await self.store_deferred_ends()
+        try:
+            turn = await self._store.begin_turn(request, self._limits, take_place)
+            if not turn.earlier:
+                return turn, self._start(turn, request.user_id, produce)
+        finally:
+            self._places.discard(place)
+        if turn.answer["status"] != "streaming":
+            return turn, None
+        live = await self.live(request.user_id, turn.conversation["id"])
+        return (turn, live) if live is not None and live.answer_id == turn.answer["id"] else None
 
     def _start(self, turn: Turn, user_id: str, produce: Produce) -> Run:
         run = Run(self._store, turn.answer["id"], turn.conversation["id"], user_id)
         run.publish({"type": "started"})
         if (other := self._live.get(run.conversation_id)) is not None:
-            other.stop("stopped", ELSEWHERE)  # another program has ended it in the file
+            other.stop("stopped", ELSEWHERE)  # the database says that it has ended: another program writes to the file
         self._live[run.conversation_id] = run
-        run.producer = asyncio.create_task(self._produce(run, turn, produce))
+        run.producer = asyncio.create_task(self._publish_events(run, turn, produce))
         run.conclusion = asyncio.create_task(self._conclude(run))
         if self._close_by is not None:  # it had to wait for the database
             run.stop("interrupted", SHUT_DOWN)
@@ -342,10 +351,9 @@ class Runs:
         if run is None:
             return await self.others.stop(user_id, conversation_id)
         await self._stop_and_wait(run, "stopped")
-        return run.id
+        return run.answer_id
 
     async def _stop_and_wait(self, run: Run, ending: Ending, sentence: str | None = None) -> None:
-        """Stop a run and wait until its end is stored."""
         run.stop(ending, sentence)
         if run.conclusion is not None:
             await asyncio.wait((run.conclusion,))
@@ -423,7 +431,8 @@ class Runs:
 
     # ---- the tasks ----
 
-    async def _produce(self, run: Run, turn: Turn, produce: Produce) -> str | None:
+    async def _publish_events(self, run: Run, turn: Turn, produce: Produce) -> str | None:
+        """Publish the events of a turn; return why it failed, if it did."""
         events = await produce(run, turn)  # not sooner: a host's agent or context may fail to be made
         async with aclosing(events):
             async for event in events:
@@ -439,27 +448,41 @@ class Runs:
         assert run.producer is not None
         await asyncio.wait((run.producer,))
         await run.finish_tools(FINISHING if self._close_by is None else CLOSING / 2)
-        ending, sentence = self._outcome(run, run.producer)
-        failure: list[Event] = [] if sentence is None else [{"type": "error", "message": sentence}]
-        events = [*run.events, *failure]
-        last = Progress(run.id, run.saved, events[run.saved :])
-        end = _End(run.conversation_id, last, ending, fold(events), run.log.tokens)
+        end = self._end_of(run, run.producer)
+        told: str | None = UNSAVED
         try:
             end = await self._store_end(end)
-            sentence = end.body["error"]
+            told = end.body["error"]
         except Unavailable as error:
             log.error("conversation %d: the end of an answer is not stored yet: %s", run.conversation_id, error)
-            self._deferred[run.id] = end
-            sentence = UNSAVED
+            self._deferred[run.answer_id] = end
         finally:
             try:
                 run.log.write(self._model, end.ending)
                 if self._note_end is not None:
                     self._note_end(run.log, end.ending)
             finally:  # whatever they do: no reader must wait for ever
-                run.end(sentence)
+                run.end(told)
+
+    def _end_of(self, run: Run, producer: "asyncio.Task[str | None]") -> _End:
+        ending, sentence = self._outcome(run, producer)
+        # A shutdown that waits no longer has told the readers that this is not saved: it is no part of the answer.
+        events: list[Event] = [event for event in run.events if event["type"] != "error"]
+        if sentence is not None:
+            events.append({"type": "error", "message": sentence})
+        last = Progress(run.answer_id, run.saved, events[run.saved :])
+        return _End(run.conversation_id, last, ending, fold(events), run.log.tokens)
 
     async def _store_end(self, end: _End) -> _End:
+        """Store the end of an answer, whose run is over then; return what is stored."""
+        end = await self._store_or_replace(end)
+        self._deferred.pop(end.last.answer_id, None)
+        run = self._live.get(end.conversation_id)
+        if run is not None and run.answer_id == end.last.answer_id:
+            del self._live[end.conversation_id]
+        return end
+
+    async def _store_or_replace(self, end: _End) -> _End:
         """Store the end of an answer; return what is stored: a failure, if the answer cannot be stored as it is."""
         try:
             stored = await self._store.finish_answer(end.last, end.ending, end.body, end.tokens)
@@ -470,13 +493,9 @@ class Runs:
             broken: list[Event] = [{"type": "error", "message": BROKEN}]
             end = replace(end, last=replace(end.last, events=broken), ending="failed", body=fold(broken))
             stored = await self._store.finish_answer(end.last, end.ending, end.body, end.tokens)
-        if not stored and end.body["error"] != DELETED:  # of which our readers are told already
-            end = replace(end, ending="stopped", body={**end.body, "error": ELSEWHERE})
-        self._deferred.pop(end.last.answer_id, None)
-        run = self._live.get(end.conversation_id)
-        if run is not None and run.id == end.last.answer_id:
-            del self._live[end.conversation_id]
-        return end
+        if stored or end.body["error"] == DELETED:  # which says it better
+            return end
+        return replace(end, ending="stopped", body={**end.body, "error": ELSEWHERE})
 
     def _outcome(self, run: Run, producer: "asyncio.Task[str | None]") -> tuple[Ending, str | None]:
         """Return how a run has ended, and the sentence for the user if that is not well."""
@@ -521,7 +540,7 @@ class Runs:
         live = await self._store.save_progress(unsaved)
         for run, progress in zip(runs, new, strict=True):
             run.saved = max(run.saved, progress.first + len(progress.events))
-            if (wishes := live.get(run.id)) is None:
+            if (wishes := live.get(run.answer_id)) is None:
                 run.stop("stopped", ELSEWHERE)
             elif wishes.stop or run.is_left(wishes.stop_readers):
                 run.stop("stopped")

@@ -1,4 +1,4 @@
--- The whole of what is stored. Times are UTC, ISO 8601 with a "Z". Ids are never reused (AUTOINCREMENT).
+-- What is stored (engines/postgres.sql has what several processes need beside it). Times are UTC, ISO 8601 with a "Z". Ids are never reused (AUTOINCREMENT).
 -- `PRAGMA user_version` holds the version of this schema; engines/sqlite.py upgrades older files step by step.
 
 CREATE TABLE IF NOT EXISTS conversations (
@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS messages (
     citations        TEXT NOT NULL DEFAULT '[]',
     -- Of a live answer, where several processes share a database (processes.py):
     owner            TEXT,     -- the process that makes it
-    asked            TEXT CHECK (asked = 'stopped'),  -- how it is to end, as another process has been told
+    asked            TEXT CHECK (asked = 'stopped'),  -- 'stopped': a user has asked another process to stop it
     stop_readers     INTEGER,  -- how many readers other processes have whose leaving counts as Stop; NULL: never any
     -- What the answer took, once it has ended; NULL if the model did not say.
     input_tokens     INTEGER,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from todochat.dates import timezone_named
 from todochat.engines import POSTGRES
 from todochat.shares import Room
-from todochat.turns.watchdog import Patience, Share
+from todochat.turns.watchdog import AnswerLimits, Patience
 
 Parsed = TypeVar("Parsed")
 
@@ -205,9 +205,9 @@ class Settings:
     model_start_timeout: float = _setting("MODEL_START_TIMEOUT", _seconds, 300.0)
     tool_timeout: float = _setting("TOOL_TIMEOUT", _seconds, 30.0)
     max_turns: int = _setting("MAX_TURNS", partial(_whole, 1, 1000), 10)
-    max_answer: int = _setting("MAX_ANSWER", partial(_whole, 100, 100_000_000), Share.characters)
-    max_tool_calls: int = _setting("MAX_TOOL_CALLS", partial(_whole, 1, 100_000), Share.calls)
-    max_turn_seconds: float = _setting("MAX_TURN_SECONDS", _seconds, Share.seconds)
+    max_answer: int = _setting("MAX_ANSWER", partial(_whole, 100, 100_000_000), AnswerLimits.characters)
+    max_tool_calls: int = _setting("MAX_TOOL_CALLS", partial(_whole, 1, 100_000), AnswerLimits.calls)
+    max_turn_seconds: float = _setting("MAX_TURN_SECONDS", _seconds, AnswerLimits.seconds)
     max_connections_per_address: int | None = _setting("MAX_CONNECTIONS_PER_ADDRESS", partial(_whole, 0, 100_000), None)
     trusted_proxies: tuple[str, ...] = _setting("TRUSTED_PROXIES", _networks, ())
     turns_per_minute: int = _setting("TURNS_PER_MINUTE", partial(_whole, 1, 1_000_000), 60)
@@ -272,9 +272,9 @@ class Settings:
         return Patience(self.model_idle_timeout, self.tool_timeout, self.model_start_timeout)
 
     @property
-    def share(self) -> Share:
+    def answer_limits(self) -> AnswerLimits:
         """How much one answer may be."""
-        return Share(self.max_answer, self.max_tool_calls, self.max_turn_seconds)
+        return AnswerLimits(self.max_answer, self.max_tool_calls, self.max_turn_seconds)
 
     @property
     def room(self) -> Room:

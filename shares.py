@@ -97,7 +97,7 @@ async def admit_task(sql: Sql, user_id: str, room: Room) -> None:
         raise Full(f"You have {room.tasks} tasks, which is the limit. Delete some to add another.")
 
 
-async def make_room(sql: Sql, conversation_id: int, first: int) -> None:
+async def count_no_longer(sql: Sql, conversation_id: int, first: int) -> None:
     """Count the messages of a conversation from number `first` on no longer: they are about to go."""
     gone = f"SELECT COALESCE(SUM({SIZE}), 0) FROM messages WHERE conversation_id = ? AND id >= ?"
     statement = f"UPDATE conversations SET size = size - ({gone}) WHERE id = ?"

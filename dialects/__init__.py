@@ -12,13 +12,13 @@ from todochat.events import Event, Message, unfold
 THINKING = "Processing your request..."  # what a user reads until there is something of the answer
 
 
-def shown(data: Any) -> Any:
+def for_clients(data: Any) -> Any:
     """Return an event, a message or a conversation as clients see it: without what only the model wants back."""
     match data:
         case {"messages": list(messages)}:
-            return data | {"messages": [shown(message) for message in messages]}
+            return data | {"messages": [for_clients(message) for message in messages]}
         case {"tool_calls": list(calls)}:
-            return data | {"tool_calls": [shown(call) for call in calls]}
+            return data | {"tool_calls": [for_clients(call) for call in calls]}
         case {"state": _}:
             return {name: value for name, value in data.items() if name != "state"}
     return data

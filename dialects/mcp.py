@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from todochat.agent import Tasks, TurnContext, todo_tools
 from todochat.engines import Unavailable
 from todochat.settings import Settings
-from todochat.turns.tool_output import in_words
+from todochat.turns.tool_output import json_for_model
 from todochat.web.pages import OPENAPI
 
 USER = "todochat.user"  # where in the ASGI scope the handler leaves the id of the user that it let in
@@ -104,5 +104,5 @@ def _failure(sentence: str) -> types.CallToolResult:
 
 
 def _result(output: Mapping[str, Any]) -> types.CallToolResult:
-    text = types.TextContent(type="text", text=in_words(output))
+    text = types.TextContent(type="text", text=json_for_model(output))
     return types.CallToolResult(content=[text], structured_content=dict(output), is_error=not output["success"])

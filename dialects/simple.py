@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from starlette.exceptions import HTTPException
 
-from todochat.dialects import THINKING, shown
+from todochat.dialects import THINKING, for_clients
 from todochat.dialects.sse import frame
 from todochat.events import Event
 from todochat.web import inputs
@@ -68,4 +68,4 @@ def _frame(thread_id: int, event: Event) -> str:
     if event["type"] == "started":
         first = {"type": "thinking", "content": THINKING, "thread_id": thread_id}
         return frame({"type": "thinking", "content": event["content"]} if "content" in event else first)
-    return frame(shown(event))
+    return frame(for_clients(event))

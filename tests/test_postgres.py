@@ -1179,8 +1179,8 @@ async def test_a_tool_whose_commit_takes_long_is_in_the_end_of_its_answer(
         await asyncio.sleep(0.5)
         assert not stopping.done()
         cable.open.set()
-        assert await stopping == run.id
-        answer = await store.get_message("alice", run.id)
+        assert await stopping == run.answer_id
+        answer = await store.get_message("alice", run.answer_id)
         assert answer is not None
         assert answer["status"] == "stopped"
         assert [call["result"]["title"] for call in answer["tool_calls"]] == ["x"]

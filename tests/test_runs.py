@@ -74,7 +74,7 @@ async def seen(run: Run, after: int = 0) -> list[Event]:
 
 async def stored(store: Store, run: Run) -> Message:
     """Return the answer as the database has it."""
-    message = await store.get_message("alice", run.id)
+    message = await store.get_message("alice", run.answer_id)
     assert message is not None
     return message
 
@@ -98,7 +98,7 @@ class Witness:
     def look(self) -> None:
         """Take note of what is stored."""
         rows = self._file.execute(
-            "SELECT first, events FROM live_events WHERE answer_id = ? ORDER BY first", (self._run.id,)
+            "SELECT first, events FROM live_events WHERE answer_id = ? ORDER BY first", (self._run.answer_id,)
         ).fetchall()
         events: list[Event] = []
         for first, dumped in rows:
@@ -121,7 +121,7 @@ class Witness:
         """Return whether an event is stored under its number, or the answer, which is over, has it."""
         self.look()
         [(status, calls)] = self._file.execute(
-            "SELECT status, tool_calls FROM messages WHERE id = ?", (self._run.id,)
+            "SELECT status, tool_calls FROM messages WHERE id = ?", (self._run.answer_id,)
         ).fetchall()
         if status == "streaming":
             return self.states[-1][number : number + 1] == [event]
@@ -398,7 +398,7 @@ async def test_what_is_stored_beside_a_result_is_stored_once(any_store: Store, m
             await asyncio.sleep(0.01)
         rows = "SELECT first, events FROM live_events WHERE answer_id = ? ORDER BY first"
         there: list[Event] = []
-        for row in await store.engine.read(lambda sql: sql(rows, (run.id,))):
+        for row in await store.engine.read(lambda sql: sql(rows, (run.answer_id,))):
             assert row["first"] == len(there), "a gap, or something twice"
             there += load(row["events"])
         assert there == run.events
@@ -454,7 +454,7 @@ async def test_what_fails_when_it_is_stopped_is_not_logged_with_its_text(
 
     run = await begin(live, events)
     await waits.wait()
-    assert await live.stop("alice", run.conversation_id) == run.id
+    assert await live.stop("alice", run.conversation_id) == run.answer_id
     del run
     await asyncio.sleep(0.05)
     gc.collect()

@@ -36,7 +36,7 @@ from todochat.db import Store
 from todochat.events import Message, fold
 from todochat.models.thoughts import Splitter, split
 from todochat.turns import history, sdk
-from todochat.turns.watchdog import Share
+from todochat.turns.watchdog import AnswerLimits
 
 WHOLE = "whole \U0001f600"
 A = {"url": "https://a.example/", "title": "A"}
@@ -551,7 +551,7 @@ async def test_a_model_that_a_host_names_is_asked_as_the_agents_sdk_would_ask(
     assert ours == plain
 
 
-# ---- an answer's share ----
+# ---- an answer's limits ----
 
 
 @pytest.mark.parametrize("api", ["chat", "responses", "litellm"])
@@ -608,20 +608,24 @@ class Endless(Model):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("share", "event", "says"),
+    ("limits", "event", "says"),
     [
-        (Share(characters=100), lambda n: text("word "), "longer than 100 characters"),
-        (Share(calls=3), lambda n: item(function_call("list_tasks", {}, call_id=str(n))), "more than 3 tool calls"),
-        (Share(seconds=0.5), lambda n: text("word "), "took longer than 0.5 seconds"),
+        (AnswerLimits(characters=100), lambda n: text("word "), "longer than 100 characters"),
+        (
+            AnswerLimits(calls=3),
+            lambda n: item(function_call("list_tasks", {}, call_id=str(n))),
+            "more than 3 tool calls",
+        ),
+        (AnswerLimits(seconds=0.5), lambda n: text("word "), "took longer than 0.5 seconds"),
     ],
     ids=["characters", "calls", "seconds"],
 )
 async def test_a_hosts_own_model_that_takes_too_much_is_closed(
-    store: Store, share: Share, event: Callable[[int], Any], says: str
+    store: Store, limits: AnswerLimits, event: Callable[[int], Any], says: str
 ) -> None:
     """The same limits, sentences and end for a model that is the host's own."""
     model = Endless(event)
-    options = agent.TurnOptions(sdk.run_config(models.Choice(None, "host"), 60_000), share=share)
+    options = agent.TurnOptions(sdk.run_config(models.Choice(None, "host"), 60_000), limits=limits)
     messages: list[Message] = []
     for n in range(3):
         messages.append(message(2 * n + 1, "user", "go on for ever"))

@@ -14,7 +14,7 @@ import pytest
 from conftest import PATIENCE, Server
 
 from todochat.connections import Connections
-from todochat.db import Limits, Progress, Store, TurnRequest
+from todochat.db import Progress, Store, TurnRequest
 from todochat.events import fold
 from todochat.settings import BadSetting, Settings
 from todochat.shares import BODIES, LARGE, READERS, SIZE, Full, Room, TooMany
@@ -23,7 +23,7 @@ from turns import EVENTS, LIMITS, begin, finish
 ENDS = ", more than this server allows, so it ends here. Please ask for less at once."
 
 
-# ---- an answer's share ----
+# ---- an answer's limits ----
 
 
 @pytest.mark.parametrize(
@@ -135,26 +135,27 @@ async def test_what_is_stored_is_counted(any_store: Store) -> None:
         counted, there = await size()
         assert counted == there
     before = await any_store.get_conversation("alice", thread)
+    any_store.room = Room(stored=10)
     with pytest.raises(Full, match="which is the limit"):
-        await begin(any_store, conversation=thread, limits=Limits(room=Room(stored=10)))
+        await begin(any_store, conversation=thread)
     assert await any_store.get_conversation("alice", thread) == before
 
 
 @pytest.mark.anyio
 async def test_tokens_are_stored_and_counted_by_the_day(any_store: Store) -> None:
     """An answer has the tokens that it took; a deleted conversation gives none back, and others are not touched."""
-    limits = Limits(room=Room(tokens=100))
-    turn = await begin(any_store, limits=limits)
+    any_store.room = Room(tokens=100)
+    turn = await begin(any_store)
     await any_store.finish_answer(Progress(turn.answer["id"], 0, EVENTS), "done", fold(EVENTS), (90, 10))
     statement = "SELECT input_tokens, output_tokens FROM messages WHERE role = 'assistant'"
     [row] = await any_store.engine.read(lambda sql: sql(statement))
     assert (row["input_tokens"], row["output_tokens"]) == (90, 10)
     await any_store.delete_conversation("alice", turn.conversation["id"])
     with pytest.raises(TooMany, match="the 100 tokens that you have for a day") as refused:
-        await begin(any_store, limits=limits)
+        await begin(any_store)
     assert 0 < refused.value.retry_after <= 86_400
     assert await any_store.list_conversations("alice", 10) == []
-    await begin(any_store, "bob", limits=limits)
+    await begin(any_store, "bob")
 
 
 def test_readers_of_one_answer(make_server: Callable[..., Server]) -> None:

@@ -30,7 +30,7 @@ def raise_if_ended(event: Any) -> None:
 
 
 class TooMuch(agents.AgentsException):
-    """An answer takes more than its share; the text is a sentence for the user."""
+    """An answer takes more than its limits allow; the text is a sentence for the user."""
 
 
 def name_of(error: BaseException | None) -> str:

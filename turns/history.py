@@ -7,7 +7,7 @@ from typing import Any
 from agents import TResponseInputItem
 
 from todochat.events import Message
-from todochat.turns.tool_output import in_words
+from todochat.turns.tool_output import json_for_model
 
 SHORT = 500  # characters that are left of a tool's result that is shortened
 
@@ -39,8 +39,8 @@ def _items(message: Message) -> list[TResponseInputItem]:
         written = call["at"]
         # Some models number their calls from 1 in each turn, and an id must not stand for two calls in one input.
         call_id = f"{message['id']:06d}c{n:02d}"  # nine letters and digits, as Mistral's servers want it
-        arguments = in_words(call["args"] if isinstance(call["args"], dict) else {})
-        result = in_words(call.get("result", _CUT_OFF))
+        arguments = json_for_model(call["args"] if isinstance(call["args"], dict) else {})
+        result = json_for_model(call.get("result", _CUT_OFF))
         asked: Any = {"type": "function_call", "call_id": call_id, "name": call["name"], "arguments": arguments}
         if "state" in call:
             asked["provider_data"] = call["state"]  # which openai-agents 0.24 keeps for the model

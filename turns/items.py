@@ -59,7 +59,7 @@ def citations_in(annotations: Iterable[object]) -> Iterator[tuple[Citation, obje
             yield {"type": "citation", "url": mended(url), "title": mended(str(title or url))}, place
 
 
-def without_half(text: str) -> tuple[str, str]:
+def hold_half_back(text: str) -> tuple[str, str]:
     """Split off a trailing half of a surrogate pair, which some providers send in two deltas; mend the rest.
 
     Returns what to hold back until the next delta, and text that can be stored as UTF-8.

@@ -9,7 +9,7 @@ from pydantic_core import from_json, to_json
 MAX_DEPTH = 100  # of lists in lists: what can be read here may be too deep for whoever writes it elsewhere
 
 
-def in_words(data: object) -> str:
+def json_for_model(data: object) -> str:
     """Return JSON for a model to read: as \\u1234 a text would cost it more, and confuse small ones."""
     return json.dumps(data, ensure_ascii=False)
 

@@ -12,7 +12,7 @@ STARTING = 5.0  # seconds in which nothing has come of a model: a local server m
 
 
 @dataclass(frozen=True)
-class Share:
+class AnswerLimits:
     """How much one answer may be: characters that its models write, calls of tools, and seconds from its beginning."""
 
     characters: int = 1_500_000
@@ -26,7 +26,7 @@ class Pulse:
 
     last: float  # by the loop's clock
     beating: bool = False  # whether it has been heard of at all in this turn: until then it may be starting
-    share: Share = field(default_factory=Share)
+    limits: AnswerLimits = field(default_factory=AnswerLimits)
     characters: int = 0  # of texts, thoughts and arguments of tools, those of agents that are tools too
     calls: int = 0
 
@@ -38,10 +38,10 @@ class Pulse:
         """Take note of what came of a model. Raises `TooMuch`, whose text is a sentence for the user."""
         self.characters += characters
         self.calls += calls
-        if self.characters > self.share.characters:
-            raise TooMuch(f"This answer is longer than {self.share.characters} characters{_ENDS}")
-        if self.calls > self.share.calls:
-            raise TooMuch(f"The assistant wanted more than {self.share.calls} tool calls for this answer{_ENDS}")
+        if self.characters > self.limits.characters:
+            raise TooMuch(f"This answer is longer than {self.limits.characters} characters{_ENDS}")
+        if self.calls > self.limits.calls:
+            raise TooMuch(f"The assistant wanted more than {self.limits.calls} tool calls for this answer{_ENDS}")
 
 
 def amount(event: Any, begun: set[object]) -> tuple[int, int]:
@@ -65,9 +65,9 @@ _ENDS = ", more than this server allows, so it ends here. Please ask for less at
 PULSE: ContextVar[Pulse | None] = ContextVar("todochat_pulse", default=None)
 
 
-def begin_pulse(share: Share) -> Pulse:
+def begin_pulse(limits: AnswerLimits) -> Pulse:
     """Return the pulse of a turn that begins, of which everything called from here on takes note."""
-    pulse = Pulse(asyncio.get_running_loop().time(), share=share)
+    pulse = Pulse(asyncio.get_running_loop().time(), limits=limits)
     PULSE.set(pulse)
     return pulse
 
@@ -95,8 +95,8 @@ class Watchdog:
         self._pulse, self._patience, self._cancel, self._tell_starting = pulse, patience, cancel, tell_starting
         self._told = False
         self._loop = asyncio.get_running_loop()
-        self._ends = self._loop.time() + pulse.share.seconds
-        self._interval = min(patience.model, patience.tool, patience.start, pulse.share.seconds, STARTING)
+        self._ends = self._loop.time() + pulse.limits.seconds
+        self._interval = min(patience.model, patience.tool, patience.start, pulse.limits.seconds, STARTING)
         self._timer = self._loop.call_later(self._interval, self._look)
 
     def heard(self) -> None:
@@ -110,7 +110,7 @@ class Watchdog:
     def _look(self) -> None:
         left = self._ends - self._loop.time()
         if left <= 0:
-            self.verdict = f"This answer took longer than {self._pulse.share.seconds:g} seconds{_ENDS}"
+            self.verdict = f"This answer took longer than {self._pulse.limits.seconds:g} seconds{_ENDS}"
             self._cancel()
             return
         silence = self._loop.time() - self._pulse.last

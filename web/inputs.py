@@ -114,9 +114,9 @@ def task_changes_in(body: Mapping[str, Any]) -> dict[str, str | bool | None]:
     return changes
 
 
-def unfit(title: str, description: str | None, due: str | None) -> str | None:
+def fault_in_task(title: str | None, description: str | None, due: str | None) -> str | None:
     """Say what is wrong with what a model wants of a task; None if nothing is."""
-    if not 1 <= len(title.strip()) <= MAX_TITLE:
+    if title is not None and not 1 <= len(title.strip()) <= MAX_TITLE:
         return f"A title has 1 to {MAX_TITLE} characters."
     if len(description or "") > MAX_DESCRIPTION:
         return f"A description has at most {MAX_DESCRIPTION} characters."
