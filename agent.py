@@ -66,11 +66,6 @@ class Tasks(Protocol):
 Record = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
-async def just_run(call_id: str, work: Callable[[], Awaitable[Any]]) -> Any:
-    """Do a tool's work where no answer is stored."""
-    return await work()
-
-
 @dataclass(frozen=True)
 class TurnContext:
     """What reaches the tools of one turn, and never the prompt.
@@ -81,7 +76,7 @@ class TurnContext:
 
     user_id: str
     tasks: Tasks
-    record: Record = just_run
+    record: Record = lambda call_id, work: work()  # for where no answer is stored
     timezone: str = field(default="UTC", kw_only=True)  # the user's, by its IANA name
 
 
@@ -231,8 +226,23 @@ class TurnOptions:
     limits: AnswerLimits = field(default_factory=AnswerLimits)
 
 
-class Observer:
-    """Is told what happens in a turn beside its events, but not what an agent that is itself a tool does inside."""
+class Observer(RunHooks[Any]):
+    """Is told what happens in a turn beside its events, but not what an agent that is itself a tool does inside.
+
+    The methods named `on_...` are those that the SDK calls.
+    """
+
+    async def on_tool_start(self, context: RunContextWrapper[Any], agent: Any, tool: Tool) -> None:
+        """See `tool_began`."""
+        if isinstance(context, ToolContext):
+            self.tool_began(context.tool_call_id)
+
+    async def on_tool_end(self, context: RunContextWrapper[Any], agent: Any, tool: Tool, result: object) -> None:
+        """See `tool_ended`."""
+        if isinstance(context, ToolContext):
+            await self.tool_ended(
+                {"type": "tool_result", "id": context.tool_call_id, "name": tool.name, "result": as_json(result)}
+            )
 
     def tool_began(self, call_id: str) -> None:
         """A function tool begins."""
@@ -270,7 +280,7 @@ async def stream_turn(
         context=context,
         run_config=options.run_config,
         max_turns=options.max_turns,
-        hooks=_Hooks(observer),
+        hooks=observer,
     )
     watchdog = Watchdog(pulse, options.patience, result.cancel, observer.model_is_starting)
     try:
@@ -295,25 +305,6 @@ async def stream_turn(
         result._sandbox_cleanup = None
         usage = result.context_wrapper.usage
         observer.tokens_used(usage.input_tokens, usage.output_tokens)
-
-
-class _Hooks(RunHooks[Any]):
-    """Tells an observer of a run's tools. The SDK does not call these for an agent that is itself a tool of the run."""
-
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
-
-    async def on_tool_start(self, context: RunContextWrapper[Any], agent: Any, tool: Tool) -> None:
-        """Called by the SDK before a tool runs."""
-        if isinstance(context, ToolContext):
-            self._observer.tool_began(context.tool_call_id)
-
-    async def on_tool_end(self, context: RunContextWrapper[Any], agent: Any, tool: Tool, result: object) -> None:
-        """Called by the SDK when a tool has run."""
-        if isinstance(context, ToolContext):
-            await self._observer.tool_ended(
-                {"type": "tool_result", "id": context.tool_call_id, "name": tool.name, "result": as_json(result)}
-            )
 
 
 async def _translate(result: RunResultStreaming, watchdog: Watchdog) -> AsyncIterator[Event]:

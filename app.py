@@ -147,7 +147,9 @@ async def chatkit_protocol(request: Request, service: Service, user_id: str, bod
     kind, params = chatkit.request_in(body)
     if kind not in chatkit.STREAMING:
         async with service.shares.reading(user_id):
-            reply = await chatkit.reply(kind, params, service.store, user_id, service.runs.end_deleted)
+            reply = await chatkit.REPLIES[kind](params, service.store, user_id)
+        if kind == "threads.delete":  # not under the lock: a tool at work may hold this up for seconds
+            await service.runs.end_deleted(chatkit.id_in(params, "thread_id"))
         return Response(json.dumps(reply), media_type="application/json")
     thread = None if kind == "threads.create" else chatkit.id_in(params, "thread_id")
     if kind == "threads.retry_after_item":
@@ -202,7 +204,7 @@ async def join(request: Request) -> ASGIApp:
     service, user_id = await signed_in(request)
     if request.method == "HEAD":  # it would follow the stream for nobody
         raise HTTPException(405, "Use GET.", {"Allow": "GET"})
-    inputs.only(request, "after")
+    inputs.only(request.query_params, "after")
     conversation_id, after = inputs.id_of(request), inputs.count_in(request, "after", 0)
     answer = await service.runs.live(user_id, conversation_id)
     if answer is None:
@@ -236,7 +238,7 @@ async def stop(request: Request) -> Response:
 async def list_conversations(request: Request) -> ASGIApp:
     """GET /api/conversations?limit=50&offset=0&q=."""
     service, user_id = await signed_in(request)
-    inputs.only(request, "limit", "offset", "q")
+    inputs.only(request.query_params, "limit", "offset", "q")
     limit, offset = min(inputs.count_in(request, "limit", 50), MAX_PAGE), inputs.count_in(request, "offset", 0)
     read = partial(service.store.list_conversations, user_id, limit, offset, inputs.search_in(request))
     version = await service.store.version_of_conversations(user_id)
@@ -246,7 +248,7 @@ async def list_conversations(request: Request) -> ASGIApp:
 async def get_conversation(request: Request) -> ASGIApp:
     """GET /api/conversations/{id}?limit=&before=: with its messages, or the last of them before one."""
     service, user_id = await signed_in(request)
-    inputs.only(request, "limit", "before")
+    inputs.only(request.query_params, "limit", "before")
     conversation_id = inputs.id_of(request)
     last, before = inputs.count_in(request, "limit", NO_LIMIT), inputs.count_in(request, "before", NO_LIMIT)
 
@@ -261,7 +263,7 @@ async def get_conversation(request: Request) -> ASGIApp:
 async def rename_conversation(request: Request) -> Response:
     """PATCH /api/conversations/{id} {"title": ...}."""
     service, user_id, body = await signed_in_with_body(request)
-    inputs.fields(body, "title")
+    inputs.only(body, "title")
     title = inputs.title_in(body)
     return JSONResponse(inputs.found(await service.store.rename_conversation(user_id, inputs.id_of(request), title)))
 
@@ -279,7 +281,7 @@ async def delete_conversation(request: Request) -> Response:
 async def list_tasks(request: Request) -> ASGIApp:
     """GET /api/tasks?status=all|pending|completed&limit=1000&after=0."""
     service, user_id = await signed_in(request)
-    inputs.only(request, "status", "limit", "after")
+    inputs.only(request.query_params, "status", "limit", "after")
     limit, after = min(inputs.count_in(request, "limit", TASKS_PAGE), TASKS_PAGE), inputs.count_in(request, "after", 0)
     completed = inputs.completed_in(request)
     if service.tasks is service.store:
@@ -292,7 +294,7 @@ async def list_tasks(request: Request) -> ASGIApp:
 async def add_task(request: Request) -> Response:
     """POST /api/tasks {"title": ..., "description": ..., "due": ...}."""
     service, user_id, body = await signed_in_with_body(request)
-    inputs.fields(body, "title", "description", "due")
+    inputs.only(body, "title", "description", "due")
     title, description, due = inputs.title_in(body), inputs.description_in(body), inputs.due_in(body)
     task = await service.tasks.add_task(user_id, title, description, **({"due": due} if due else {}))
     return JSONResponse(dict(task), status_code=201)
@@ -471,7 +473,7 @@ def create_app(
             takes_tokens=takes_tokens,
             model=choice,
             settings=settings,
-            mcp=mcp.endpoint(opened if tasks is None else tasks, inputs.MAX_BODY),
+            mcp=mcp.endpoint(opened if tasks is None else tasks),
             shares=Shares(settings.turns_per_minute),
         )
 

@@ -18,11 +18,11 @@ from types import FrameType
 from typing import Any, cast
 
 import uvicorn
-from agents import RunConfig
+from agents import RunConfig, Runner
 from starlette.applications import Starlette
 
 from todochat import auth
-from todochat.agent import TurnOptions, stream_turn, todo_agent
+from todochat.agent import todo_agent
 from todochat.app import Service, create_app
 from todochat.auth.keys import MIN_SECRET
 from todochat.connections import BATCH, Connections, raise_descriptor_limit
@@ -30,7 +30,6 @@ from todochat.db import Store
 from todochat.dialects.sse import STALL
 from todochat.engines import POSTGRES, StoreError
 from todochat.engines.sqlite import backup
-from todochat.events import Message, fold
 from todochat.logs import Sparing, configure
 from todochat.models import BadModel
 from todochat.models.offline import OfflineModel
@@ -137,7 +136,6 @@ class Server(uvicorn.Server):
         logging.getLogger("uvicorn.error").addFilter(Sparing().filter)  # it has a line for each request that is none
         self._app = app
         self._greeting = greeting
-        self._ending: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say where."""
@@ -182,8 +180,6 @@ def warm_up() -> None:
 
 
 async def _take_turn() -> None:
-    body = fold([{"type": "text", "content": "help"}])
-    question: Message = {**body, "id": 0, "role": "user", "status": "done", "feedback": None, "created_at": ""}
-    agent, options = todo_agent(OfflineModel(pace=0)), TurnOptions(RunConfig(tracing_disabled=True))
-    async for _ in stream_turn(agent, [question], None, options):
+    agent, config = todo_agent(OfflineModel(pace=0)), RunConfig(tracing_disabled=True)
+    async for _ in Runner.run_streamed(agent, "help", run_config=config).stream_events():
         pass

@@ -139,16 +139,21 @@ def _headers(text: str) -> tuple[str, ...]:
 
 
 def _keys_url(text: str) -> str:
-    try:
-        url = urlsplit(text)
-        usable = bool(url.hostname) and not re.search(r"[\s@]", text) and url.port != 0
-    except ValueError:  # of a port or an address that is none
-        usable = False
-    if not usable or url.scheme not in ("http", "https"):
+    if not is_http_url(text):
         raise ValueError("it must be like https://auth.example.com/api/auth/jwks")
+    url = urlsplit(text)
     if url.scheme == "http" and not _is_private(str(url.hostname)):
         raise ValueError("it must begin with https://: on the way here anybody could put in keys of their own")
     return text
+
+
+def is_http_url(text: str) -> bool:
+    """Whether this is the URL of a host, over HTTP or HTTPS, with no user and password in it."""
+    try:
+        url = urlsplit(text)
+        return bool(url.hostname and re.fullmatch(r"(?i)https?://[^/?#@\s]+([/?#]\S*)?", text)) and url.port != 0
+    except ValueError:  # of a port or an address that is none
+        return False
 
 
 def _is_private(host: str) -> bool:

@@ -4,7 +4,6 @@ A JSON Web Token (RFC 7519) is accepted only as the one kind that is configured 
 by the token itself and accepts odd claims, so its answer is one of several that must all be yes.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -123,59 +122,26 @@ def _parsed(text: bytes) -> Any:
 
 def bearer(verifier: Verifier) -> Authenticate:
     """Return the `authenticate` that checks `Authorization: Bearer <token>`, and tells the log why one is refused."""
-    refusals, known = Sparing(), BadTokens()
+    refusals = Sparing()
 
     async def authenticate(request: Request) -> str | None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         try:
             _require("missing", scheme.lower() == "bearer")
-            known.raise_if_bad(token)
             return await verifier.check(token.strip())
         except Refused as refused:
-            known.note(token, str(refused))
             refusals.note(logging.INFO, "401, token refused", str(refused))
             return None
 
     return authenticate
 
 
-class BadTokens:
-    """The tokens that were refused in the last seconds for what no key and no time will change: not checked again."""
-
-    MOST = 1000
-    KEPT = 10.0  # seconds
-
-    def __init__(self) -> None:
-        self._begun = time.monotonic()
-        self._reasons: dict[bytes, str] = {}
-
-    def raise_if_bad(self, token: str) -> None:
-        """Raise `Refused` for the reason for which the token was refused before."""
-        if time.monotonic() - self._begun > self.KEPT:
-            self._reasons, self._begun = {}, time.monotonic()
-        if self._reasons and (reason := self._reasons.get(_digest(token))) is not None:
-            raise Refused(reason)
-
-    def note(self, token: str, reason: str) -> None:
-        """Remember why a token was refused."""
-        if reason in ("malformed", "signature") and len(self._reasons) < self.MOST and len(token) <= MAX_TOKEN:
-            self._reasons[_digest(token)] = reason
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.blake2b(token.encode("utf-8", "surrogateescape"), digest_size=16).digest()
-
-
-def sign(
-    user_id: str, secret: str, *, lifetime: float, issuer: str = "", audience: str = "", user_claim: str = "sub"
-) -> str:
+def sign(user_id: str, secret: str, *, lifetime: float, claims: Mapping[str, str] | None = None) -> str:
     """Return an HS256 token for a user that ends `lifetime` seconds from now. Raises `ValueError` if this is no id."""
     if not _USER_ID.fullmatch(user_id):
         raise ValueError("A user's name has 1 to 255 printable ASCII characters.")
-    claims = {"sub": user_id, user_claim: user_id, "exp": int(time.time() + lifetime)}
-    claims |= {"iss": issuer} if issuer else {}
-    claims |= {"aud": audience} if audience else {}
-    return str(jws.sign(claims, secret, algorithm="HS256"))
+    all_claims = {"sub": user_id, **(claims or {}), "exp": int(time.time() + lifetime)}
+    return str(jws.sign(all_claims, secret, algorithm="HS256"))
 
 
 def token_for(user_id: str, settings: Settings, lifetime: float) -> str:
@@ -184,10 +150,10 @@ def token_for(user_id: str, settings: Settings, lifetime: float) -> str:
         raise BadSetting("With JWT_PUBLIC_KEY or JWT_JWKS_URL only the owner of the private key can make tokens.")
     verifier_for(settings, settings.database)  # or the secret might be none
     secret, *_ = secrets_of(settings, settings.database)
-    named = {"issuer": settings.issuer, "audience": settings.audience}
-    first = {name: several(names)[0] for name, names in named.items() if names}
+    named = {"iss": settings.issuer, "aud": settings.audience}
+    claims = {settings.user_claim: user_id} | {name: several(names)[0] for name, names in named.items() if names}
     try:
-        return sign(user_id, secret, lifetime=lifetime, user_claim=settings.user_claim, **first)
+        return sign(user_id, secret, lifetime=lifetime, claims=claims)
     except ValueError as error:
         raise BadSetting(str(error)) from None
 

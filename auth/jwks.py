@@ -46,7 +46,10 @@ class KeySet:
             raise Refused("algorithm")
         age = time.monotonic() - self._asked
         if not self._named(kid, algorithm):
-            await self._fetched(may_begin=age >= (PAUSE if self._keys else FIRST_PAUSE))
+            if age >= (PAUSE if self._keys else FIRST_PAUSE):
+                self._begin()
+            if self._fetch is not None:
+                await asyncio.shield(self._fetch)  # whoever began it may leave, and the others go on to wait
         elif age >= MAX_AGE:
             self._begin()  # and do not wait for it
         named = self._named(kid, algorithm)
@@ -59,12 +62,6 @@ class KeySet:
 
     def _named(self, kid: str | None, algorithm: str) -> Sequence[TokenKey]:
         return [key for key in self._keys if (key.algorithm == algorithm if kid is None else key.kid == kid)]
-
-    async def _fetched(self, *, may_begin: bool) -> None:
-        if may_begin:
-            self._begin()
-        if self._fetch is not None:
-            await asyncio.shield(self._fetch)  # whoever began it may leave, and the others go on to wait
 
     def _begin(self) -> None:
         if self._fetch is None:

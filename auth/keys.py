@@ -104,10 +104,6 @@ def key_of(source: str | dict[str, Any], algorithm: str) -> Key:
         raise unfit from None  # python-jose's text quotes the key
     if (kind["kty"], kind.get("crv")) != KINDS[algorithm]:
         raise unfit
-    if algorithm == "RS256" and int.from_bytes(base64url_decode(_bytes(kind["n"]))).bit_length() not in RSA_BITS:
+    if algorithm == "RS256" and int.from_bytes(base64url_decode(kind["n"].encode())).bit_length() not in RSA_BITS:
         raise UnfitKey(f"An RSA key must have {RSA_BITS[0]} to {RSA_BITS[-1]} bits.")
     return key
-
-
-def _bytes(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else text

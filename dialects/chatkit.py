@@ -106,19 +106,6 @@ def _page_in(params: Mapping[str, Any]) -> tuple[int, bool, str | None]:
 # ---- requests that are answered with JSON ----
 
 
-async def reply(
-    kind: str, params: Mapping[str, Any], store: Store, user_id: str, end_run: Callable[[int], Awaitable[object]]
-) -> Json:
-    """Return the answer to a request that is not one of `STREAMING`.
-
-    `end_run` is called with the id of a thread that has just been deleted. Answers 400 and 404.
-    """
-    answer = await REPLIES[kind](params, store, user_id)
-    if kind == "threads.delete":
-        await end_run(id_in(params, "thread_id"))
-    return answer
-
-
 async def _list_threads(params: Mapping[str, Any], store: Store, user_id: str) -> Json:
     limit, newest_first, after = _page_in(params)
     since = None if after is None else int(after) if re.fullmatch(ID, after) else 0

@@ -31,10 +31,10 @@ log = logging.getLogger("todochat")
 RequestContext = ServerRequestContext[Any, Any]  # of any lifespan, with Starlette's request
 
 
-def endpoint(tasks: Tasks, max_body: int) -> StreamableHTTPSessionManager:
+def endpoint(tasks: Tasks) -> StreamableHTTPSessionManager:
     """Return the ASGI endpoint (`handle_request`) that serves the task tools; it works while its `run()` is entered.
 
-    The tools act on `tasks` for the user in the scope. A request has at most `max_body` bytes.
+    The tools act on `tasks` for the user in the scope.
     """
     tools = {tool.name: tool for tool in todo_tools(strict=False)}
 
@@ -74,7 +74,7 @@ def endpoint(tasks: Tasks, max_body: int) -> StreamableHTTPSessionManager:
 
     version = json.loads(OPENAPI.read_bytes())["info"]["version"]
     server = Server("todochat", version=version, on_list_tools=list_tools, on_call_tool=call_tool)
-    return StreamableHTTPSessionManager(server, json_response=True, stateless=True, max_request_body_size=max_body)
+    return StreamableHTTPSessionManager(server, json_response=True, stateless=True)
 
 
 def handling(endpoint: StreamableHTTPSessionManager, body: bytes) -> ASGIApp:
@@ -92,7 +92,10 @@ def handling(endpoint: StreamableHTTPSessionManager, body: bytes) -> ASGIApp:
 
 
 def refuse_foreign_page(request: Request, settings: Settings) -> None:
-    """Answer 403 to a page of another origin than ours and those: the protocol wants that, against DNS rebinding."""
+    """Answer 403 to a page of another origin than ours and those of CORS_ORIGINS: the protocol asks servers for that.
+
+    See "Security Warning" in https://modelcontextprotocol.io/specification/2025-06-18/basic/transports.
+    """
     origin = request.headers.get("origin", "")  # browsers send it, other clients do not
     ours = not origin or origin.split("://")[-1] == request.headers.get("host")
     if not ours and not settings.allows_origin(origin):

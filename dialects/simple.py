@@ -32,13 +32,14 @@ class Request(NamedTuple):
 
 def request_in(body: Mapping[str, Any]) -> Request:
     """Return what a request says, however it is spelt, or answer 400 or 413."""
-    inputs.fields(body, "message", "thread_id", "on_disconnect", "timezone")
-    return Request(_message_in(body), inputs.thread_in(body), _on_disconnect_in(body), inputs.timezone_in(body))
+    inputs.only(body, "message", "thread_id", "on_disconnect", "timezone")
+    thread_id = None if body.get("thread_id") is None else inputs.id_in(body, "thread_id")
+    return Request(_message_in(body), thread_id, _on_disconnect_in(body), inputs.timezone_in(body))
 
 
 def retry_in(body: Mapping[str, Any], thread_id: int) -> Request:
     """Return what a request for another answer says, or answer 400 or 413."""
-    inputs.fields(body, "message_id", "message", "on_disconnect", "timezone")
+    inputs.only(body, "message_id", "message", "on_disconnect", "timezone")
     message = "" if body.get("message") is None else _message_in(body)
     options = _on_disconnect_in(body), inputs.timezone_in(body)
     return Request(message, thread_id, *options, message_id=inputs.id_in(body, "message_id"))

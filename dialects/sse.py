@@ -53,10 +53,8 @@ class EventStream:
         self._headers = headers
         self._on_disconnect = on_disconnect
         self._stall = stall
-        self._sending = False  # whether the reader is to take a chunk
+        self._sending = asyncio.Lock()  # held while the reader is to take a chunk, or a ping
         self._since = 0.0  # when that began, or ended
-        self._no_ping = asyncio.Event()  # not set while a ping is being sent
-        self._no_ping.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writer = asyncio.create_task(self._write(send))
@@ -65,7 +63,9 @@ class EventStream:
             await self._watch((writer, gone), send)
             complete = writer.done() and writer.exception() is None
         finally:
-            await _cancel((writer, gone))
+            writer.cancel()
+            gone.cancel()
+            await asyncio.gather(writer, gone, return_exceptions=True)
             await self._chunks.aclose()
             if not writer.cancelled() and (error := writer.exception()) is not None and not isinstance(error, OSError):
                 log.error("a stream broke off: %s", type(error).__name__)  # not its text, which may quote the answer
@@ -79,25 +79,21 @@ class EventStream:
         """
         self._since = time.monotonic()
         while not any(task.done() for task in tasks):
-            limit = self._stall if self._sending else PING_EVERY
+            limit = self._stall if self._sending.locked() else PING_EVERY
             if (left := self._since + limit - time.monotonic()) > 0:
                 shortest = min(left, PING_EVERY, self._stall)  # a chunk that comes meanwhile changes the limit
                 await asyncio.wait(tasks, timeout=shortest, return_when=asyncio.FIRST_COMPLETED)
-            elif self._sending or not await self._ping(send):
+            elif self._sending.locked() or not await self._ping(send):
                 return
 
     async def _ping(self, send: Send) -> bool:
         """Send a ping; return whether the reader has taken it."""
-        self._no_ping.clear()
         try:
             async with asyncio.timeout(self._stall):
-                await send({"type": "http.response.body", "body": PING, "more_body": True})
+                await self._send(send, {"type": "http.response.body", "body": PING, "more_body": True})
             return True
         except OSError:  # the reader has gone, or it has taken nothing: a TimeoutError is one too
             return False
-        finally:
-            self._since = time.monotonic()
-            self._no_ping.set()
 
     async def _write(self, send: Send) -> None:
         headers = {**HEADERS, **self._headers}
@@ -108,19 +104,12 @@ class EventStream:
         await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, message: Message) -> None:
-        await self._no_ping.wait()
-        self._sending, self._since = True, time.monotonic()
-        await send(message)
-        self._sending, self._since = False, time.monotonic()
+        async with self._sending:
+            self._since = time.monotonic()
+            await send(message)
+        self._since = time.monotonic()
 
 
 async def _disconnected(receive: Receive) -> None:
-    message: Message = {"type": ""}
-    while message["type"] != "http.disconnect":
-        message = await receive()
-
-
-async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -39,7 +39,8 @@ async def stream_checked(
     items, given_back, is_whole = addressed(given, name)
     while True:
         EXCHANGE.set(Exchange(given_back))
-        told, fitting = history.cut(system, items, max_chars, is_whole)
+        fitting = history.fitted(items, max_chars)
+        told = system if is_whole and fitting is items else (system or "") + history.LEFT_OUT
         size, begun = history.size_of(fitting), False
         try:
             stream = whole(model).stream_response(told, fitting, *args, **kwargs)

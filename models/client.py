@@ -7,12 +7,12 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
-from urllib.parse import urlsplit
 
 from httpx2 import AsyncByteStream  # which openai 3.54 is made with
 from openai import APIResponseValidationError, AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
 from todochat.models.streams import EXCHANGE, ChatStream, Exchange, ResponsesStream
+from todochat.settings import is_http_url
 from todochat.turns.errors import TooMuch
 from todochat.turns.watchdog import PULSE, Pulse
 
@@ -28,12 +28,8 @@ class BadModel(Exception):
 
 def client_for(key: str, url: str, silence: float) -> AsyncOpenAI:
     """Return a client for the server at a base URL, which may be silent for so many seconds. Raises `BadModel`."""
-    try:
-        usable = bool(re.fullmatch(r"https?://[^/?#@\s]+([/?#]\S*)?", url)) and urlsplit(url).port != 0
-    except ValueError:  # of a port that is none
-        usable = False
     # The client would send a user and a password in place of the key. The URL is not shown, as it may hold them.
-    if not usable:
+    if not is_http_url(url):
         raise BadModel("The model's base URL must be like http://host:port/path (or https), with no user and password.")
     if not re.fullmatch(r"[\x21-\x7e]+", key):
         raise BadModel("The model's API key has characters in it that no key has. Copy it again.")

@@ -72,15 +72,7 @@ def _said(text: str) -> list[TResponseInputItem]:
 
 def size_of(items: list[TResponseInputItem]) -> int:
     """Return how many characters the texts of these items have."""
-    return sum(map(_size, items))
-
-
-def cut(
-    instructions: str | None, items: list[TResponseInputItem], limit: int, is_whole: bool
-) -> tuple[str | None, list[TResponseInputItem]]:
-    """Return what fits of a conversation (see `fitted`), and instructions that say so if that is not all of it."""
-    fitting = fitted(items, limit)
-    return (instructions if is_whole and fitting is items else (instructions or "") + LEFT_OUT), fitting
+    return sum(map(len, _texts(items)))
 
 
 def fitted(items: list[TResponseInputItem], limit: int) -> list[TResponseInputItem]:
@@ -120,10 +112,6 @@ def _shorten(turn: list[TResponseInputItem], excess: int) -> int:
             turn[n] = shorter
             excess -= len(output) - SHORT - len(SHORTENED)
     return excess
-
-
-def _size(value: object) -> int:
-    return sum(map(len, _texts(value)))
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -52,10 +52,10 @@ def _no_number(name: str) -> None:
     raise ValueError(name)
 
 
-def fields(body: Mapping[str, Any], *names: str) -> None:
-    """Answer 400 to a body with other fields: a misspelt one must not pass for none."""
-    if unknown := body.keys() - set(names):
-        raise HTTPException(400, f"{min(unknown)[:50]!a} is not a field here: there is {' and '.join(names)}.")
+def only(given: Mapping[str, Any], *names: str) -> None:
+    """Answer 400 to a body or a query string with others than these: a misspelt one must not pass for none."""
+    if unknown := given.keys() - set(names):
+        raise HTTPException(400, f"{min(unknown)[:50]!a} is not known here: there is {' and '.join(names)}.")
 
 
 def text_in(body: Mapping[str, Any], name: str, longest: int, *, too_long: int = 400) -> str:
@@ -97,16 +97,13 @@ def _parsed(body: Mapping[str, Any], name: str, parse: Callable[[str], str]) -> 
 
 def task_changes_in(body: Mapping[str, Any]) -> dict[str, str | bool | None]:
     """Return what is to change in a task, or answer 400."""
-    fields(body, "title", "description", "due", "completed")
+    only(body, "title", "description", "due", "completed")
     if not body:
         raise HTTPException(400, "Send at least one of title, description, due and completed.")
     changes: dict[str, str | bool | None] = {}
-    if "title" in body:
-        changes["title"] = title_in(body)
-    if "description" in body:
-        changes["description"] = description_in(body)
-    if "due" in body:
-        changes["due"] = due_in(body)
+    for name, read in (("title", title_in), ("description", description_in), ("due", due_in)):
+        if name in body:
+            changes[name] = read(body)
     if "completed" in body:
         if not isinstance(body["completed"], bool):
             raise HTTPException(400, "completed must be true or false.")
@@ -139,11 +136,6 @@ def _storable(text: str, name: str) -> str:
     except UnicodeEncodeError:
         raise HTTPException(400, f"{name} holds half a surrogate pair, which is not a character.") from None
     return text
-
-
-def thread_in(body: Mapping[str, Any]) -> int | None:
-    """Return the thread id, None if there is none, or answer 400. One that cannot exist is 0."""
-    return None if body.get("thread_id") is None else id_in(body, "thread_id")
 
 
 def id_in(body: Mapping[str, Any], name: str) -> int:
@@ -190,12 +182,6 @@ def found(thing: T | None) -> T:
     if thing is None or thing is False:
         raise HTTPException(404, "Not found.")
     return thing
-
-
-def only(request: Request, *names: str) -> None:
-    """Answer 400 to a query string with other parameters: a misspelt filter must not pass for none."""
-    if unknown := request.query_params.keys() - set(names):
-        raise HTTPException(400, f"{min(unknown)[:50]!r} is not a parameter here: there is {' and '.join(names)}.")
 
 
 def count_in(request: Request, name: str, default: int) -> int:

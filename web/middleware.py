@@ -38,7 +38,6 @@ EXPECTED = (HTTPException, NotFound, Conflict, Full, TooMany, ServerFull, Unavai
 
 async def refuse(request: Request, error: Exception) -> Response:
     """Answer any of the expected errors as JSON: `{"detail": "..."}`."""
-    later = {"Retry-After": "5"}
     request.app.state.metrics.refused(type(error).__name__)  # which tells the log too
     match error:
         case HTTPException():
@@ -49,7 +48,7 @@ async def refuse(request: Request, error: Exception) -> Response:
             return JSONResponse({"detail": str(error)}, 409)
         case TooMany(retry_after=seconds):
             return JSONResponse({"detail": str(error)}, 429, {"Retry-After": str(seconds)})
-    return JSONResponse({"detail": str(error)}, 503, later)  # ServerFull, Unavailable, ShuttingDown
+    return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "5"})  # ServerFull, Unavailable, ShuttingDown
 
 
 class Prefixed:

@@ -14,7 +14,7 @@ from starlette.types import Scope
 STATIC = Path(__file__).parent.with_name("static")
 OPENAPI = Path(__file__).parent.with_name("openapi.json")
 # A browser asks each time whether a file has changed.
-HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+HEADERS = {"Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
 HEADERS |= {"Cross-Origin-Opener-Policy": "same-origin"}  # who opened the page holds nothing of it
 
 
