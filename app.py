@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from todochat import account
 from todochat.agent import Tasks, TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.auth import Authenticate, bearer, verifier_for
-from todochat.db import NO_LIMIT, Busy, Conversation, Limits, Store, Turn, TurnRequest
+from todochat.db import NO_LIMIT, Busy, Conversation, Store, Turn, TurnRequest
 from todochat.dialects import chatkit, for_clients, mcp, replay, simple
 from todochat.dialects.sse import EventStream
 from todochat.engines import T, Unavailable
@@ -151,14 +151,7 @@ async def chatkit_protocol(request: Request, service: Service, user_id: str, bod
         if kind == "threads.delete":  # not under the lock: a tool at work may hold this up for seconds
             await service.runs.end_deleted(chatkit.id_in(params, "thread_id"))
         return Response(json.dumps(reply), media_type="application/json")
-    thread = None if kind == "threads.create" else chatkit.id_in(params, "thread_id")
-    if kind == "threads.retry_after_item":
-        wanted = TurnRequest(user_id, conversation_id=thread, retry_of=chatkit.id_in(params, "item_id"))
-    else:
-        text, message = chatkit.message_in(params)
-        title = inputs.conversation_title(text) if thread is None else None
-        wanted = TurnRequest(user_id, message, title, conversation_id=thread)
-    turn, answer = await begin_turn(request, service, wanted, body)
+    turn, answer = await begin_turn(request, service, chatkit.turn_in(kind, params, user_id), body)
     frames = chatkit.frames(kind, turn, batches(turn, answer))
     return await stream_of(service, turn, frames, answer)
 
@@ -465,7 +458,7 @@ def create_app(
         return Service(
             store=opened,
             tasks=opened if tasks is None else tasks,
-            runs=Runs(opened, _limits(settings), choice.name, app.state.metrics.turn_ended),
+            runs=Runs(opened, settings.limits, choice.name, app.state.metrics.turn_ended),
             agent=todo_agent(choice.model) if agent is None else agent,
             context=context or (lambda turn: turn),
             options=_options(choice, settings),
@@ -486,11 +479,6 @@ def create_app(
     app.router.redirect_slashes = False
     app.state.metrics = Metrics()
     return app
-
-
-def _limits(settings: Settings) -> Limits:
-    history = settings.history_limit + 1  # one more than the model gets, which tells it whether there are more
-    return Limits(history, live=settings.max_live, live_per_user=settings.max_live_per_user)
 
 
 def _options(choice: Choice, settings: Settings) -> TurnOptions:

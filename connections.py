@@ -10,8 +10,7 @@ import ipaddress
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -57,10 +56,6 @@ class Connections:
         self._trusted = [ipaddress.ip_network(network) for network in networks]
         self._by_network: Counter[str] = Counter()
         self._log = Sparing()
-
-    def protocol(self) -> Callable[..., asyncio.Protocol]:
-        """Return what uvicorn makes the protocol of each connection with."""
-        return partial(Guarded, self)
 
     def admit(self, network: str) -> bool:
         """Count a new connection; return whether it may stay."""
@@ -108,7 +103,7 @@ class Guarded(H11Protocol):
     def __init__(self, connections_of_all: Connections, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._all = connections_of_all
-        self._network: str | None = None  # None until it is counted, and when it is no longer
+        self._network = ""
         self._waits_for: str | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -124,9 +119,7 @@ class Guarded(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self._wait_for(None)
-        if self._network is not None:
-            self._all.forget(self._network)
-            self._network = None
+        self._all.forget(self._network)
         super().connection_lost(exc)
 
     def handle_events(self) -> None:

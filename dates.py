@@ -1,6 +1,7 @@
 """Times as they are stored, and dates as a user has them."""
 
 import re
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -17,19 +18,15 @@ def today(timezone: str) -> date:
 
 def timezone_named(name: str) -> str:
     """Return the IANA name of a time zone, such as "Europe/Berlin". Raises `ValueError` if there is none like it."""
-    try:
+    with suppress(ValueError, LookupError, OSError):  # such as a folder of zones, or a file that is none
         if re.fullmatch(r"[A-Za-z0-9_+/-]{1,64}", name):
             return ZoneInfo(name).key
-    except (ValueError, LookupError, OSError):  # such as a folder of zones, or a file that is none
-        pass
     raise ValueError("it must be the IANA name of a time zone, such as Europe/Berlin")
 
 
 def date_in(text: str) -> str:
     """Return a date as it is stored, "2026-12-01". Raises `ValueError` if the text is none in this form."""
-    try:
+    with suppress(ValueError):  # such as the 30th of February
         if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
             return date.fromisoformat(text).isoformat()
-    except ValueError:  # such as the 30th of February
-        pass
     raise ValueError("it must be a date such as 2026-12-01")

@@ -518,29 +518,24 @@ async def _earlier(sql: Sql, request: TurnRequest) -> Turn | None:
         return None
     await sql("DELETE FROM idempotency_keys WHERE created_at < ?", (utc_now(ago=KEY_LIFETIME),))
     rows = await sql(
-        "SELECT request, answer_id FROM idempotency_keys WHERE user_id = ? AND key = ?", (request.user_id, request.key)
+        """
+        SELECT request, answer_id, (SELECT conversation_id FROM messages WHERE id = answer_id) AS conversation_id
+        FROM idempotency_keys WHERE user_id = ? AND key = ?
+        """,
+        (request.user_id, request.key),
     )
     if not rows:
         return None
     if rows[0]["request"] != request.digest:
         raise Conflict("This Idempotency-Key was used for a different request. Send each new message with a new key.")
-    answer_id = rows[0]["answer_id"]
-    messages = await sql(
-        f"""
-        SELECT {MESSAGE} FROM messages
-        WHERE id <= ? AND conversation_id = (SELECT conversation_id FROM messages WHERE id = ?)
-        ORDER BY id DESC LIMIT 2
-        """,
-        (answer_id, answer_id),
-    )
-    conversations = await sql(
-        f"SELECT {CONVERSATION} FROM conversations WHERE id = (SELECT conversation_id FROM messages WHERE id = ?)",
-        (answer_id,),
-    )
-    if not conversations:
+    answer_id, conversation_id = rows[0]["answer_id"] or 0, rows[0]["conversation_id"] or 0
+    # The messages first: they may be deleted just now, and their conversation with them.
+    messages = await _messages(sql, conversation_id, last=2, before=answer_id + 1)
+    conversation = await find_conversation(sql, request.user_id, conversation_id)
+    if conversation is None:
         raise Conflict("This message was answered before, and that answer has been deleted since.")
-    answer, question = [await read_message(sql, row) for row in messages]
-    return Turn(conversation_in(conversations[0]), [question], answer, earlier=True)
+    question, answer = messages
+    return Turn(conversation, [question], answer, earlier=True)
 
 
 # ---- rows ----

@@ -19,20 +19,15 @@ class TurnLog:
         self.tokens: tuple[int, int] | None = None  # input, output; None while unknown
         self._turn = f"user={user_id!r} conversation={conversation_id}"
         self._began = time.monotonic()
-        self._first_text: float | None = None
+        self.first_text_after: float | None = None  # seconds; None if there was none
         self._tools: list[str] = []
 
     def note(self, event: Event) -> None:
         """Note an event of the turn."""
-        if event["type"] == "text" and self._first_text is None:
-            self._first_text = time.monotonic()
+        if event["type"] == "text" and self.first_text_after is None:
+            self.first_text_after = time.monotonic() - self._began
         elif event["type"] == "tool_call":
             self._tools.append(re.sub(r"[^\w.-]", "?", event["name"][:64]))  # a model can invent any name
-
-    @property
-    def first_text_after(self) -> float | None:
-        """After how many seconds the first text came; None if there was none."""
-        return None if self._first_text is None else self._first_text - self._began
 
     def write(self, model: str, status: Status) -> None:
         """Write the line."""

@@ -15,7 +15,7 @@ A database that is one process's alone needs nothing of this: there, nothing her
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -41,11 +41,11 @@ DELETED = "This conversation has been deleted."
 GOING = "The server is shutting down, so this stream ends here. Please reload."
 
 
-class Place(NamedTuple):
-    """How far a mirror has come: the number of its events, and of the first in the row that was read last."""
+class Mirror(Feed):
+    """An answer of another process, as it is followed here."""
 
-    events: int = 0
-    row: int = 0  # it is read again, as it may have grown
+    row = 0  # the number of the first event in the row that was read last: it is read again, as it may have grown
+    read = 0.0  # when it was seen to have readers
 
 
 class News(NamedTuple):
@@ -62,9 +62,7 @@ class Processes:
     def __init__(self, store: Store, own_live: Callable[[], Collection[int]]) -> None:
         self._store = store
         self._own_live = own_live
-        self._mirrors: dict[int, Feed] = {}  # by answer
-        self._places: dict[int, Place] = {}  # by answer
-        self._read: dict[int, float] = {}  # by answer: when its mirror was seen to have readers
+        self._mirrors: dict[int, Mirror] = {}  # by answer
         self._tasks: dict[str, asyncio.Task[None]] = {}  # what is done in the background
         self._seen: dict[str, tuple[str, float]] = {}  # by process: its beat, and since when it is that one
         self._unmade: set[int] = set()  # answers of ours that nobody made at the last look
@@ -109,17 +107,14 @@ class Processes:
         if not rows:
             return None
         answer_id = int(rows[0]["id"])
-        if answer_id not in self._mirrors:
-            self._mirrors[answer_id], self._places[answer_id] = Feed(answer_id, conversation_id, user_id), Place()
-        mirror = self._mirrors[answer_id]
+        mirror = self._mirrors.setdefault(answer_id, Mirror(answer_id, conversation_id, user_id))
         self._keep_doing("poll", self._poll_always)
         mirror.readers += 1  # so that it is not dropped before its reader begins
         try:
             await self._poll()
         finally:
             mirror.readers -= 1
-            if answer_id in self._mirrors:
-                self._read[answer_id] = time.monotonic()
+            mirror.read = time.monotonic()
         return mirror
 
     async def stop(self, user_id: str, conversation_id: int) -> int | None:
@@ -161,22 +156,20 @@ class Processes:
                 log_mistake("following the answers of other processes", error)
             for mirror in list(self._mirrors.values()):
                 if mirror.readers:
-                    self._read[mirror.answer_id] = time.monotonic()
-                if mirror.ended or time.monotonic() - self._read[mirror.answer_id] > UNREAD:
-                    del self._mirrors[mirror.answer_id], self._places[mirror.answer_id], self._read[mirror.answer_id]
+                    mirror.read = time.monotonic()
+                if mirror.ended or time.monotonic() - mirror.read > UNREAD:
+                    del self._mirrors[mirror.answer_id]
 
     async def _poll(self) -> None:
         """Give all mirrors what is new, by one look at the database."""
-        known = {answer_id: place for answer_id, place in self._places.items() if not self._mirrors[answer_id].ended}
-        news = await self._store.engine.read(lambda sql: _news(sql, known)) if known else {}
-        for answer_id, new in news.items():
-            mirror = self._mirrors.get(answer_id)
-            if mirror is None or self._places[answer_id] != known[answer_id] or mirror.ended:
-                continue  # somebody else has looked meanwhile
+        mirrors = [mirror for mirror in self._mirrors.values() if not mirror.ended]
+        news = await self._store.engine.read(lambda sql: _news(sql, mirrors)) if mirrors else {}
+        for mirror in mirrors:
+            new = news[mirror.answer_id]
             for first, events in new.rows:
-                for event in events[len(mirror.events) - first :]:
+                for event in events[max(0, len(mirror.events) - first) :]:  # somebody else may have looked meanwhile
                     mirror.publish(event)
-                self._places[answer_id] = Place(len(mirror.events), first)
+                mirror.row = first
             if new.status != "streaming":
                 told = bool(mirror.events) and mirror.events[-1]["type"] == "error"
                 mirror.end(None if told else new.error)
@@ -252,16 +245,16 @@ async def wait_for_end(feed: Feed, seconds: float) -> bool:
     return feed.ended
 
 
-async def _news(sql: Sql, places: Mapping[int, Place]) -> dict[int, News]:
-    """Return what is new in answers of which so much is known."""
-    news = {answer_id: News([], "deleted", DELETED) for answer_id in places}
-    of_them = ", ".join("?" * len(places))
-    for row in await sql(f"SELECT id, status, error FROM messages WHERE id IN ({of_them})", list(places)):
+async def _news(sql: Sql, mirrors: Sequence[Mirror]) -> dict[int, News]:
+    """Return what is new in these answers, by their ids."""
+    news = {mirror.answer_id: News([], "deleted", DELETED) for mirror in mirrors}
+    of_them = ", ".join("?" * len(mirrors))
+    for row in await sql(f"SELECT id, status, error FROM messages WHERE id IN ({of_them})", list(news)):
         news[row["id"]] = News([], row["status"], row["error"])
-    behind = " OR ".join(["(answer_id = ? AND first >= ?)"] * len(places))
+    behind = " OR ".join(["(answer_id = ? AND first >= ?)"] * len(mirrors))
     for row in await sql(
         f"SELECT answer_id, first, events FROM live_events WHERE {behind} ORDER BY answer_id, first",
-        [value for answer_id, place in places.items() for value in (answer_id, place.row)],
+        [value for mirror in mirrors for value in (mirror.answer_id, mirror.row)],
     ):
         news[row["answer_id"]].rows.append((row["first"], load(row["events"])))
     return news

@@ -28,7 +28,7 @@ from typing import Literal
 
 from todochat.agent import Observer
 from todochat.db import AnswerOver, Limits, Progress, ServerFull, Store, Turn, TurnRequest
-from todochat.engines import T, Unavailable
+from todochat.engines import T, Unavailable, whole
 from todochat.events import Body, Event, Feed, ToolCall, ToolResult, fold
 from todochat.logs import TurnLog, log_mistake
 from todochat.processes import DELETED, Processes, wait_for_end
@@ -65,12 +65,13 @@ class Run(Feed, Observer):
     3. The SDK's event comes last. It counts for what is no function tool (a handoff, a provider's own tool).
     """
 
+    producer: asyncio.Task[str | None]  # publishes the events; returns why the turn failed, if it did
+    conclusion: asyncio.Task[None]  # waits for the producer, and stores the end
+
     def __init__(self, store: Store, answer_id: int, conversation_id: int, user_id: str) -> None:
         super().__init__(answer_id, conversation_id, user_id)
         self.saved = 0  # how many of the events the database has
         self.log = TurnLog(user_id, conversation_id)
-        self.producer: asyncio.Task[str | None] | None = None  # returns why the turn failed, if it did
-        self.conclusion: asyncio.Task[None] | None = None  # waits for the producer, and stores the end
         self.tool_tasks: set[asyncio.Task[object]] = set()  # what is not cancelled with the producer
         self.stopped_as: tuple[Ending, str | None] | None = None
         self.stop_readers = 0  # those of our readers whose leaving counts as Stop, once the last of them has left
@@ -189,26 +190,18 @@ class Run(Feed, Observer):
 
     async def _to_its_end(self, work: Coroutine[object, object, T]) -> T:
         """Await what must come to its end even if the run is stopped in the middle."""
-        task = asyncio.create_task(work)
-        self.tool_tasks.add(task)
-        task.add_done_callback(self._forget_tool)
         try:
-            return await asyncio.shield(task)
+            return await whole(work, self.tool_tasks)
         except AnswerOver as over:
             self.stop("stopped", None if over.by_user else ELSEWHERE)  # as the next checkpoint would have
             # The SDK ignores an ordinary exception that comes while it is being cancelled, and would go on.
             raise asyncio.CancelledError from over
 
-    def _forget_tool(self, task: asyncio.Task[T]) -> None:
-        self.tool_tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # if nobody waits for it any more, asyncio would complain that nobody has looked
-
     # ---- how it ends ----
 
     def stop(self, ending: Ending, sentence: str | None = None) -> None:
         """End the run early: close the model's connection, start no further tool, keep what there is."""
-        if self.stopped_as is None and self.producer is not None and not self.producer.done():
+        if self.stopped_as is None and not self.producer.done():
             self.stopped_as = ending, sentence
             self.producer.cancel()
 
@@ -263,7 +256,7 @@ class Runs:
         self._model = model
         self._live: dict[int, Run] = {}  # by conversation; a run stays until its final state is stored
         self._deferred: dict[int, _End] = {}  # by answer: ends that could not be stored yet
-        self._beginnings: set[asyncio.Task[tuple[Turn, Feed | None]]] = set()
+        self._beginnings: set[asyncio.Task[object]] = set()
         self._places: set[object] = set()  # of those of them that are to be live, and are not yet
         self._checkpoints: asyncio.Task[None] | None = None
         self._close_by: float | None = None  # when the shutdown stops waiting
@@ -292,10 +285,7 @@ class Runs:
         """
         if self._close_by is not None:
             raise ShuttingDown("The server is shutting down. Please try again in a moment.")
-        task = asyncio.create_task(self._begin(request, produce))
-        self._beginnings.add(task)
-        task.add_done_callback(self._beginnings.discard)
-        return await asyncio.shield(task)
+        return await whole(self._begin(request, produce), self._beginnings)
 
     async def _begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None]:
         while True:
@@ -355,8 +345,7 @@ class Runs:
 
     async def _stop_and_wait(self, run: Run, ending: Ending, sentence: str | None = None) -> None:
         run.stop(ending, sentence)
-        if run.conclusion is not None:
-            await asyncio.wait((run.conclusion,))
+        await asyncio.wait((run.conclusion,))
 
     async def end_deleted(self, conversation_id: int) -> None:
         """End the live run of a conversation that has just been deleted."""
@@ -395,7 +384,7 @@ class Runs:
         if run is None:
             mirror = await self.others.follow(user_id, conversation_id)
             return mirror is None or await wait_for_end(mirror, ENDING_ELSEWHERE)
-        if run.conclusion is not None and (run.stopped_as is not None or run.was_left):
+        if run.stopped_as is not None or run.was_left:
             await asyncio.wait((run.conclusion,), timeout=FINISHING)
         return run.ended
 
@@ -409,7 +398,7 @@ class Runs:
             run.stop("interrupted", SHUT_DOWN)
         if self._beginnings:  # what they begin is stopped by `_start`
             await asyncio.wait(self._beginnings, timeout=self._time_to_close())
-        if finishing := [run.conclusion for run in self._live.values() if run.conclusion is not None]:
+        if finishing := [run.conclusion for run in self._live.values()]:
             await asyncio.wait(finishing, timeout=self._time_to_close())
         with suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(self._time_to_close()):
@@ -445,10 +434,9 @@ class Runs:
         return None
 
     async def _conclude(self, run: Run) -> None:
-        assert run.producer is not None
         await asyncio.wait((run.producer,))
         await run.finish_tools(FINISHING if self._close_by is None else CLOSING / 2)
-        end = self._end_of(run, run.producer)
+        end = self._end_of(run)
         told: str | None = UNSAVED
         try:
             end = await self._store_end(end)
@@ -464,8 +452,8 @@ class Runs:
             finally:  # whatever they do: no reader must wait for ever
                 run.end(told)
 
-    def _end_of(self, run: Run, producer: "asyncio.Task[str | None]") -> _End:
-        ending, sentence = self._outcome(run, producer)
+    def _end_of(self, run: Run) -> _End:
+        ending, sentence = self._outcome(run)
         # A shutdown that waits no longer has told the readers that this is not saved: it is no part of the answer.
         events: list[Event] = [event for event in run.events if event["type"] != "error"]
         if sentence is not None:
@@ -497,16 +485,17 @@ class Runs:
             return end
         return replace(end, ending="stopped", body={**end.body, "error": ELSEWHERE})
 
-    def _outcome(self, run: Run, producer: "asyncio.Task[str | None]") -> tuple[Ending, str | None]:
+    def _outcome(self, run: Run) -> tuple[Ending, str | None]:
         """Return how a run has ended, and the sentence for the user if that is not well."""
+        cancelled = run.producer.cancelled()
         # Asked for in any case, or asyncio would log it, with its text.
-        error = None if producer.cancelled() else producer.exception()
+        error = None if cancelled else run.producer.exception()
         if run.stopped_as is not None:
             return run.stopped_as
-        if producer.cancelled():  # nobody asked for it: the process ends, or a tool of the host's has cancelled itself
+        if cancelled:  # nobody asked for it: the process ends, or a tool of the host's has cancelled itself
             return ("interrupted", SHUT_DOWN) if self._close_by is not None else ("failed", BROKEN)
         if error is None:
-            sentence = producer.result()
+            sentence = run.producer.result()
             return ("failed", sentence) if sentence else ("done", None)
         if isinstance(error, Unavailable):
             return "failed", str(error)

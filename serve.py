@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
 from types import FrameType
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from todochat import auth
 from todochat.agent import todo_agent
 from todochat.app import Service, create_app
 from todochat.auth.keys import MIN_SECRET
-from todochat.connections import BATCH, Connections, raise_descriptor_limit
+from todochat.connections import BATCH, Connections, Guarded, raise_descriptor_limit
 from todochat.db import Store
 from todochat.dialects.sse import STALL
 from todochat.engines import POSTGRES, StoreError
@@ -124,7 +125,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=cast(Any, connections.protocol()),  # uvicorn calls it, and asks no more of it
+                http=cast(Any, partial(Guarded, connections)),  # uvicorn calls it, and asks no more of it
                 ws="none",
                 log_config=None,
                 access_log=False,
@@ -136,10 +137,10 @@ class Server(uvicorn.Server):
         logging.getLogger("uvicorn.error").addFilter(Sparing().filter)  # it has a line for each request that is none
         self._app = app
         self._greeting = greeting
+        self._loop = asyncio.get_running_loop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say where."""
-        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(BACKLOG)  # uvicorn has set it to what asyncio accepts at a time

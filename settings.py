@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from todochat.dates import timezone_named
+from todochat.db import Limits
 from todochat.engines import POSTGRES
 from todochat.shares import Room
 from todochat.turns.watchdog import AnswerLimits, Patience
@@ -275,6 +276,12 @@ class Settings:
     def patience(self) -> Patience:
         """How long a model and its tools may be silent."""
         return Patience(self.model_idle_timeout, self.tool_timeout, self.model_start_timeout)
+
+    @property
+    def limits(self) -> Limits:
+        """How many messages a turn gets, and how many answers may be live."""
+        history = self.history_limit + 1  # one more than the model gets, which tells it whether there are more
+        return Limits(history, live=self.max_live, live_per_user=self.max_live_per_user)
 
     @property
     def answer_limits(self) -> AnswerLimits:

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -148,13 +148,10 @@ class Shares:
         left, then = self._buckets.get(user_id, (self._most, time.monotonic()))
         return min(self._most, left + (time.monotonic() - then) * self._most / 60)
 
-    @contextmanager
-    def reading_body(self, user_id: str) -> Iterator[None]:
+    def reading_body(self, user_id: str) -> AbstractContextManager[None]:
         """Count a body of the user's while it is read. Raises `TooMany`."""
-        with _one_more(
-            self._bodies, user_id, BODIES, "You are sending too much at once. Please try again in a moment."
-        ):
-            yield
+        sentence = "You are sending too much at once. Please try again in a moment."
+        return _one_more(self._bodies, user_id, BODIES, sentence)
 
     def reading(self, user_id: str) -> asyncio.Lock:
         """Return what is held while a list or a conversation of the user's is read: others wait for one at most."""

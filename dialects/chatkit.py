@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from todochat.db import Conversation, Store, Turn
+from todochat.db import Conversation, Store, Turn, TurnRequest
 from todochat.dialects.chatkit_items import ItemWriter, Json, items, user_message
 from todochat.dialects.sse import frame
 from todochat.events import Event, joined
@@ -58,7 +58,17 @@ def id_in(params: Mapping[str, Any], name: str) -> int:
     return int(value)
 
 
-def message_in(params: Mapping[str, Any]) -> tuple[str, str]:
+def turn_in(kind: str, params: Mapping[str, Any], user_id: str) -> TurnRequest:
+    """Return what one of the `STREAMING` requests asks for, or answer 400, 404 or 413."""
+    thread_id = None if kind == "threads.create" else id_in(params, "thread_id")
+    if kind == "threads.retry_after_item":
+        return TurnRequest(user_id, conversation_id=thread_id, retry_of=id_in(params, "item_id"))
+    text, message = _message_in(params)
+    title = inputs.conversation_title(text) if thread_id is None else None
+    return TurnRequest(user_id, message, title, conversation_id=thread_id)
+
+
+def _message_in(params: Mapping[str, Any]) -> tuple[str, str]:
     """Return what the user wrote, without and with the text it quotes (as a Markdown quotation).
 
     Answers 400 if it is not that, and 413 if it is longer than a message may be.

@@ -124,6 +124,7 @@ class Transaction:
     sql: Sql
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     over: bool = False
+    after_tool: str = ""  # a statement that is done once, before the first one of the work's own `sql`
 
     async def run(self, work: Work[T], commit: Callable[[], Awaitable[object]]) -> T:
         """Do `work`, and commit it."""
@@ -131,17 +132,18 @@ class Transaction:
 
         async def sql(statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
             async with self.turn:  # or a task that fails meanwhile would take this with its own
+                if self.after_tool:
+                    await self.sql(self.after_tool)
+                    self.after_tool = ""
                 return await self.sql(statement, parameters)
 
         try:
             result = await work(sql)
+        finally:
             async with self.turn:  # what has been begun within is ended first
                 self.over = True
-                await commit()
-            return result
-        finally:
-            async with self.turn:
-                self.over = True
+        await commit()
+        return result
 
 
 # The transaction that the current task was begun in.
@@ -163,7 +165,7 @@ class Engine(ABC):
         A `long` one, such as a search, keeps no other read waiting but those that are `long` as well. What is `urgent`
         is not kept waiting by what is not, if several processes share the database.
         """
-        return await _whole(self._joined(work) or self._read(work, long, urgent))
+        return await whole(self._joined(work) or self._read(work, long, urgent))
 
     async def write(self, work: Work[T], *, lock: str | None = None, urgent: bool = False) -> T:
         """Do `work`, which takes no longer than its statements, in a transaction that may be shared with others.
@@ -176,7 +178,7 @@ class Engine(ABC):
         if joined is not None and lock is not None:
             joined.close()
             raise RuntimeError("a unit with a lock cannot be a part of a transaction")
-        return await _whole(joined or self._write(work, lock, urgent))
+        return await whole(joined or self._write(work, lock, urgent))
 
     async def transaction(self, work: Work[T]) -> T:
         """Do `work` in a transaction of its own, which each `read` and `write` that it calls becomes a part of.
@@ -184,7 +186,7 @@ class Engine(ABC):
         So `work` may call somebody else's code (a tool), of whose writes none must be without the others. It is never
         done twice. What it does by its own `sql` comes after that, and takes no longer than its statements.
         """
-        return await _whole(self._transaction(work))
+        return await whole(self._transaction(work))
 
     @abstractmethod
     async def lock(self, sql: Sql, name: str) -> None:
@@ -239,13 +241,19 @@ async def open_engine(database: str, patience: float) -> Engine:
     return await PostgresEngine.open(database, patience=patience)
 
 
-async def _whole(work: Coroutine[Any, Any, T]) -> T:
-    """Await what must be done whole even if the caller is cancelled."""
+_UNITS: set[asyncio.Task[Any]] = set()  # that are under way: asyncio itself keeps no task from the garbage collector
+
+
+async def whole(work: Coroutine[Any, Any, T], tasks: set[asyncio.Task[Any]] = _UNITS) -> T:
+    """Await what must be done whole even if the caller is cancelled; meanwhile it is one of `tasks`."""
     task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
     task.add_done_callback(_noted)
-    return await asyncio.shield(task)
+    await asyncio.wait((task,))  # not `shield`: from Python 3.14 on that logs what fails when the caller has gone
+    return task.result()
 
 
 def _noted(task: asyncio.Task[T]) -> None:
     if not task.cancelled():
-        task.exception()  # or asyncio would complain, with its text, that nobody has looked, if the caller is gone
+        task.exception()  # or asyncio would complain, with its text, that nobody has looked, if the caller has gone

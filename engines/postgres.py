@@ -9,7 +9,6 @@ table `commits`).
 """
 
 import asyncio
-import functools
 import itertools
 import logging
 import re
@@ -31,8 +30,7 @@ from psycopg.pq import Conninfo, TransactionStatus
 from psycopg.rows import dict_row
 
 from todochat.engines import BUSY, Engine, Places, Row, Sql, StoreError, T, Transaction, Unavailable, Value, Work
-
-log = logging.getLogger("todochat")
+from todochat.logs import Sparing
 
 SCHEMA = Path(__file__).with_name("postgres.sql")
 SCHEMA_VERSION = 1
@@ -186,7 +184,7 @@ class PostgresEngine(Engine):
         self._urgent = self._ordinary.beside(1)
         self._tools, self._long_reads = self._ordinary.beside(CONNECTIONS - KEPT), self._ordinary.beside(LONG)
         self._lines: WeakValueDictionary[str, Places] = WeakValueDictionary()  # by the name that is locked
-        self._reachable = True
+        self._log = Sparing()
 
     @classmethod
     async def open(cls, url: str, *, patience: float = 3.0) -> "PostgresEngine":
@@ -236,19 +234,8 @@ class PostgresEngine(Engine):
 
     async def _transaction(self, work: Work[T]) -> T:
         async def run(connection: _Connection) -> T:
-            async def hurried(sql: Sql) -> T:
-                hurries = False
-
-                async def ours(statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
-                    nonlocal hurries
-                    if not hurries:  # the tool has done its work
-                        hurries = True
-                        await sql(_idles(2 * self._patience))
-                    return await sql(statement, parameters)
-
-                return await work(ours)
-
-            return await Transaction(self, connection.sql).run(hurried, lambda: self._commit(connection))
+            transaction = Transaction(self, connection.sql, after_tool=_idles(2 * self._patience))
+            return await transaction.run(work, lambda: self._commit(connection))
 
         return await self._unit(_TOOL, run, self._tools, self._ordinary)
 
@@ -311,27 +298,23 @@ class PostgresEngine(Engine):
 
         Not pg_xact_status: after a crash the server gives the ids of transactions it has lost to others.
         """
-        deadline = time.monotonic() + self._patience
-        while True:
-            try:
-                other = await self._try_to_connect(deadline)
-                try:
-                    await other.begin(_UNMARKED, deadline)
-                    # It waits for the lost transaction, if that is not over: so no SELECT.
-                    [row] = await other.sql(
-                        """
-                        INSERT INTO commits (connection, unit) VALUES (?, 0)
-                        ON CONFLICT (connection) DO UPDATE SET at = excluded.at RETURNING unit
-                        """,
-                        (lost.name,),
-                    )
-                    return bool(row["unit"] == lost.unit)
-                finally:
-                    await other.driver.close()
-            except Unavailable as error:
-                if time.monotonic() + PAUSE > deadline:
-                    raise Unavailable(GONE) from error
-            await asyncio.sleep(PAUSE)
+
+        async def ask(other: _Connection) -> bool:
+            # It waits for the lost transaction, if that is not over: so no SELECT.
+            [row] = await other.sql(
+                """
+                INSERT INTO commits (connection, unit) VALUES (?, 0)
+                ON CONFLICT (connection) DO UPDATE SET at = excluded.at RETURNING unit
+                """,
+                (lost.name,),
+            )
+            return bool(row["unit"] == lost.unit)
+
+        await self._close_idle()  # they lead to the same server
+        try:
+            return await self._insist(_UNMARKED, ask, time.monotonic() + self._patience)
+        except Unavailable as error:  # no `_Again`: what may have been committed must not be done again
+            raise Unavailable(GONE) from error
 
     # ---- connections ----
 
@@ -354,14 +337,10 @@ class PostgresEngine(Engine):
 
     async def _try_to_connect(self, deadline: float) -> _Connection:
         try:
-            connection = await self._connect(max(0.1, deadline - time.monotonic()))
+            return await self._connect(max(0.1, deadline - time.monotonic()))
         except (psycopg.Error, OSError) as error:
-            if self._reachable:  # once, and not for each attempt
-                log.error("cannot connect to the database: %s", _reason(error))
-            self._reachable = False
+            self._log.note(logging.ERROR, "cannot connect to the database", _reason(error))  # not for each attempt
             raise _Again(GONE) from error
-        self._reachable = True
-        return connection
 
     async def _connect(self, seconds: float) -> _Connection:
         async with asyncio.timeout(seconds):
@@ -381,7 +360,6 @@ def _idles(seconds: float) -> str:
     return f"SET LOCAL idle_in_transaction_session_timeout = {1000 * seconds:.0f}"
 
 
-@functools.lru_cache(1000)
 def _translated(statement: str) -> bytes:
     """Return a statement with psycopg's placeholders."""
     return statement.replace("%", "%%").replace("?", "%s").encode()

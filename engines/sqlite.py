@@ -9,7 +9,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,13 +68,11 @@ TROUBLE = {
 
 @dataclass
 class _Unit:
-    """A unit of work that waits to be written, or is written, and what came of it."""
+    """A unit of work that waits to be written, or is written."""
 
     work: Work[Any]
     since: float  # of `time.monotonic`: when it came
-    result: Any = None
-    error: Exception | None = None
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Future[Any] = field(default_factory=asyncio.Future)  # what comes of it
 
 
 class SqliteEngine(Engine):
@@ -84,10 +82,10 @@ class SqliteEngine(Engine):
         self,
         writer: aiosqlite.Connection,
         readers: Sequence[aiosqlite.Connection],
-        lock_file: sqlite3.Connection | None,
+        unlock: Callable[[], None],
         patience: float,
     ) -> None:
-        self._writer, self._lock_file = writer, lock_file
+        self._writer, self._unlock = writer, unlock
         self._patience = patience
         # A connection is shared by all tasks: one at a time, or one's rollback would take another's statements.
         self._writing = Places(patience)
@@ -102,7 +100,7 @@ class SqliteEngine(Engine):
         `patience` is for how long, in seconds, the database may do nothing before a unit of work gives up.
         Raises `StoreError` if the file is in use by another process, read-only, corrupt, or not ours.
         """
-        lock_file = None if path == MEMORY else _lock(path)
+        unlock = _lock(path) if path != MEMORY else lambda: None
         connections: list[aiosqlite.Connection] = []
         try:
             version = 0 if path == MEMORY else await asyncio.to_thread(_inspect, path)
@@ -115,12 +113,11 @@ class SqliteEngine(Engine):
                     await connection.execute_fetchall(f"PRAGMA {pragma}")
                 if pragmas is _WRITER:
                     await _upgrade(connection, version)
-            return cls(connections[0], connections[1:], lock_file, patience)
+            return cls(connections[0], connections[1:], unlock, patience)
         except BaseException as error:
             for connection in connections:
                 await connection.close()  # or its thread keeps the process from ending
-            if lock_file is not None:
-                lock_file.close()
+            unlock()
             if isinstance(error, sqlite3.Error):
                 raise StoreError(f"Cannot use the database {path}: {error}.") from error
             raise
@@ -133,8 +130,7 @@ class SqliteEngine(Engine):
                     async with reading.closed():
                         await reader.close()
             await self._writer.close()
-            if self._lock_file is not None:
-                self._lock_file.close()
+            self._unlock()
 
     # ---- units of work ----
 
@@ -146,12 +142,13 @@ class SqliteEngine(Engine):
             reading.note()
             return rows
 
-        async with _alone(reading, time.monotonic()):
-            await reader.execute_fetchall("BEGIN")
-            try:
-                return await work(select)
-            finally:
-                await self._roll_back(reader)
+        with _in_words():
+            async with reading.place(time.monotonic()):
+                await reader.execute_fetchall("BEGIN")
+                try:
+                    return await work(select)
+                finally:
+                    await reader.rollback()
 
     async def _write(self, work: Work[T], lock: str | None, urgent: bool) -> T:
         """Have it written with all that waits: units wait for each other, whatever their `lock`."""
@@ -159,56 +156,47 @@ class SqliteEngine(Engine):
         self._waiting.append(unit)
         if self._writer_task is None or self._writer_task.done():
             self._writer_task = asyncio.create_task(self._write_what_waits())
-        await unit.over.wait()
-        if unit.error is not None:
-            raise unit.error
-        result: T = unit.result
+        result: T = await unit.done
         return result
 
     async def _write_what_waits(self) -> None:
+        """Do all units that wait in one transaction, or, if one of them fails, each in its own."""
         while self._waiting:
             try:
-                async with _alone(self._writing, self._waiting[0].since) as deadline:
+                async with self._writing.place(self._waiting[0].since) as deadline:
                     units, self._waiting = self._waiting, []
-                    await self._write_together(units, deadline)
+                    if len(units) == 1 or not await self._try_together(units, deadline):
+                        for unit in units:
+                            await self._do(unit, deadline)
             except Unavailable as error:  # it was not their turn in time, or is no longer
-                unit = self._waiting.pop(0)
-                unit.error = error
-                unit.over.set()
-
-    async def _write_together(self, units: Sequence[_Unit], deadline: float) -> None:
-        """Do all units in one transaction, or, if one of them fails, each in its own."""
-        try:
-            if len(units) == 1 or not await self._try_together(units, deadline):
-                for unit in units:
-                    await self._do(unit, deadline)
-        finally:
-            for unit in units:
-                unit.over.set()
+                self._waiting.pop(0).done.set_exception(error)
 
     async def _try_together(self, units: Sequence[_Unit], deadline: float) -> bool:
         try:
             async with self._begun(deadline):
-                for unit in units:
-                    unit.result = await unit.work(self._execute)
+                results = [await unit.work(self._execute) for unit in units]
                 await self._execute("COMMIT")
-            return True
         except Exception:  # of one of them, which is told when it fails again, by itself
             return False
+        for unit, result in zip(units, results, strict=True):
+            unit.done.set_result(result)
+        return True
 
     async def _do(self, unit: _Unit, deadline: float) -> None:
         try:
             with _in_words():
                 async with self._begun(deadline):
-                    unit.result = await unit.work(self._execute)
+                    result = await unit.work(self._execute)
                     await self._execute("COMMIT")
+            unit.done.set_result(result)
         except Exception as error:  # goes to whoever waits for it
-            unit.error = error
+            unit.done.set_exception(error)
 
     async def _transaction(self, work: Work[T]) -> T:
-        async with _alone(self._writing, time.monotonic()) as deadline, self._begun(deadline):
-            transaction = Transaction(self, self._execute)
-            return await transaction.run(work, lambda: self._execute("COMMIT"))
+        with _in_words():
+            async with self._writing.place(time.monotonic()) as deadline, self._begun(deadline):
+                transaction = Transaction(self, self._execute)
+                return await transaction.run(work, lambda: self._execute("COMMIT"))
 
     async def lock(self, sql: Sql, name: str) -> None:
         """See `Engine.lock`: here only one writes at a time."""
@@ -236,24 +224,13 @@ class SqliteEngine(Engine):
         try:
             yield
         finally:
-            await self._roll_back(self._writer)
-
-    async def _roll_back(self, connection: aiosqlite.Connection) -> None:
-        if connection.in_transaction:  # a full disk has rolled back already
-            await connection.execute_fetchall("ROLLBACK")
+            if self._writer.in_transaction:  # and it is not committed, and not undone by a full disk
+                await self._writer.rollback()
 
     async def _execute(self, statement: str, parameters: Sequence[Value] = (), /) -> Sequence[Row]:
         rows = list(await self._writer.execute_fetchall(statement, parameters))
         self._writing.note()
         return rows
-
-
-@asynccontextmanager
-async def _alone(places: Places, since: float) -> AsyncIterator[float]:
-    """Have a connection for this task alone (see `Places.place`)."""
-    async with places.place(since) as deadline:
-        with _in_words():
-            yield deadline
 
 
 @contextmanager
@@ -283,10 +260,14 @@ async def _upgrade(connection: aiosqlite.Connection, version: int) -> None:
     await connection.executescript("\n".join(script))
 
 
-def _lock(path: str) -> sqlite3.Connection:
-    """Take the file's lock for this process. The operating system gives it back when the process ends, however it ends.
+_LOCKED: set[str] = set()  # the lock files of this process: closing one that was opened again would end its lock
 
-    It is SQLite's own lock, on an empty file beside the database: the same on every system, and in nobody's way.
+
+def _lock(path: str) -> Callable[[], None]:
+    """Take the file's lock for this process, and return what gives it back.
+
+    It is SQLite's own lock, on an empty file beside the database: the same on every system, and in nobody's way. The
+    operating system gives it back when the process ends, however it ends.
     """
     if os.path.exists(path):
         if not os.path.isfile(path):
@@ -301,6 +282,8 @@ def _lock(path: str) -> sqlite3.Connection:
         with suppress(FileExistsError):  # what people write here is not for the other users of the machine
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         name = f"{os.path.realpath(path)}.lock"  # one for the file, whatever name leads to it
+        if name in _LOCKED:
+            raise StoreError(f"The database {path} is open in this process already, and one store serves one app.")
         _make_private(name)
         lock_file = sqlite3.connect(name, timeout=0, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
@@ -309,7 +292,6 @@ def _lock(path: str) -> sqlite3.Connection:
     try:
         lock_file.execute("PRAGMA journal_mode = MEMORY")  # nothing is written: spare the folder another file
         lock_file.execute("BEGIN EXCLUSIVE")
-        return lock_file
     except sqlite3.Error as error:
         lock_file.close()
         if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY:
@@ -317,6 +299,13 @@ def _lock(path: str) -> sqlite3.Connection:
         raise StoreError(
             f"The database {path} is in use by another server. Stop that one, or set DATABASE_URL to another file."
         ) from error
+
+    def unlock() -> None:
+        lock_file.close()
+        _LOCKED.discard(name)
+
+    _LOCKED.add(name)
+    return unlock
 
 
 def _make_private(path: str) -> None:
@@ -361,7 +350,6 @@ def backup(path: str, target: str) -> None:
         # Copying the file itself would miss what is still in its write-ahead log.
         target = os.path.abspath(target)  # for SQLite some other names are not files at all
         with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as source:
-            source.execute("SELECT 1 FROM sqlite_master LIMIT 1")
             os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             try:
                 source.execute("VACUUM INTO ?", (target,))

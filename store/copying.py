@@ -61,11 +61,12 @@ async def _copy(read: Sql, write: Sql) -> dict[str, int]:
             raise StoreError("The target is not empty: copy to a new database, or drop its schema `todochat` first.")
     counts = dict.fromkeys(TABLES, 0)
     for table, keys in TABLES.items():
-        async with aclosing(_pages(read, table, keys)) as pages:
+        async with aclosing(_pages(read, table, keys)) as pages, aclosing(_pages(write, table, keys)) as copies:
             async for page in pages:
                 await _insert(write, table, page)
+                if await anext(copies, None) != page:
+                    raise StoreError(f"The copy of {table} is not what was there, so nothing was copied.")
                 counts[table] += len(page)
-        await _compare(read, write, table, keys)
     for row in await read("SELECT name, seq FROM sqlite_sequence"):  # ids are never reused, those of deleted rows too
         await write("SELECT setval(pg_get_serial_sequence(?, 'id'), ?)", (row["name"], row["seq"]))
     return counts
@@ -104,13 +105,3 @@ async def _insert(sql: Sql, table: str, page: Sequence[dict[str, Any]]) -> None:
         f"INSERT INTO {table} ({', '.join(page[0])}) VALUES {', '.join([row] * len(page))}",
         [value for values in page for value in values.values()],
     )
-
-
-async def _compare(read: Sql, write: Sql, table: str, keys: Sequence[str]) -> None:
-    async with aclosing(_pages(read, table, keys)) as old, aclosing(_pages(write, table, keys)) as new:
-        while True:
-            page, copied = await anext(old, None), await anext(new, None)
-            if page != copied:
-                raise StoreError(f"The copy of {table} is not what was there, so nothing was copied.")
-            if page is None:
-                return

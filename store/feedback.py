@@ -18,12 +18,10 @@ class FeedbackStore:
         answers = f"conversation_id = ? AND role = 'assistant' AND id IN ({places})"
 
         async def work(sql: Sql) -> bool:
-            if not await sql("SELECT 1 FROM conversations WHERE id = ? AND user_id = ?", (conversation_id, user_id)):
-                return False
             found = await sql(f"SELECT id FROM messages WHERE {answers}", (conversation_id, *message_ids))
-            if len(found) < len(message_ids):
+            change = "UPDATE conversations SET version = version + 1 WHERE id = ? AND user_id = ? RETURNING id"
+            if len(found) < len(message_ids) or not await sql(change, (conversation_id, user_id)):
                 return False
-            await sql("UPDATE conversations SET version = version + 1 WHERE id = ?", (conversation_id,))
             await sql(f"UPDATE messages SET feedback = ? WHERE {answers}", (kind, conversation_id, *message_ids))
             return True
 

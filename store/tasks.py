@@ -48,9 +48,9 @@ class TaskStore:
         return [_task(row) for row in rows]
 
     async def most_urgent(self, user_id: str, completed: bool | None, limit: int) -> tuple[int, list[Task]]:
-        """Return how many tasks there are, and up to `limit`: the open ones, first those that are due, then the newest.
+        """Return how many tasks there are, and up to `limit` of them in the order of their ids.
 
-        `completed` is as in `list_tasks`.
+        These are the most urgent: first the open ones that are due, then the newest. `completed` is as in `list_tasks`.
         """
 
         async def work(sql: Sql) -> tuple[int, list[Task]]:
@@ -60,7 +60,7 @@ class TaskStore:
                 f"SELECT {TASK} {which} ORDER BY completed, COALESCE(due, '9'), id DESC LIMIT ?",
                 (user_id, completed, limit),
             )
-            return total["many"], [_task(row) for row in rows]
+            return total["many"], sorted(map(_task, rows), key=itemgetter("id"))
 
         return await self.engine.read(work)
 
@@ -113,17 +113,13 @@ class Listing(Protocol):
 
 async def most_urgent(
     store: Listing, user_id: str, completed: bool | None, limit: int
-) -> tuple[int, list[Mapping[str, Any]]]:
-    """Return what `TaskStore.most_urgent` does, of any store, in the order of their ids."""
-    chosen: list[Mapping[str, Any]]
+) -> tuple[int, Sequence[Mapping[str, Any]]]:
+    """Return what `TaskStore.most_urgent` does, of any store."""
     if isinstance(store, TaskStore):
-        total, ours = await store.most_urgent(user_id, completed, limit)
-        chosen = [*ours]
-    else:
-        tasks = await store.list_tasks(user_id, completed)
-        total = len(tasks)
-        chosen = sorted(tasks, key=lambda task: (task["completed"], task.get("due") or "9", -task["id"]))[:limit]
-    return total, sorted(chosen, key=itemgetter("id"))
+        return await store.most_urgent(user_id, completed, limit)
+    tasks = await store.list_tasks(user_id, completed)
+    chosen = sorted(tasks, key=lambda task: (task["completed"], task.get("due") or "9", -task["id"]))[:limit]
+    return len(tasks), sorted(chosen, key=itemgetter("id"))
 
 
 def _task(row: Row) -> Task:

@@ -1,6 +1,6 @@
 """Versions of what a user sees, each by one small query: what etags.py needs of a store."""
 
-from todochat.engines import Engine, Row
+from todochat.engines import Engine
 
 
 class Versions:
@@ -20,7 +20,7 @@ class Versions:
         # As ids only grow, as many rows with the same sum of ids are the same rows, and their versions grow too.
         statement = f"SELECT COUNT(*) AS many, SUM(id) AS ids, SUM(version) AS versions FROM {table} WHERE user_id = ?"
         [row] = await self.engine.read(lambda sql: sql(statement, (user_id,)))
-        return _text_of(row)
+        return str(dict(row))
 
     async def version_of_conversation(self, user_id: str, conversation_id: int) -> str | None:
         """Return the version of a conversation with its messages, the live one too; None if it is not the user's."""
@@ -35,8 +35,4 @@ class Versions:
                 (conversation_id, user_id),
             )
         )
-        return _text_of(rows[0]) if rows else None
-
-
-def _text_of(row: Row) -> str:
-    return " ".join(str(value) for value in dict(row).values())
+        return str(dict(rows[0])) if rows else None
