@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -146,9 +146,9 @@ async def chatkit_protocol(request: Request, service: Service, user_id: str, bod
     """POST /chatkit with a `type`: the protocol of the <openai-chatkit> component. A disconnect is its Stop button."""
     kind, params = chatkit.request_in(body)
     if kind not in chatkit.STREAMING:
-        async with service.shares.reading(user_id):
+        async with service.shares.reading(user_id) if kind in chatkit.READING else nullcontext():
             reply = await chatkit.REPLIES[kind](params, service.store, user_id)
-        if kind == "threads.delete":  # not under the lock: a tool at work may hold this up for seconds
+        if kind == "threads.delete":
             await service.runs.end_deleted(chatkit.id_in(params, "thread_id"))
         return Response(json.dumps(reply), media_type="application/json")
     turn, answer = await begin_turn(request, service, chatkit.turn_in(kind, params, user_id), body)

@@ -283,7 +283,9 @@ def _lock(path: str) -> Callable[[], None]:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         name = f"{os.path.realpath(path)}.lock"  # one for the file, whatever name leads to it
         if name in _LOCKED:
-            raise StoreError(f"The database {path} is open in this process already, and one store serves one app.")
+            raise StoreError(
+                f"The database {path} is in use by another server, in this process. Set DATABASE_URL to another file."
+            )
         _make_private(name)
         lock_file = sqlite3.connect(name, timeout=0, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:

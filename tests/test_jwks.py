@@ -13,8 +13,9 @@ import httpx
 import pytest
 from conftest import PATIENCE, SECRET, Server
 from issuer import Issuer, Signer, b64, eddsa, es256, issuing, rs256, secret_signer
+from starlette.requests import Request
 
-from todochat.auth import jwks
+from todochat.auth import Verifier, bearer, jwks
 from todochat.auth.jwks import KeySet, keys_in
 from todochat.auth.keys import Refused
 from todochat.settings import BadSetting, Settings
@@ -337,6 +338,33 @@ def test_a_key_that_is_withdrawn_is_over(issuer: Issuer, monkeypatch: pytest.Mon
         assert issuer.asked == 2
 
     asyncio.run(withdraw())
+
+
+def test_a_token_that_was_refused_is_accepted_once_its_key_is_there(issuer: Issuer) -> None:
+    """Keys without names: the token of a new one is checked with the old one first, and is not refused for good."""
+    old, new = eddsa(), eddsa()
+    issuer.publish(changed(old, kid=None))
+
+    async def replace() -> None:
+        keys = KeySet(issuer.url)
+        authenticate = bearer(Verifier(keys))
+
+        async def user(signer: Signer) -> str | None:
+            token = signer.token(CLAIMS, '{"alg": "EdDSA"}')
+            return await authenticate(
+                Request({"type": "http", "headers": [(b"authorization", f"Bearer {token}".encode())]})
+            )
+
+        assert await user(old) == "alice"
+        issuer.publish(changed(new, kid=None))
+        keys._asked -= jwks.MAX_AGE  # ten minutes ago
+        assert await user(new) is None
+        assert keys._fetch is not None
+        await keys._fetch
+        assert await user(new) == "alice"
+        assert await user(old) is None
+
+    asyncio.run(replace())
 
 
 def test_an_emptied_set_is_believed(issuer: Issuer, caplog: pytest.LogCaptureFixture) -> None:

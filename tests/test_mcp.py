@@ -3,7 +3,7 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -110,6 +110,20 @@ def test_without_a_token_it_is_401(server: Server, authorization: str | None) ->
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
         assert answer.json()["detail"]
+
+
+@pytest.mark.sqlite
+def test_a_page_of_a_foreign_origin_is_403(make_server: Callable[..., Server]) -> None:
+    """As the protocol asks of servers: only our own pages and those of CORS_ORIGINS may call, and what is no page."""
+    server = make_server(CORS_ORIGINS="https://shop.example")
+    headers = {"Accept": "application/json, text/event-stream", "Authorization": f"Bearer {token()}"}
+    ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+
+    def status(**more: str) -> int:
+        return httpx.post(f"{server.url}/mcp", json=ping, headers=headers | more, timeout=10).status_code
+
+    assert [status(), status(Origin=server.url), status(Origin="https://shop.example")] == [200, 200, 200]
+    assert [status(Origin="https://evil.example"), status(Origin="null")] == [403, 403]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"jsonrpc": "2.0"}', b"\xff", b"[" * 100_000])

@@ -309,12 +309,42 @@ async def test_a_result_that_is_committed_after_a_shutdown_gave_up_is_in_the_end
         await live.close()
         assert await seen(run) == [STARTED, CALL, {"type": "error", "message": runs.UNSAVED}]
         answers.set()
-        assert run.conclusion is not None
         await asyncio.wait_for(run.conclusion, SOON)
     assert [event["type"] for event in run.events] == ["started", "tool_call", "tool_result", "error"]
     answer = await stored(store, run)
     assert (answer["status"], answer["error"]) == ("interrupted", runs.SHUT_DOWN)
     assert [call["result"] for call in answer["tool_calls"]] == [1]
+
+
+async def test_what_a_shutdown_that_gave_up_has_told_the_readers_is_not_stored(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host's store goes on after the app has: the end that it is given at last is that of the answer."""
+    monkeypatch.setattr(runs, "CLOSING", 0.2)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work() -> Any:
+        begun.set()
+        await go_on.wait()
+        return await store.add_task("alice", "x")
+
+    async def events(run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
+        yield CALL
+        run.tool_began("1")
+        await run.record("1", work, atomically=False)
+
+    async with running(store) as live:
+        run = await begin(live, events)
+        await begun.wait()
+        stopping = asyncio.create_task(live.stop("alice", run.conversation_id))
+        await asyncio.sleep(0.01)
+        await live.close()
+        assert await seen(run) == [STARTED, CALL, {"type": "error", "message": runs.UNSAVED}]
+        go_on.set()
+        await stopping
+    answer = await stored(store, run)
+    assert (answer["status"], answer["error"]) == ("stopped", None)
+    assert [call["result"]["title"] for call in answer["tool_calls"]] == ["x"]
 
 
 async def test_text_waits_for_a_result_that_is_being_stored(
@@ -578,7 +608,6 @@ async def test_readers_are_let_go_whatever_happens_to_what_is_noted_of_the_end(s
     try:
         run = await begin(live, events)
         assert await asyncio.wait_for(seen(run), PATIENCE) == [STARTED, word("whole")]
-        assert run.conclusion is not None
         with pytest.raises(ValueError, match="done"):
             await run.conclusion
         assert (await stored(store, run))["status"] == "done"

@@ -4,6 +4,8 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -199,8 +201,17 @@ async def test_a_file_in_use_is_refused(tmp_path: Path) -> None:
         (tmp_path / "other.db").symlink_to(tmp_path / "chat.db")
         with pytest.raises(StoreError, match="in use by another server"):
             await Store.open(str(tmp_path / "other.db"))
+        # Nor have these two taken the lock away, which the operating system has for a process and not for a store.
+        assert "database is locked" in locked_elsewhere(tmp_path / "chat.db.lock")
+    assert locked_elsewhere(tmp_path / "chat.db.lock") == ""
     async with opened(tmp_path) as store:
         await store.ping()
+
+
+def locked_elsewhere(path: Path) -> str:
+    """Take a lock in another process; return what that says if it cannot."""
+    lock = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN EXCLUSIVE')"
+    return subprocess.run([sys.executable, "-c", lock, str(path)], capture_output=True, text=True).stderr
 
 
 async def test_the_file_is_its_owners_alone(store: Store, tmp_path: Path) -> None:
