@@ -52,7 +52,7 @@ def test_no_stream_may_be_transformed_on_its_way(carol: Client) -> None:
                     assert stream.headers["x-accel-buffering"] == "no"
 
 
-@pytest.mark.parametrize("name", ["conversation_id", "threadId", "Message", "", "\ud800", "x" * 1000])
+@pytest.mark.parametrize("name", ["conversation_id", "threadId", "Message", "", "x" * 1000])
 def test_a_field_that_is_unknown_is_named_and_nothing_begins(alice: Client, name: str) -> None:
     """A misspelt field is a 400 that names it and those that there are; no conversation begins."""
     body = json.dumps({"message": "hi", name: 1})

@@ -796,7 +796,6 @@ LATER = [
     "attachments.delete",
     "input.transcribe",
     "x",
-    "\ud800",
 ]
 
 
