@@ -71,7 +71,8 @@ class TurnContext:
     """What reaches the tools of one turn, and never the prompt.
 
     `record(call_id, work)` does a tool's work and stores its result in the answer: both or neither, if the tasks are in
-    our store. Then the work holds SQLite's only lock for writing: it must not wait for anything that has to write.
+    our store. In that case the work is done within a transaction. In SQLite nobody else can write meanwhile, so it must
+    not wait for anything that has to.
     """
 
     user_id: str
@@ -95,7 +96,7 @@ def instructions(ctx: RunContextWrapper[TurnContext], agent: Agent[TurnContext])
 
 
 def todo_tools(*, strict: bool = True) -> list[FunctionTool]:
-    """Return the five task tools, for an agent that has others too. They need a `TurnContext`.
+    """Return the five task tools, for an agent that has others too, and for MCP clients. They need a `TurnContext`.
 
     A strict schema lists optional parameters as required: models want it so, and MCP clients would believe it.
     """
@@ -269,8 +270,9 @@ async def stream_turn(
     """Run `agent` on a conversation and yield what happens, as it happens.
 
     `messages` is the stored conversation, the user's new message last: the model gets its texts and its tool calls
-    with their results, but not its reasoning, and no more than `options` allow (turns/history.py). `context` reaches
-    the tools; `conversation_id` is for the log. If there is no whole answer the last event is an "error".
+    with their results (or that they were cut off), and how answers ended that are not whole, but not its reasoning. It
+    gets no more than `options` allow, the newest (turns/history.py). `context` reaches the tools; `conversation_id` is
+    for the log. If there is no whole answer the last event is an "error".
     """
     observer = observer or Observer()
     pulse = begin_pulse(options.limits)

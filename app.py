@@ -181,7 +181,11 @@ def batches(turn: Turn, answer: Feed | None) -> AsyncGenerator[list[Event], None
 async def stream_of(
     service: Service, turn: Turn, frames: AsyncGenerator[bytes, None], stop_on_disconnect: Feed | None
 ) -> ASGIApp:
-    """Return the response that streams a turn's frames; a disconnect counts as Stop for the answer that is given."""
+    """Return the response that streams a turn's frames; a disconnect counts as Stop for the answer that is given.
+
+    `EventStream` writes the frames, and pings while there are none; `Shares.follow` refuses a reader who is one too
+    many. Whichever of the two ends it calls `leave`, once.
+    """
     leave = None if stop_on_disconnect is None else await service.runs.stop_when_left(stop_on_disconnect)
     stream = EventStream(frames, names_of(turn.conversation["id"], turn.answer["id"]), leave)
     return service.shares.follow(turn.answer["id"], stream, leave)
@@ -441,8 +445,8 @@ def create_app(
     What is not given is taken from the environment, now; the database is opened when the app's lifespan begins. A host
     must run that: `async with chat.router.lifespan_context(chat): yield` in its own lifespan. Nothing outside the app
     is changed: no logging is configured (the logger is "todochat"), and no default of the Agents SDK is set.
-    Raises `settings.BadSetting` or `models.BadModel`, and the lifespan `engines.StoreError`: each a sentence for
-    whoever starts the server.
+    Raises `settings.BadSetting` (of `store`, `parts`, `prefix`, and of the environment) or `models.BadModel`, and the
+    lifespan `engines.StoreError`: each a sentence for whoever starts the server.
     """
     settings = settings or Settings.for_app(os.environ, store=store is None, users=authenticate is None)
     _refuse_unusable(store, parts, prefix)
@@ -494,7 +498,7 @@ def _lifespan(
         opened = store if isinstance(store, Store) else await Store.open(path)
         try:
             service = app.state.service = service_on(opened)
-            opened.room = service.settings.room
+            opened.room = service.settings.room  # of which a `Store` by itself has the defaults
             service.runs.others.in_use()  # those that are gone may have left answers
             app.state.metrics.watch("live_answers", "Answers being written.", lambda: len(service.runs))
             log.info("answers come from %s", service.model.description)

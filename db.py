@@ -264,7 +264,9 @@ class Store(TaskStore, FeedbackStore, Versions):
 
         A retry removes what came after the message that it answers. A key that was used before stores nothing, and
         returns the earlier answer. Raises `NotFound`, `Busy` if the conversation has a live answer, `Conflict` if the
-        key came with another request, and what `shares.admit_turn` and `admit` raise, the last of the checks.
+        key came with another request, what `admit` raises, the last of the checks, and before it what
+        `shares.admit_turn` does: if the user has too many live answers or conversations, too much in these, or has used
+        up the tokens of the day.
         """
 
         async def work(sql: Sql) -> Turn:
@@ -298,7 +300,7 @@ class Store(TaskStore, FeedbackStore, Versions):
                 )
             return Turn(conversation, history, answer)
 
-        # Locked, or two that come at once would both be the last one allowed.
+        # One of the user's at a time, on all processes, or two that come at once would both be the last one allowed.
         return await self.engine.write(work, lock=request.user_id)
 
     async def _insert_messages(self, sql: Sql, conversation_id: int, request: TurnRequest, now: str) -> list[Message]:
@@ -360,7 +362,7 @@ class Store(TaskStore, FeedbackStore, Versions):
     ) -> bool:
         """Store an answer in its final state; return False, and do not, if it is no longer streaming.
 
-        `last` are its events that are not stored yet. In a file they are all deleted; a shared database keeps them a
+        `last` are its events that are not stored yet. In SQLite they are all deleted; a shared database keeps them a
         while, for those who follow it elsewhere. `tokens` is what it took, input and output, if that is known.
         """
         return await self.engine.write(lambda sql: _finish(sql, last, status, body, tokens, self.engine.shared))
@@ -409,7 +411,7 @@ async def _events(sql: Sql, answer_id: int) -> tuple[int, list[Event]]:
 
 
 async def _append(sql: Sql, *progress: Progress) -> None:
-    # The same `first` may be written twice, in any order: the longer list begins with the shorter one.
+    # The same `first` may be written twice, in any order. As a list of events only grows, the longer one has it all.
     if progress := tuple(new for new in progress if new.events):
         await sql(
             f"""

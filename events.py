@@ -3,8 +3,8 @@
 An answer in the making is a list of events that only grows, a `Feed`. Readers follow that list by index, and the
 database keeps it as it is while the answer lives (`dump`, `load`). When the answer ends, `fold` makes the row of it
 that stays; `unfold` turns such a row into events again, for whoever reads it later. How a client sees an event is the
-business of the dialects: each event is one frame of the simple dialect, so the number of a live answer's frame is its
-index here. The frame is the event as it is, except that `started` is shown as a "thinking", and no `state` is shown.
+business of the dialects: each event is one frame of the simple dialect, so frames are counted as events are, from 0.
+The frame is the event as it is, except that `started` is shown as a "thinking", and no `state` is shown.
 """
 
 import asyncio
@@ -133,10 +133,10 @@ class Feed:
             self.readers -= 1
 
     def _error_is_news(self, after: int, was_over: bool) -> bool:
-        """Return whether the answer has ended with an error that a reader who came for what follows `after` must get.
+        """Return whether a reader who came for what follows `after`, and has got nothing, is to get the last event.
 
-        A process that dies has shown more than it has stored: a reader who goes on elsewhere, from where it was, may
-        ask for what comes after the error.
+        A process that dies has shown more than it has stored. So a reader who goes on elsewhere, from where it was, may
+        ask for what comes after the end, and would not be told of the error with which the answer ended.
         """
         missed = not was_over or after > len(self.events)
         return missed and bool(self.events) and self.events[-1]["type"] == "error"
@@ -231,7 +231,9 @@ def fold(events: Iterable[Event]) -> Body:
         elif event["type"] == "error":
             error = event["message"]
         elif event["type"] != "started":
-            assert_never(event)  # so that mypy finds this place when there is a new event
+            # A new kind of event, which mypy finds here: `unfold` and the dialects have to know it too, and
+            # turns/history.py, if later turns of the model are to be told.
+            assert_never(event)
     reasoning: list[Thought] = [
         {"text": "".join(pieces), "at": at, "calls": calls_before} for (at, calls_before), pieces in thoughts.items()
     ]

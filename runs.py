@@ -12,8 +12,9 @@ follow the same one. The life of an answer:
    stored when that is possible again. If the process dies before, the next start ends the answer as `interrupted`.
 
 Where several processes share a database, processes.py does the rest. An answer that another one makes is followed as a
-mirror, a feed that is filled from `live_events`. It is stopped by the column `asked`, which its process sees at its
-next checkpoint, or by deleting its row. The answers of a process that is gone are ended as `interrupted` by any other.
+mirror, a feed that is filled from `live_events` every 0.1 s. It is stopped by the column `asked`, which its process
+sees at its next checkpoint, or by deleting its row. The answers of a process that has shown no sign of life for some
+5 s are ended as `interrupted` by any other.
 At a first reading take `engine.shared` for False, and leave out what `others`, `wishes` and `was_left` are about.
 """
 
@@ -59,7 +60,8 @@ class ShuttingDown(Exception):
 class Run(Feed, Observer):
     """One answer in the making: the feed of its events, and the task that makes them.
 
-    A tool's result is stored first, and shown when that is committed. It can come in three ways; the first one counts:
+    A tool's result is stored first, and shown when that is committed. It can come in three ways, of which the first that
+    comes is stored, and later ones are ignored:
     1. A to-do tool does its work through `record`, which stores the result, with the work if that is in our store.
     2. When any other function tool ends, the SDK calls `tool_ended`.
     3. The SDK's event comes last. It counts for what is no function tool (a handoff, a provider's own tool).
@@ -72,10 +74,12 @@ class Run(Feed, Observer):
         super().__init__(answer_id, conversation_id, user_id)
         self.saved = 0  # how many of the events the database has
         self.log = TurnLog(user_id, conversation_id)
-        self.tool_tasks: set[asyncio.Task[object]] = set()  # what is not cancelled with the producer
+        # To-do tools at work, and results of any tools being stored: what is not cancelled with the producer.
+        self.tool_tasks: set[asyncio.Task[object]] = set()
         self.stopped_as: tuple[Ending, str | None] | None = None
         self.stop_readers = 0  # those of our readers whose leaving counts as Stop, once the last of them has left
-        self.was_left = False  # whether the last of these has left, and no checkpoint has looked since
+        # Whether the last of these has left here, and no checkpoint has asked since whether other processes have any.
+        self.was_left = False
         self._storing = asyncio.Lock()  # one result is stored at a time
         self._committing: ToolResult | None = None  # what is in the middle of its commit
         self._behind: list[Event] = []  # what has been published meanwhile, and comes behind it
@@ -170,7 +174,7 @@ class Run(Feed, Observer):
     def _show_committed(self) -> None:
         assert self._committing is not None
         self._stored_results.add(self._committing["id"])
-        place = len(self.events) - self.ended  # before the error that a shutdown has ended it with
+        place = len(self.events) - (1 if self.ended else 0)  # before the error that a shutdown has ended it with
         self.events.insert(place, self._committing)
         self.saved = place + 1
 
@@ -294,9 +298,10 @@ class Runs:
             await asyncio.sleep(LOOK_AGAIN)
 
     async def _try_to_begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None] | None:
-        """Do what `begin` does; None if the earlier answer of the request's key has just ended, or is about to begin.
+        """Do what `begin` does; return None if that is to be tried again in a moment.
 
-        Then our look at the database and our look at the runs do not show the same.
+        Then the database says that the earlier answer of the request's key is live, but there is no run of it: it has
+        just ended, or is just about to begin.
         """
         place = object()
 
@@ -481,7 +486,7 @@ class Runs:
             broken: list[Event] = [{"type": "error", "message": BROKEN}]
             end = replace(end, last=replace(end.last, events=broken), ending="failed", body=fold(broken))
             stored = await self._store.finish_answer(end.last, end.ending, end.body, end.tokens)
-        if stored or end.body["error"] == DELETED:  # which says it better
+        if stored or end.body["error"] == DELETED:  # which is more exact than what follows
             return end
         return replace(end, ending="stopped", body={**end.body, "error": ELSEWHERE})
 

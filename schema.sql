@@ -47,7 +47,7 @@ CREATE INDEX IF NOT EXISTS messages_in_order ON messages (conversation_id, id);
 CREATE UNIQUE INDEX IF NOT EXISTS one_live_answer ON messages (conversation_id) WHERE status = 'streaming';
 
 -- What there is of the answers that are `streaming`: events.py says what an event is. When an answer ends, its events are
--- folded into its row in `messages`, which has nothing of them until then. In a file they are then deleted; where several
+-- folded into its row in `messages`, which has nothing of them until then. In SQLite they are then deleted; where several
 -- processes share a database they are kept for a minute, for those who follow the answer elsewhere (processes.py).
 CREATE TABLE IF NOT EXISTS live_events (
     answer_id  INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
