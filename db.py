@@ -286,10 +286,9 @@ class Store(TaskStore, FeedbackStore, Versions):
                     await sql("UPDATE messages SET content = ? WHERE id = ?", (request.message, request.retry_of))
             await admit_turn(sql, request.user_id, limits.live_per_user, self.room)
             admit()
-            is_new = conversation["id"] != request.conversation_id
-            history = [] if is_new else await _messages(sql, conversation["id"], last=limits.history)
+            goes_on = conversation["id"] == request.conversation_id
+            history = await _messages(sql, conversation["id"], last=limits.history) if goes_on else []
             *question, answer = await self._insert_messages(sql, conversation["id"], request, now)
-            history = [*history, *question][-limits.history :]
             if request.key is not None:
                 await sql(
                     """
@@ -298,7 +297,7 @@ class Store(TaskStore, FeedbackStore, Versions):
                     """,
                     (request.user_id, request.key, request.digest, answer["id"], now),
                 )
-            return Turn(conversation, history, answer)
+            return Turn(conversation, [*history, *question][-limits.history :], answer)
 
         # One of the user's at a time, on all processes, or two that come at once would both be the last one allowed.
         return await self.engine.write(work, lock=request.user_id)

@@ -29,7 +29,7 @@ from typing import Literal
 
 from todochat.agent import Observer
 from todochat.db import AnswerOver, Limits, Progress, ServerFull, Store, Turn, TurnRequest
-from todochat.engines import T, Unavailable, whole
+from todochat.engines import SHUTTING_DOWN, T, Unavailable, whole
 from todochat.events import Body, Event, Feed, ToolCall, ToolResult, fold
 from todochat.logs import TurnLog, log_mistake
 from todochat.processes import DELETED, Processes, wait_for_end
@@ -53,15 +53,11 @@ BROKEN = "Something went wrong while answering. Please try again."
 UNSAVED = "The database does not answer, so the end of this answer is not saved yet. Please reload in a moment."
 
 
-class ShuttingDown(Exception):
-    """No new answers are begun; the text is a sentence for the user."""
-
-
 class Run(Feed, Observer):
     """One answer in the making: the feed of its events, and the task that makes them.
 
-    A tool's result is stored first, and shown when that is committed. It can come in three ways, of which the first that
-    comes is stored, and later ones are ignored:
+    A tool's result is stored first, and shown when that is committed. It can come in three ways. What comes first is
+    stored, and what comes later is ignored:
     1. A to-do tool does its work through `record`, which stores the result, with the work if that is in our store.
     2. When any other function tool ends, the SDK calls `tool_ended`.
     3. The SDK's event comes last. It counts for what is no function tool (a handoff, a provider's own tool).
@@ -96,9 +92,14 @@ class Run(Feed, Observer):
         else:
             self._behind.append(event)
 
+    @property
+    def count(self) -> int:
+        """How many events the answer has: all, but for the error with which a shutdown ends it for its readers."""
+        return len(self.events) - (1 if self.ended else 0)
+
     def unsaved(self) -> Progress:
         """Return the events that the database does not have yet: none during a commit, which stores them as well."""
-        return Progress(self.answer_id, self.saved, [] if self._committing else self.events[self.saved :])
+        return Progress(self.answer_id, self.saved, [] if self._committing else self.events[self.saved : self.count])
 
     # ---- what the turn tells: see `Observer` ----
 
@@ -169,14 +170,13 @@ class Run(Feed, Observer):
         if self._given_up:
             raise AnswerOver
         self._committing = result
-        return Progress(self.answer_id, self.saved, [*self.events[self.saved :], result])
+        return Progress(self.answer_id, self.saved, [*self.events[self.saved : self.count], result])
 
     def _show_committed(self) -> None:
         assert self._committing is not None
         self._stored_results.add(self._committing["id"])
-        place = len(self.events) - (1 if self.ended else 0)  # before the error that a shutdown has ended it with
-        self.events.insert(place, self._committing)
-        self.saved = place + 1
+        self.events.insert(self.count, self._committing)
+        self.saved = self.count
 
     def _end_commit(self) -> None:
         self._committing, behind, self._behind = None, self._behind, []
@@ -284,11 +284,11 @@ class Runs:
         """Store a turn and start its run, whose events `produce` makes: both, even if the caller is cancelled.
 
         Returns the turn and the feed of its answer. If the turn had been begun before (an idempotency key), the feed is
-        that of its live answer, or None if the answer is complete. Raises `ShuttingDown`, `ServerFull` if as many
+        that of its live answer, or None if the answer is complete. Raises `Unavailable`, `ServerFull` if as many
         answers are live as may be, and what `Store.begin_turn` raises.
         """
         if self._close_by is not None:
-            raise ShuttingDown("The server is shutting down. Please try again in a moment.")
+            raise Unavailable(SHUTTING_DOWN)
         return await whole(self._begin(request, produce), self._beginnings)
 
     async def _begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None]:
@@ -459,8 +459,7 @@ class Runs:
 
     def _end_of(self, run: Run) -> _End:
         ending, sentence = self._outcome(run)
-        # A shutdown that waits no longer has told the readers that this is not saved: it is no part of the answer.
-        events: list[Event] = [event for event in run.events if event["type"] != "error"]
+        events = run.events[: run.count]
         if sentence is not None:
             events.append({"type": "error", "message": sentence})
         last = Progress(run.answer_id, run.saved, events[run.saved :])

@@ -1,4 +1,5 @@
--- What is stored (engines/postgres.sql has what several processes need beside it). Times are UTC, ISO 8601 with a "Z". Ids are never reused (AUTOINCREMENT).
+-- What is stored; engines/postgres.sql has what several processes need beside it. Times are UTC, ISO 8601 with a "Z".
+-- Ids are never reused (AUTOINCREMENT).
 -- `PRAGMA user_version` holds the version of this schema; engines/sqlite.py upgrades older files step by step.
 
 CREATE TABLE IF NOT EXISTS conversations (

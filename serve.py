@@ -19,11 +19,11 @@ from types import FrameType
 from typing import Any, cast
 
 import uvicorn
-from agents import RunConfig, Runner
+from agents import RunConfig
 from starlette.applications import Starlette
 
 from todochat import auth
-from todochat.agent import todo_agent
+from todochat.agent import TurnOptions, stream_turn, todo_agent
 from todochat.app import Service, create_app
 from todochat.auth.keys import MIN_SECRET
 from todochat.connections import BATCH, Connections, Guarded, raise_descriptor_limit
@@ -31,6 +31,7 @@ from todochat.db import Store
 from todochat.dialects.sse import STALL
 from todochat.engines import POSTGRES, StoreError
 from todochat.engines.sqlite import backup
+from todochat.events import Message, fold
 from todochat.logs import Sparing, configure
 from todochat.models import BadModel
 from todochat.models.offline import OfflineModel
@@ -181,6 +182,8 @@ def warm_up() -> None:
 
 
 async def _take_turn() -> None:
-    agent, config = todo_agent(OfflineModel(pace=0)), RunConfig(tracing_disabled=True)
-    async for _ in Runner.run_streamed(agent, "help", run_config=config).stream_events():
+    body = fold([{"type": "text", "content": "help"}])
+    question: Message = {**body, "id": 0, "role": "user", "status": "done", "feedback": None, "created_at": ""}
+    agent, options = todo_agent(OfflineModel(pace=0)), TurnOptions(RunConfig(tracing_disabled=True))
+    async for _ in stream_turn(agent, [question], None, options):
         pass

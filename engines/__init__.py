@@ -19,6 +19,7 @@ Value = str | int | None
 POSTGRES = ("postgresql://", "postgres://", "postgresql+psycopg://")
 BUSY = "The database is busy. Please try again in a moment."
 CROWDED = "The server has too much to do at the moment. Please try again in a moment."
+SHUTTING_DOWN = "The server is shutting down. Please try again in a moment."
 LONGEST = 30.0  # seconds that a unit of work waits for others, however much is done meanwhile
 
 
@@ -78,7 +79,7 @@ class Places:
         await self._wait(since)
         try:
             if self._closed:
-                raise Unavailable("The server is shutting down. Please try again in a moment.")
+                raise Unavailable(SHUTTING_DOWN)
             yield self._deadline(since)
         finally:
             self._free.release()

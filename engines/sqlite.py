@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import aiosqlite
 
@@ -85,7 +86,7 @@ class SqliteEngine(Engine):
         unlock: Callable[[], None],
         patience: float,
     ) -> None:
-        self._writer, self._unlock = writer, unlock
+        self._writer, self._unlock = writer, finalize(self, unlock)  # also if it is never closed
         self._patience = patience
         # A connection is shared by all tasks: one at a time, or one's rollback would take another's statements.
         self._writing = Places(patience)

@@ -245,21 +245,25 @@ def test_a_long_list_of_tasks(app: Target) -> None:
             assert client.post("/chatkit", json={"message": "show my tasks"}).status_code in (200, 429)
 
 
-@pytest.mark.parametrize("wanted", ["a search", "a conversation", "items of a thread"])
+@pytest.mark.parametrize("wanted", ["a search", "a conversation", "items of a thread", "feedback on all of them"])
 def test_much_is_read_at_once(app: Target, wanted: str) -> None:
     """A user who has much stored, and asks for it again and again, keeps nobody else waiting."""
     with app.client("hoarder") as client:
         thread = client.post("/chatkit", json={"message": "help"}).headers["x-thread-id"]
         with closing(sqlite3.connect(app.database, timeout=10)) as database:
             columns = "conversation_id, content, role, status, created_at"
-            row = f"INSERT INTO messages ({columns}) VALUES (?, ?, 'user', 'done', '')"
-            database.executemany(row, [(thread, "word " * 6000)] * 100)
+            row = f"INSERT INTO messages ({columns}) VALUES (?, ?, 'assistant', 'done', '') RETURNING id"
+            ids = [database.execute(row, (thread, "word " * 6000)).fetchone()[0] for _ in range(100)]
             database.commit()
         paths = {"a search": "/api/conversations?q=zzz", "a conversation": f"/api/conversations/{thread}"}
-        items = {"type": "items.list", "params": {"thread_id": thread, "limit": 9999}}
+        feedback = {"thread_id": thread, "item_ids": [f"{message_id}.0" for message_id in ids], "kind": "positive"}
+        requests = {
+            "items of a thread": {"type": "items.list", "params": {"thread_id": thread, "limit": 9999}},
+            "feedback on all of them": {"type": "items.feedback", "params": feedback},
+        }
 
         def ask(_: int) -> int:
-            asked = client.get(paths[wanted]) if wanted in paths else client.post("/chatkit", json=items)
+            asked = client.get(paths[wanted]) if wanted in paths else client.post("/chatkit", json=requests[wanted])
             return asked.status_code
 
         with app.attacked(wanted, "3 to 6 MB, 40 times, 8 at a time"), ThreadPoolExecutor(8) as many:

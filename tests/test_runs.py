@@ -733,7 +733,7 @@ async def test_a_shutdown_interrupts_what_is_live_and_begins_no_more(store: Stor
     assert await reading == [STARTED, word("half"), {"type": "error", "message": runs.SHUT_DOWN}]
     answer = await stored(store, run)
     assert (answer["status"], answer["content"], answer["error"]) == ("interrupted", "half", runs.SHUT_DOWN)
-    with pytest.raises(runs.ShuttingDown):
+    with pytest.raises(Unavailable, match="is shutting down"):
         await begin(live, events)
 
 

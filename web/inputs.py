@@ -30,7 +30,7 @@ async def body_of(request: Request) -> dict[str, Any]:
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError:  # malformed, empty, not UTF-8, half a character, too deep, a number with too many digits
-        raise HTTPException(400, "The body is not valid JSON in UTF-8.") from None
+        raise HTTPException(400, "The body is not valid JSON in UTF-8, with whole characters, not too deep.") from None
     if not isinstance(value, dict):
         raise HTTPException(400, "The body must be a JSON object.")
     return value

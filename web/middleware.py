@@ -9,7 +9,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from todochat.db import Conflict, NotFound, ServerFull
 from todochat.engines import Unavailable
-from todochat.runs import ShuttingDown
 from todochat.settings import Settings
 from todochat.shares import Full, TooMany
 from todochat.web import browsers
@@ -33,7 +32,7 @@ async def went_wrong(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": "Something went wrong on the server."}, 500)
 
 
-EXPECTED = (HTTPException, NotFound, Conflict, Full, TooMany, ServerFull, Unavailable, ShuttingDown)
+EXPECTED = (HTTPException, NotFound, Conflict, Full, TooMany, ServerFull, Unavailable)
 
 
 async def refuse(request: Request, error: Exception) -> Response:
@@ -48,7 +47,7 @@ async def refuse(request: Request, error: Exception) -> Response:
             return JSONResponse({"detail": str(error)}, 409)
         case TooMany(retry_after=seconds):
             return JSONResponse({"detail": str(error)}, 429, {"Retry-After": str(seconds)})
-    return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "5"})  # ServerFull, Unavailable, ShuttingDown
+    return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "5"})  # ServerFull, Unavailable
 
 
 class Prefixed:
