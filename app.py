@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from todochat import account
 from todochat.agent import Tasks, TurnContext, TurnOptions, stream_turn, todo_agent
 from todochat.auth import Authenticate, bearer, verifier_for
-from todochat.db import NO_LIMIT, Busy, Conversation, Store, Turn, TurnRequest
+from todochat.db import NO_LIMIT, Conversation, Store, Turn, TurnRequest
 from todochat.dialects import chatkit, for_clients, mcp, replay, simple
 from todochat.dialects.sse import EventStream
 from todochat.engines import T, Unavailable
@@ -136,8 +136,10 @@ async def retry(request: Request) -> ASGIApp:
 
 async def simple_dialect(request: Request, service: Service, user_id: str, sent: simple.Request) -> ASGIApp:
     title = inputs.conversation_title(sent.message) if sent.message_id is None else None
-    turn_request = TurnRequest(user_id, sent.message, title, conversation_id=sent.thread_id, retry_of=sent.message_id)
-    turn, answer = await begin_turn(request, service, turn_request, sent._asdict(), sent.timezone)
+    wanted = TurnRequest(user_id, sent.message, title, conversation_id=sent.thread_id, retry_of=sent.message_id)
+    wanted = keyed(request, wanted, sent._asdict())
+    service.shares.take_turn(user_id)
+    turn, answer = await service.runs.begin(wanted, partial(service.events_of, sent.timezone))
     frames = simple.frames(turn.conversation["id"], batches(turn, answer))
     return await stream_of(service, turn, frames, answer if sent.on_disconnect == "stop" else None)
 
@@ -151,26 +153,16 @@ async def chatkit_protocol(request: Request, service: Service, user_id: str, bod
         if kind == "threads.delete":
             await service.runs.end_deleted(chatkit.id_in(params, "thread_id"))
         return Response(json.dumps(reply), media_type="application/json")
-    turn, answer = await begin_turn(request, service, chatkit.turn_in(kind, params, user_id), body)
+    wanted = keyed(request, chatkit.turn_in(kind, params, user_id), body)
+    service.shares.take_turn(user_id)
+    turn, answer = await service.runs.begin(wanted, partial(service.events_of, None))
     frames = chatkit.frames(kind, turn, batches(turn, answer))
     return await stream_of(service, turn, frames, answer)
 
 
-async def begin_turn(
-    request: Request, service: Service, wanted: TurnRequest, body: Mapping[str, Any], timezone: str | None = None
-) -> tuple[Turn, Feed | None]:
-    """Store a turn and start its run, once for each idempotency key."""
-    service.shares.take_turn(wanted.user_id)
-    produce = partial(service.events_of, timezone)
-    wanted = replace(wanted, key=inputs.key_of(request), digest=inputs.digest_of(body))
-    try:
-        return await service.runs.begin(wanted, produce)
-    except Busy:
-        # Who has just stopped the last answer, by closing the connection, cannot know when that is done.
-        conversation_id = wanted.conversation_id
-        if conversation_id is None or not await service.runs.wait_for_stop(wanted.user_id, conversation_id):
-            raise
-        return await service.runs.begin(wanted, produce)
+def keyed(request: Request, wanted: TurnRequest, body: Mapping[str, Any]) -> TurnRequest:
+    """Return what is wanted with the request's idempotency key, and what tells its body from others with that key."""
+    return replace(wanted, key=inputs.key_of(request), digest=inputs.digest_of(body))
 
 
 def batches(turn: Turn, answer: Feed | None) -> AsyncGenerator[list[Event], None]:

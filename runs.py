@@ -28,7 +28,7 @@ from functools import partial
 from typing import Literal
 
 from todochat.agent import Observer
-from todochat.db import AnswerOver, Limits, Progress, ServerFull, Store, Turn, TurnRequest
+from todochat.db import AnswerOver, Busy, Limits, Progress, ServerFull, Store, Turn, TurnRequest
 from todochat.engines import SHUTTING_DOWN, T, Unavailable, whole
 from todochat.events import Body, Event, Feed, ToolCall, ToolResult, fold
 from todochat.logs import TurnLog, log_mistake
@@ -284,20 +284,25 @@ class Runs:
         """Store a turn and start its run, whose events `produce` makes: both, even if the caller is cancelled.
 
         Returns the turn and the feed of its answer. If the turn had been begun before (an idempotency key), the feed is
-        that of its live answer, or None if the answer is complete. Raises `Unavailable`, `ServerFull` if as many
-        answers are live as may be, and what `Store.begin_turn` raises.
+        that of its live answer, or None if the answer is complete. If the last answer of the conversation is just being
+        stopped, its end is waited for: who stops by closing the connection cannot know when that is done. Raises
+        `Unavailable`, `ServerFull` if as many answers are live as may be, and what `Store.begin_turn` raises.
         """
-        if self._close_by is not None:
-            raise Unavailable(SHUTTING_DOWN)
-        return await whole(self._begin(request, produce), self._beginnings)
-
-    async def _begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None]:
+        waited = False
         while True:
-            if (begun := await self._try_to_begin(request, produce)) is not None:
-                return begun
-            await asyncio.sleep(LOOK_AGAIN)
+            if self._close_by is not None:
+                raise Unavailable(SHUTTING_DOWN)
+            try:
+                if (begun := await whole(self._begin(request, produce), self._beginnings)) is not None:
+                    return begun
+                await asyncio.sleep(LOOK_AGAIN)
+            except Busy:
+                thread = request.conversation_id
+                if waited or thread is None or not await self._wait_for_stop(request.user_id, thread):
+                    raise
+                waited = True
 
-    async def _try_to_begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None] | None:
+    async def _begin(self, request: TurnRequest, produce: Produce) -> tuple[Turn, Feed | None] | None:
         """Do what `begin` does; return None if that is to be tried again in a moment.
 
         Then the database says that the earlier answer of the request's key is live, but there is no run of it: it has
@@ -380,7 +385,7 @@ class Runs:
         else:
             run.stop("stopped")
 
-    async def wait_for_stop(self, user_id: str, conversation_id: int) -> bool:
+    async def _wait_for_stop(self, user_id: str, conversation_id: int) -> bool:
         """Wait, for 5 s at most, if an answer is being stopped; return whether the conversation is free of a live one.
 
         Of an answer that another process makes nobody knows here whether it is being stopped: that is given a second.

@@ -1209,8 +1209,10 @@ async def test_who_writes_again_is_told_at_once_of_readers_elsewhere(
         leave = await live.stop_when_left(run)
         leave_elsewhere = [await elsewhere.stop_when_left(mirror) for _ in range(2)]
         await leave()
+        again = TurnRequest("alice", "on", conversation_id=run.conversation_id)
         async with asyncio.timeout(SOON):
-            assert not await live.wait_for_stop("alice", run.conversation_id)
+            with pytest.raises(db.Busy):
+                await live.begin(again, awaited(events))
         for leaving in leave_elsewhere:
             assert not run.ended
             await leaving()
