@@ -1,5 +1,6 @@
 """The app: handlers, routes, and `create_app()`. `python app.py` runs it: see serve.py."""
 
+import asyncio
 import inspect
 import json
 import logging
@@ -68,12 +69,13 @@ class Service:
 
     async def events_of(self, timezone: str | None, run: Run, turn: Turn) -> AsyncGenerator[Event, None]:
         """Start the agent on a turn of a user in a time zone; return what yields its events as they are made."""
-        agent = self.agent if isinstance(self.agent, Agent) else await _awaited(self.agent(run.user_id))
-        if not isinstance(agent, Agent):
-            raise TypeError("The agent function must return an agents.Agent.")
         record = partial(run.record, atomically=self.tasks is self.store)
         turn_context = TurnContext(run.user_id, self.tasks, record, timezone=timezone or self.settings.timezone)
-        context = await _awaited(self.context(turn_context))
+        async with asyncio.timeout(self.options.limits.seconds):  # they are the host's, and an answer must end
+            agent = self.agent if isinstance(self.agent, Agent) else await _awaited(self.agent(run.user_id))
+            context = await _awaited(self.context(turn_context))
+        if not isinstance(agent, Agent):
+            raise TypeError("The agent function must return an agents.Agent.")
         return stream_turn(agent, turn.history, context, self.options, run, conversation_id=run.conversation_id)
 
 

@@ -724,6 +724,21 @@ def test_a_slow_database_of_the_hosts_holds_up_nobody_else(tmp_path: Path) -> No
     assert [task["title"] for task in paper.sheets["alice"].values()] == ["buy milk"]
 
 
+@pytest.mark.parametrize("what", ["agent", "context"])
+def test_what_a_host_never_makes_ends_the_turn(tmp_path: Path, what: str) -> None:
+    """An agent or a context that does not come is waited for as long as an answer may take, and not for ever."""
+
+    async def never(_: Any) -> Any:
+        await asyncio.Future()
+
+    with Host(
+        tmp_path, model=ScriptedModel([]), settings=settings.Settings(max_turn_seconds=0.2), **{what: never}
+    ) as host:
+        turn = host.say("hello")
+        assert [event["message"] for event in turn.of("error")] == [runs.BROKEN]
+        assert host.stored(turn)["status"] == "failed"
+
+
 def test_a_database_of_the_hosts_that_hangs_does_not_hold_the_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
