@@ -161,16 +161,19 @@ class SqliteEngine(Engine):
         return result
 
     async def _write_what_waits(self) -> None:
-        """Do all units that wait in one transaction, or, if one of them fails, each in its own."""
         while self._waiting:
             try:
                 async with self._writing.place(self._waiting[0].since) as deadline:
                     units, self._waiting = self._waiting, []
-                    if len(units) == 1 or not await self._try_together(units, deadline):
-                        for unit in units:
-                            await self._do(unit, deadline)
+                    await self._write_units(units, deadline)
             except Unavailable as error:  # it was not their turn in time, or is no longer
                 self._waiting.pop(0).done.set_exception(error)
+
+    async def _write_units(self, units: Sequence[_Unit], deadline: float) -> None:
+        """Do all units in one transaction, or, if one of them fails, each in its own."""
+        if len(units) == 1 or not await self._try_together(units, deadline):
+            for unit in units:
+                await self._do(unit, deadline)
 
     async def _try_together(self, units: Sequence[_Unit], deadline: float) -> bool:
         try:
@@ -270,15 +273,7 @@ def _lock(path: str) -> Callable[[], None]:
     It is SQLite's own lock, on an empty file beside the database: the same on every system, and in nobody's way. The
     operating system gives it back when the process ends, however it ends.
     """
-    if os.path.exists(path):
-        if not os.path.isfile(path):
-            raise StoreError(f"The database {path} is not a file. Set DATABASE_URL to one.")
-        if not os.stat(path).st_mode & 0o222:  # root could write it all the same
-            raise StoreError(
-                f"The database {path} is read-only. Make it writable, or set DATABASE_URL to another file."
-            )
-        if os.stat(path).st_nlink > 1:  # SQLite keeps its log beside the name, and two logs ruin the file
-            raise StoreError(f"The database {path} has a second name (a hard link). Remove one of the two.")
+    _refuse_unfit(path)
     try:
         with suppress(FileExistsError):  # what people write here is not for the other users of the machine
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -309,6 +304,18 @@ def _lock(path: str) -> Callable[[], None]:
 
     _LOCKED.add(name)
     return unlock
+
+
+def _refuse_unfit(path: str) -> None:
+    """Raise `StoreError` if what is at a path, if anything is, cannot be a database of ours."""
+    if not os.path.exists(path):
+        return
+    if not os.path.isfile(path):
+        raise StoreError(f"The database {path} is not a file. Set DATABASE_URL to one.")
+    if not os.stat(path).st_mode & 0o222:  # root could write it all the same
+        raise StoreError(f"The database {path} is read-only. Make it writable, or set DATABASE_URL to another file.")
+    if os.stat(path).st_nlink > 1:  # SQLite keeps its log beside the name, and two logs ruin the file
+        raise StoreError(f"The database {path} has a second name (a hard link). Remove one of the two.")
 
 
 def _make_private(path: str) -> None:
