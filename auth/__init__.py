@@ -137,7 +137,10 @@ def bearer(verifier: Verifier) -> Authenticate:
 
 
 def sign(user_id: str, secret: str, *, lifetime: float, claims: Mapping[str, str] | None = None) -> str:
-    """Return an HS256 token for a user that ends `lifetime` seconds from now. Raises `ValueError` if this is no id."""
+    """Return an HS256 token for a user, with these claims too, that ends `lifetime` seconds from now.
+
+    Raises `ValueError` if this is no id.
+    """
     if not _USER_ID.fullmatch(user_id):
         raise ValueError("A user's name has 1 to 255 printable ASCII characters.")
     all_claims = {"sub": user_id, **(claims or {}), "exp": int(time.time() + lifetime)}

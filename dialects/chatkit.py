@@ -208,7 +208,7 @@ def thread(conversation: Conversation, page: Page | None = None) -> Json:
 
 
 STREAMING = ("threads.create", "threads.add_user_message", "threads.retry_after_item")
-READING = ("threads.get_by_id", "threads.list", "items.list", "items.feedback")  # much, perhaps: one at a time
+READING = ("threads.get_by_id", "threads.list", "items.list", "items.feedback")  # one of a user's at a time
 REPLIES: dict[str, Callable[[Mapping[str, Any], Store, str], Awaitable[Json]]] = {
     "threads.get_by_id": _get_thread,
     "threads.list": _list_threads,
